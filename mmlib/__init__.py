@@ -1,0 +1,2 @@
+"""Where mathematics and language live in the weights of multilingual language models."""
+
