@@ -1,0 +1,467 @@
+"""Score weights by magnitude times input norm.
+
+The importance of weight (i, j) of a matrix W is S_ij = Σ_k |W_ij|·‖X_j^k‖₂ over the prompts k,
+where X_j^k is input feature j of that matrix at all tokens of prompt k (MathNeuro, arXiv 2410.16930,
+used by arXiv 2606.18453, section 3). Since S_ij = |W_ij| · Σ_k ‖X_j^k‖₂, one vector per matrix is
+enough.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from mmlib.hooks import observe
+from mmlib.masks import ParameterMask, add_groups, overlap_counts
+from mmlib.models import linear_modules, weights_hash
+
+Batch = Mapping[str, torch.Tensor]
+EMPTY = "the calibration set is empty: give at least one prompt"
+
+
+@dataclass(frozen=True)
+class ActivationNorms:
+    """Summed input norms Σ_k ‖X^k‖₂ of each linear module: the small thing that is kept.
+
+    Modules that read the same tensor (q, k, v; gate, up) share one vector. `+` merges the norms of
+    two shards of the calibration data.
+    """
+
+    vectors: dict[str, torch.Tensor]
+    """Name of the first module that reads a tensor -> float32 vector (d_in,)."""
+    shared: dict[str, str]
+    """Module name -> key in `vectors`, for every scored module, in the model's order."""
+    num_samples: int
+
+    def __getitem__(self, module: str) -> torch.Tensor:
+        return self.vectors[self.shared[module]]
+
+    def __add__(self, other: "ActivationNorms") -> "ActivationNorms":
+        if self.shared != other.shared:
+            raise ValueError("cannot merge norms of different modules: use one model and one scope")
+        vectors = {n: v + other.vectors[n].to(v.device) for n, v in self.vectors.items()}
+        return ActivationNorms(vectors, self.shared, self.num_samples + other.num_samples)
+
+    def scores(self, model: nn.Module) -> "ImportanceScores":
+        """Combine with the weights of `model`, without copying them.
+
+        Raises:
+            ValueError: A module is missing from the model, of another width, or its weight is on
+                `meta` (offloaded).
+        """
+        modules = dict(model.named_modules())
+        for name in self.shared:
+            _check_weight(name, modules.get(name), len(self[name]))
+        return ImportanceScores({n: modules[n].weight for n in self.shared}, self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the vectors (safetensors; sharing and number of samples in the metadata)."""
+        temporary = Path(f"{path}.tmp{os.getpid()}")
+        metadata = {"shared": json.dumps(self.shared), "num_samples": str(self.num_samples)}
+        vectors = {name: vector.cpu().contiguous() for name, vector in self.vectors.items()}
+        save_file(vectors, temporary, metadata=metadata)
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ActivationNorms":
+        """Read norms written by `save`.
+
+        Raises:
+            ValueError: The file is damaged or holds something else.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                vectors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                shared, samples = json.loads(metadata["shared"]), int(metadata["num_samples"])
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{path} is not readable as ActivationNorms: {error}") from error
+        return cls(vectors, shared, samples)
+
+
+def _check_weight(name: str, module: nn.Module | None, width: int) -> None:
+    if module is None or module.weight.shape[1] != width:
+        found = "missing" if module is None else f"{module.weight.shape[1]} inputs"
+        raise ValueError(
+            f"norms are for another model: {name} has {width} inputs here, {found} there"
+        )
+    if module.weight.is_meta:
+        raise ValueError(
+            f"the weight of {name} is offloaded (on meta) and cannot be scored: load the model so "
+            "that it fits (smaller dtype, more devices), or score it shard by shard"
+        )
+
+
+class _NormSums:
+    """Running Σ ‖X‖₂ of the modules in view; called by the hooks, once per module and batch."""
+
+    def __init__(self, modules: Mapping[str, nn.Linear]):
+        self.modules = modules
+        self.mask: torch.Tensor | None = None
+        self.vectors: dict[str, torch.Tensor] = {}
+        self.shared: dict[str, str] = {}
+        self._previous: tuple[str, torch.Tensor] | None = None
+
+    def start(self, mask: torch.Tensor | None) -> None:
+        """Begin a batch; `mask` (batch, seq) is None when there is no padding."""
+        self.mask, self._previous = mask, None
+
+    def __call__(self, name: str, inputs: torch.Tensor) -> None:
+        if self._previous is not None and inputs is self._previous[1]:
+            self.shared[name] = self._previous[0]
+            return
+        self._previous = (name, inputs)
+        self.shared[name] = name
+        total = prompt_norms(name, inputs, self.mask).sum(0)
+        old = self.vectors.get(name)
+        self.vectors[name] = total if old is None else old.add_(total)
+
+    def result(self, num_samples: int) -> ActivationNorms:
+        never = [name for name in self.modules if name not in self.shared]
+        if never:
+            raise ValueError(f"{len(never)} linear modules were never run, for instance {never[0]}")
+        first = next(iter(self.vectors.values())).device
+        finite = [v.isfinite().all().to(first, non_blocking=True) for v in self.vectors.values()]
+        for name, good in zip(self.vectors, torch.stack(finite).tolist(), strict=True):
+            if not good:
+                raise ValueError(_not_finite(name, self.modules[name].weight))
+        shared = {name: self.shared[name] for name in self.modules}
+        return ActivationNorms(self.vectors, shared, num_samples)
+
+
+def _not_finite(name: str, weight: torch.Tensor) -> str:
+    cause = (
+        "float16 overflows beyond 65504: use dtype='bfloat16' or 'float32'"
+        if weight.dtype == torch.float16
+        else "look for NaN in the weights of the checkpoint"
+    )
+    return f"the input of {name}, the first of its kind, is not finite ({cause})"
+
+
+def prompt_norms(name: str, inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """L2 norm over the tokens of each prompt, per input feature, in float32.
+
+    Args:
+        name: Module name, for the error message.
+        inputs: (batch, seq, d_in), any floating dtype.
+        mask: (batch, seq) bool, False at padding; None when there is none.
+
+    Returns:
+        (batch, d_in) float32.
+
+    Raises:
+        ValueError: `inputs` has lost the prompt dimension (as in mixture-of-experts routing).
+    """
+    if inputs.ndim != 3:
+        raise ValueError(
+            f"{name} gets {tuple(inputs.shape)}, not (batch, seq, d_in): not supported"
+        )
+    squares = inputs.float().square()
+    if mask is None:
+        return squares.sum(1).sqrt()
+    inside = mask.to(squares.device, non_blocking=True).float()
+    return torch.bmm(inside[:, None], squares).squeeze(1).sqrt()
+
+
+def _run(model: nn.Module, batch: Batch, mask: torch.Tensor | None, *, head: bool) -> None:
+    """One forward pass; the head is left out unless it is scored."""
+    ids = batch["input_ids"].to(model.device, non_blocking=True)
+    attention = None if mask is None else mask.long()
+    (model if head else model.base_model)(ids, attention_mask=attention, use_cache=False)
+
+
+def _padding(model: nn.Module, batch: Batch) -> torch.Tensor | None:
+    """The batch's mask on the model's device, or None when nothing is padded (decided on CPU)."""
+    mask = batch["attention_mask"].bool()
+    return None if bool(mask.all()) else mask.to(model.device, non_blocking=True)
+
+
+@torch.no_grad()
+def collect_activation_norms(
+    model: nn.Module, batches: Iterable[Batch], *, include_head: bool = False
+) -> ActivationNorms:
+    """Sum the input norms of every scored linear module over the calibration prompts.
+
+    Nothing but one float32 vector per distinct linear input is kept, on the device of its layer;
+    padding is left out, and the result does not depend on batching or padding side (up to the
+    rounding of the forward pass).
+
+    Args:
+        model: A Hugging Face causal language model made of `nn.Linear`.
+        batches: Dicts of CPU tensors `input_ids` and `attention_mask`, (batch, seq), one prompt a
+            row; see `mmlib.data.batches`.
+        include_head: Score the output projection too, unless it is tied.
+
+    Raises:
+        ValueError: No prompt, a module that never ran or runs without the prompt dimension, or
+            activations that are not finite (NaN weights, float16 overflow).
+    """
+    modules = linear_modules(model, include_head=include_head)
+    sums = _NormSums(modules)
+    num_samples = 0
+    with observe(modules, sums):
+        for batch in batches:
+            sums.start(_padding(model, batch))
+            _run(model, batch, sums.mask, head=model.get_output_embeddings() in modules.values())
+            num_samples += len(batch["input_ids"])
+    if not num_samples:
+        raise ValueError(EMPTY)
+    return sums.result(num_samples)
+
+
+def cached_activation_norms(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    *,
+    include_head: bool = False,
+    model_hash: str | None = None,
+) -> ActivationNorms:
+    """`collect_activation_norms`, computed once per content.
+
+    The cache is the folder `$MMLIB_CACHE` (default `~/.cache/mmlib`). Its key is the hash of
+    weights and dtype, of the token ids (hence data, sampling, seed and tokenizer), and of the scope.
+
+    Args:
+        model: As in `collect_activation_norms`.
+        batches: Likewise, as a list.
+        include_head: Likewise.
+        model_hash: `mmlib.models.weights_hash(model)` if it is known already.
+    """
+    if not batches:
+        raise ValueError(EMPTY)
+    digest = hashlib.sha256(f"norms 1 {model_hash or weights_hash(model)} {include_head}".encode())
+    for batch in batches:
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True):
+            digest.update(ids[mask].numpy().tobytes() + b"|")
+    root = Path(os.environ.get("MMLIB_CACHE", "~/.cache/mmlib")).expanduser() / "norms"
+    path = root / f"{digest.hexdigest()[:32]}.safetensors"
+    if not path.exists():
+        root.mkdir(parents=True, exist_ok=True)
+        collect_activation_norms(model, batches, include_head=include_head).save(path)
+    return ActivationNorms.load(path)
+
+
+@dataclass(frozen=True)
+class ImportanceScores:
+    """Scores of all weights, one matrix at a time: |W| · norms, or sums kept as matrices."""
+
+    weights: dict[str, torch.Tensor]
+    """Module name -> weight (not copied), or the summed score matrix when `norms` is None."""
+    norms: ActivationNorms | None
+
+    def matrix(self, module: str) -> torch.Tensor:
+        """Scores of one matrix, float32, (d_out, d_in).
+
+        Raises:
+            ValueError: The scores are not finite.
+        """
+        weight = self.weights[module].detach()
+        if self.norms is None:
+            scores = weight.float()
+        else:
+            scores = weight.abs().float() * self.norms[module].to(weight.device)
+        if not bool(scores.isfinite().all()):
+            raise ValueError(f"the scores of {module} are not finite: look for NaN in its weights")
+        return scores
+
+    def top_of(self, module: str, keep_ratios: Sequence[float]) -> list[torch.Tensor]:
+        """Top-K sets of one matrix, one bool tensor per keep ratio, from one selection pass."""
+        scores = self.matrix(module)
+        sizes = [selection_size(scores.numel(), ratio) for ratio in keep_ratios]
+        return [flat.view(scores.shape) for flat in largest(scores.flatten(), sizes)]
+
+    def top(self, keep_ratio: float) -> ParameterMask:
+        """The top-K set: the int(numel · K) highest-scored weights of every matrix."""
+        check_keep_ratios([keep_ratio], self.weights)
+        return ParameterMask({name: self.top_of(name, [keep_ratio])[0] for name in self.weights})
+
+
+def selection_size(numel: int, keep_ratio: float) -> int:
+    """Number of weights kept in a matrix: int(numel · K), as published."""
+    return int(numel * keep_ratio)
+
+
+def check_keep_ratios(keep_ratios: Sequence[float], weights: Mapping[str, torch.Tensor]) -> None:
+    """Refuse impossible keep ratios, and warn when one selects nothing in some matrix.
+
+    Raises:
+        ValueError: A ratio is not a number in (0, 1].
+    """
+    for ratio in keep_ratios:
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
+            raise ValueError(f"keep_ratio={ratio!r}: give numbers above 0 and at most 1, as 0.1")
+    name, weight = min(weights.items(), key=lambda item: item[1].numel())
+    for ratio in keep_ratios:
+        if selection_size(weight.numel(), ratio) == 0:
+            usable = np.nextafter(1 / weight.numel(), 1)
+            warnings.warn(
+                f"keep_ratio={ratio} selects 0 of the {weight.numel()} weights of {name}; "
+                f"the smallest usable value is {usable:.3g}",
+                stacklevel=3,
+            )
+
+
+def largest(scores: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
+    """Sets of the k highest scores for every k of `sizes`; ties go to the lower index.
+
+    One partial sort gives all thresholds; the sets are then read off by comparison, so that sets
+    of growing size are nested and have exactly the size asked for.
+
+    Args:
+        scores: (n,) float.
+        sizes: Set sizes, each between 0 and n.
+
+    Returns:
+        One bool tensor (n,) per size, on the device of `scores`.
+    """
+    cuts = _thresholds(scores, [size for size in sizes if size])
+    return [_at_least(scores, cuts[size], size) if size else scores < 0 for size in sizes]
+
+
+def _thresholds(scores: torch.Tensor, sizes: Sequence[int]) -> dict[int, torch.Tensor | float]:
+    """The k-th highest score for every k of `sizes`, all from one selection pass."""
+    if not sizes:
+        return {}
+    if scores.device.type == "cpu":
+        ranks = sorted({len(scores) - size for size in sizes})
+        ordered = np.partition(scores.numpy(), ranks)
+        return {size: float(ordered[len(scores) - size]) for size in sizes}
+    ordered = torch.topk(scores, max(sizes)).values
+    return {size: ordered[size - 1] for size in sizes}
+
+
+def _at_least(scores: torch.Tensor, cut: torch.Tensor | float, size: int) -> torch.Tensor:
+    chosen = scores >= cut
+    surplus = int(chosen.count_nonzero()) - size
+    if surplus:
+        ties = (scores == cut).nonzero().squeeze(1)
+        chosen[ties[len(ties) - surplus :]] = False
+    return chosen
+
+
+@torch.no_grad()
+def collect_scores(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    accumulation: Literal["float32", "as-published"] = "float32",
+    include_head: bool = False,
+) -> ImportanceScores:
+    """Score all weights over the calibration prompts.
+
+    Args:
+        model: As in `collect_activation_norms`.
+        batches: Likewise.
+        accumulation: "float32" keeps one vector per linear input and multiplies at the end.
+            "as-published" repeats the arithmetic of the published code: prompt by prompt, the norm
+            is cast to bfloat16, multiplied by |W| in bfloat16, and added to a running bfloat16
+            matrix per module, which stagnates after some hundred prompts. It needs a matrix per
+            weight and is there for comparison only.
+        include_head: Score the output projection too, unless it is tied.
+
+    Raises:
+        ValueError: As in `collect_activation_norms`, or an unknown `accumulation`.
+    """
+    if accumulation == "float32":
+        return collect_activation_norms(model, batches, include_head=include_head).scores(model)
+    if accumulation != "as-published":
+        raise ValueError(f"accumulation={accumulation!r}: choose 'float32' or 'as-published'")
+    modules = linear_modules(model, include_head=include_head)
+    magnitudes = {n: m.weight.abs().bfloat16() for n, m in modules.items()}
+    sums = {n: torch.zeros_like(magnitude) for n, magnitude in magnitudes.items()}
+    num_samples = 0
+    for batch in batches:
+        for row in range(len(batch["input_ids"])):
+            num_samples += 1
+            prompt = {key: batch[key][row : row + 1] for key in ("input_ids", "attention_mask")}
+            norms = collect_activation_norms(model, [prompt], include_head=include_head)
+            for name, total in sums.items():
+                total += magnitudes[name] * norms[name].bfloat16()
+    if not num_samples:
+        raise ValueError(EMPTY)
+    return ImportanceScores(sums, None)
+
+
+def math_specific(
+    math: ImportanceScores, nonmath: ImportanceScores, module: str, keep_ratios: Sequence[float]
+) -> list[torch.Tensor]:
+    """Math-specific sets of one matrix, T = top-K(math) - top-K(nonmath), one per keep ratio."""
+    pairs = zip(math.top_of(module, keep_ratios), nonmath.top_of(module, keep_ratios), strict=True)
+    return [in_math & ~in_nonmath for in_math, in_nonmath in pairs]
+
+
+def overlap_sweep(
+    scores: Mapping[str, tuple[ImportanceScores, ImportanceScores]],
+    keep_ratios: Sequence[float],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Sizes and overlaps of the math-specific sets at every keep ratio, from one selection pass.
+
+    Works through the model matrix by matrix, so that the sets of one matrix are all that is in
+    memory besides the model: an 8B model needs no 8B masks.
+
+    Args:
+        scores: Name (usually a language) -> scores on math and on non-math text.
+        keep_ratios: Shares of each matrix to keep, in (0, 1].
+
+    Returns:
+        Set sizes (`lang`, `keep_ratio`, `group`, `layer`, `module`, `n_topk`, `n_math_specific`,
+        `n_scored`) and overlaps of all pairs (`lang_a`, `lang_b`, `keep_ratio`, `group`, `layer`,
+        `module`, counts, `jaccard`; see `mmlib.masks.add_groups`).
+
+    Raises:
+        ValueError: No scores, an impossible keep ratio, or scores of different weights.
+    """
+    if not scores:
+        raise ValueError("overlap_sweep needs the scores of one language or more")
+    first = next(iter(scores.values()))[0].weights
+    for label, pair in scores.items():
+        _check_same_weights(label, first, pair)
+    check_keep_ratios(keep_ratios, first)
+    sizes, overlaps = [], []
+    for module, weight in first.items():
+        sets = {name: math_specific(*pair, module, keep_ratios) for name, pair in scores.items()}
+        for index, ratio in enumerate(keep_ratios):
+            at_ratio = {name: masks[index] for name, masks in sets.items()}
+            sizes += _size_rows(module, weight.numel(), ratio, at_ratio)
+            overlaps += [row | {"keep_ratio": ratio} for row in overlap_counts(module, at_ratio)]
+    pair = ["lang_a", "lang_b", "keep_ratio"]
+    overlap = add_groups(pd.DataFrame(overlaps), pair) if overlaps else pd.DataFrame()
+    return add_groups(pd.DataFrame(sizes), ["lang", "keep_ratio"]), overlap
+
+
+def _check_same_weights(label: str, first: Mapping, pair: Sequence[ImportanceScores]) -> None:
+    for scores in pair:
+        differing = [
+            n
+            for n in first.keys() | scores.weights.keys()
+            if n not in scores.weights
+            or n not in first
+            or scores.weights[n].shape != first[n].shape
+        ]
+        if differing:
+            raise ValueError(f"the scores of {label!r} are over other weights: {differing[:3]}")
+
+
+def _size_rows(module: str, numel: int, ratio: float, sets: Mapping) -> list[dict]:
+    return [
+        {
+            "lang": name,
+            "keep_ratio": ratio,
+            "module": module,
+            "n_topk": selection_size(numel, ratio),
+            "n_math_specific": int(mask.count_nonzero()),
+            "n_scored": numel,
+        }
+        for name, mask in sets.items()
+    ]

@@ -1,0 +1,252 @@
+"""Sets of weights, and how far they overlap."""
+
+import itertools
+import json
+import os
+from collections.abc import Callable, ItemsView, KeysView, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mmlib.models import layer_index
+
+COUNTS = [
+    "n_topk",
+    "n_math_specific",
+    "size_a",
+    "size_b",
+    "intersection",
+    "n_scored",
+    "expected_intersection",
+]
+
+
+@dataclass(frozen=True)
+class ParameterMask:
+    """A set of weights: module name -> bool tensor of the weight's shape, True = in the set.
+
+    `&`, `|`, `-` and `~` are the operations on sets; `len` is the number of weights in the set.
+    Two masks can only be combined when they have the same modules and shapes.
+    """
+
+    tensors: dict[str, torch.Tensor]
+
+    def __getitem__(self, module: str) -> torch.Tensor:
+        return self.tensors[module]
+
+    def keys(self) -> KeysView[str]:
+        """Names of the modules."""
+        return self.tensors.keys()
+
+    def items(self) -> ItemsView[str, torch.Tensor]:
+        """Pairs of module name and bool tensor."""
+        return self.tensors.items()
+
+    def __len__(self) -> int:
+        """Number of weights in the set."""
+        return sum(int(mask.count_nonzero()) for mask in self.tensors.values())
+
+    @property
+    def n_scored(self) -> int:
+        """Number of weights that could have been in the set."""
+        return sum(mask.numel() for mask in self.tensors.values())
+
+    def __and__(self, other: "ParameterMask") -> "ParameterMask":
+        return self._combine(other, torch.logical_and)
+
+    def __or__(self, other: "ParameterMask") -> "ParameterMask":
+        return self._combine(other, torch.logical_or)
+
+    def __sub__(self, other: "ParameterMask") -> "ParameterMask":
+        return self._combine(other, lambda a, b: a & ~b)
+
+    def __invert__(self) -> "ParameterMask":
+        return ParameterMask({name: ~mask for name, mask in self.tensors.items()})
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ParameterMask):
+            return NotImplemented
+        check_comparable(self, other)
+        return all(torch.equal(self[name], other[name]) for name in self.keys())
+
+    __hash__ = None
+
+    def _combine(self, other: "ParameterMask", operation: Callable) -> "ParameterMask":
+        check_comparable(self, other)
+        pairs = ((name, self[name], other[name].to(self[name].device)) for name in self.keys())
+        return ParameterMask({name: operation(a, b) for name, a, b in pairs})
+
+    def save(self, path: str | Path) -> None:
+        """Write the set packed, one bit per weight (safetensors; shapes in its metadata)."""
+        packed = {
+            name: torch.from_numpy(np.packbits(mask.cpu().numpy())) for name, mask in self.items()
+        }
+        shapes = json.dumps({name: list(mask.shape) for name, mask in self.items()})
+        temporary = Path(f"{path}.tmp{os.getpid()}")
+        save_file(packed, temporary, metadata={"kind": "ParameterMask", "shapes": shapes})
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ParameterMask":
+        """Read a set written by `save`.
+
+        Raises:
+            ValueError: The file is damaged or holds something else.
+        """
+        try:
+            with safe_open(path, framework="np") as file:
+                shapes = json.loads((file.metadata() or {})["shapes"])
+                return cls({n: _unpack(file.get_tensor(n), s) for n, s in shapes.items()})
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{path} is not a readable ParameterMask: {error}") from error
+
+
+def _unpack(packed: np.ndarray, shape: list[int]) -> torch.Tensor:
+    bits = np.unpackbits(packed, count=int(np.prod(shape)))
+    return torch.from_numpy(bits.astype(bool).reshape(shape))
+
+
+def check_comparable(a: ParameterMask, b: ParameterMask) -> None:
+    """Refuse two sets over different weights.
+
+    Raises:
+        ValueError: The module names or shapes differ; the message names the first differences.
+    """
+    only = sorted(set(a.keys()) ^ set(b.keys()))
+    shapes = [n for n in a.keys() & b.keys() if a[n].shape != b[n].shape]
+    if only or shapes:
+        differing = only[:3] or [f"{n} {tuple(a[n].shape)}/{tuple(b[n].shape)}" for n in shapes[:3]]
+        raise ValueError(
+            f"the sets are over different weights ({len(only)} modules in one only, "
+            f"{len(shapes)} of another shape), for instance {', '.join(differing)}: "
+            "compare sets of one model, made with the same include_head"
+        )
+
+
+def random_mask(like: ParameterMask, *, seed: int) -> ParameterMask:
+    """Draw a uniformly random set with as many weights per matrix as `like` has.
+
+    Drawn on the CPU from one generator, so that the result does not depend on the device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return ParameterMask({name: _random(mask, generator) for name, mask in like.items()})
+
+
+def _random(mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    flat = torch.zeros(mask.numel(), dtype=torch.bool)
+    flat[torch.randperm(mask.numel(), generator=generator)[: int(mask.count_nonzero())]] = True
+    return flat.view(mask.shape).to(mask.device)
+
+
+def jaccard(a: ParameterMask, b: ParameterMask) -> float:
+    """|A ∩ B| / |A ∪ B| over all weights; NaN for two empty sets."""
+    union = len(a | b)
+    return len(a & b) / union if union else float("nan")
+
+
+def chance_jaccard(size_a: float, size_b: float, n_scored: float) -> float:
+    """Expected intersection over expected union of two random sets of these sizes.
+
+    With q = size / n_scored this is q_a q_b / (q_a + q_b - q_a q_b). It is the size-matched chance
+    for one matrix; over several matrices sum `expected_intersection` of the overlap table instead.
+    """
+    expected = size_a * size_b / n_scored
+    return expected / (size_a + size_b - expected)
+
+
+def authors_chance(keep_ratio: float) -> float:
+    """Chance line of arXiv 2606.18453, Appendix C: K(1-K) / (K² - K + 2).
+
+    It is the chance of two "random top-K minus random top-K" sets, and ignores their real sizes.
+    """
+    q = keep_ratio * (1 - keep_ratio)
+    return q / (2 - q)
+
+
+def overlap_counts(module: str, sets: Mapping[str, torch.Tensor]) -> list[dict]:
+    """Counts of every pair of sets within one matrix (one row each, without ratios).
+
+    Args:
+        module: Dotted name of the matrix.
+        sets: Name of the set -> bool tensor; all of one shape and on one device.
+    """
+    names, masks = list(sets), list(sets.values())
+    pairs = list(itertools.combinations(range(len(names)), 2))
+    if not pairs:
+        return []
+    numel = masks[0].numel()
+    sizes = torch.stack([mask.count_nonzero() for mask in masks]).tolist()
+    both = torch.stack([(masks[i] & masks[j]).count_nonzero() for i, j in pairs]).tolist()
+    return [
+        {
+            "lang_a": names[i],
+            "lang_b": names[j],
+            "module": module,
+            "size_a": sizes[i],
+            "size_b": sizes[j],
+            "intersection": count,
+            "n_scored": numel,
+            "expected_intersection": sizes[i] * sizes[j] / numel,
+        }
+        for (i, j), count in zip(pairs, both, strict=True)
+    ]
+
+
+def overlap_table(sets: Mapping[str, ParameterMask]) -> pd.DataFrame:
+    """Overlap of all pairs of sets, per module, per layer and globally.
+
+    Args:
+        sets: Name (usually a language) -> set, two or more, all over the same weights.
+
+    Returns:
+        One row per pair and group; see `add_groups` for the columns.
+
+    Raises:
+        ValueError: Fewer than two sets, or sets over different weights.
+    """
+    if len(sets) < 2:
+        raise ValueError(f"an overlap needs two sets or more, got {list(sets)}")
+    first = next(iter(sets.values()))
+    for other in sets.values():
+        check_comparable(first, other)
+    rows = [
+        row for m in first.tensors for row in overlap_counts(m, {n: s[m] for n, s in sets.items()})
+    ]
+    return add_groups(pd.DataFrame(rows), ["lang_a", "lang_b"])
+
+
+def add_groups(per_module: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Pool counts per module into layers, the head and everything, and add union and Jaccard.
+
+    Args:
+        per_module: Rows with `module`, the `keys` and the count columns.
+        keys: Columns that name what is compared; kept in every group.
+
+    Returns:
+        Tidy table with `group` (module, layer, lm_head or global), `layer` (NA for lm_head and
+        global), `module` (NA unless group is module), the counts, and `union`, `jaccard`.
+        Ratios are always made from pooled counts, never from averages of ratios.
+    """
+    counts = [column for column in COUNTS if column in per_module]
+    table = per_module.assign(
+        layer=per_module.module.map(layer_index).astype("Int64"), group="module"
+    )
+    in_layer = table.layer.notna()
+    parts = [
+        table,
+        table[in_layer].groupby([*keys, "layer"], sort=False)[counts].sum().assign(group="layer"),
+        table[~in_layer].groupby(keys, sort=False)[counts].sum().assign(group="lm_head"),
+        table.groupby(keys, sort=False)[counts].sum().assign(group="global"),
+    ]
+    pooled = [parts[0], *(p.reset_index() for p in parts[1:] if len(p))]
+    result = pd.concat(pooled, ignore_index=True).astype({"layer": "Int64"})
+    if "intersection" in counts:
+        result["union"] = result.size_a + result.size_b - result.intersection
+        result["jaccard"] = result.intersection / result.union.where(result.union > 0)
+    first = [*keys, "group", "layer", "module"]
+    return result[[*first, *(c for c in result if c not in first)]]

@@ -1,0 +1,166 @@
+"""Load a causal LM, and find its layers and linear modules by name."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+ORGANISMS = Path(__file__).parent / "organisms"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def resolve(name: str) -> str:
+    """Turn `organism-*` into the folder shipped with the package; leave folders and hub ids alone.
+
+    Raises:
+        ValueError: There is no organism of that name; the message lists those there are.
+    """
+    if not name.startswith("organism-"):
+        return name
+    folder = ORGANISMS / name
+    if not (folder / "config.json").is_file():
+        choices = sorted(path.parent.name for path in ORGANISMS.glob("organism-*/config.json"))
+        raise ValueError(f"unknown organism {name!r}: choose from {', '.join(choices) or 'none'}")
+    return str(folder)
+
+
+def load_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device_map: str | dict | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model in evaluation mode, and its tokenizer.
+
+    Args:
+        name: `organism-*`, a folder in hub layout, or a hub id.
+        revision: Commit or tag of the hub repository; None takes the default branch.
+        dtype: One of `DTYPES`; "auto" keeps the dtype of the checkpoint.
+        device_map: Passed to accelerate ("auto" spreads a big model over all GPUs). None loads to
+            the CPU; "cuda" puts the whole model on the first GPU.
+
+    Raises:
+        ValueError: Unknown organism or dtype.
+        OSError: Neither a folder nor a hub id that can be reached, or damaged weights; the message
+            names the file or folder.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}: choose from {', '.join(DTYPES)}")
+    path = resolve(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, revision=revision, dtype=dtype, device_map=device_map
+        )
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise OSError(
+            f"the checkpoint {name!r} is damaged ({error}): fetch or write the folder again"
+        ) from error
+    except OSError as error:
+        raise OSError(
+            f"cannot load {name!r}: {error}\nGive an organism name, a folder in hub layout, or a "
+            "hub id that is cached or reachable from here (HF_HUB_OFFLINE must not be 1 then)."
+        ) from error
+    return model.eval(), tokenizer
+
+
+def checkpoint_hash(name: str) -> str:
+    """SHA-256 over the weight, config and tokenizer files of a local checkpoint.
+
+    A hub id that is not a local folder is identified by its own name, since its files are
+    addressed by revision.
+    """
+    folder = Path(resolve(name))
+    digest = hashlib.sha256()
+    if not folder.is_dir():
+        digest.update(name.encode())
+        return digest.hexdigest()
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")]):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    for path in sorted(folder.glob("tokenizer.json")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over names, shapes and bytes of all parameters, wherever the model came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().contiguous().view(torch.uint8).cpu().numpy())
+    return digest.hexdigest()
+
+
+def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Find the stack of decoder layers: the one `ModuleList` with `num_hidden_layers` members.
+
+    Returns:
+        Its dotted name and the list itself.
+
+    Raises:
+        ValueError: None or several lists fit; the message names the candidates.
+    """
+    depth = model.config.get_text_config().num_hidden_layers
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]
+    if len(found) != 1:
+        lists = {n: len(m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList)}
+        raise ValueError(
+            f"cannot tell the decoder layers of {type(model).__name__}: {len(found)} module lists "
+            f"have num_hidden_layers={depth} members (module lists and lengths: {lists})"
+        )
+    return found[0]
+
+
+def linear_modules(model: nn.Module, *, include_head: bool = False) -> dict[str, nn.Linear]:
+    """All `nn.Linear` of the decoder layers, by dotted name, in the model's order.
+
+    Args:
+        model: A Hugging Face causal language model.
+        include_head: Add the output projection too, unless it is tied to the embeddings: as in the
+            published runs, a tied head is the embedding matrix and is not scored.
+
+    Raises:
+        ValueError: The layers hold no `nn.Linear` (for instance `Conv1D`, or quantised modules).
+    """
+    prefix, layers = decoder_layers(model)
+    found = {
+        f"{prefix}.{name}": module
+        for name, module in layers.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no nn.Linear in {prefix!r}")
+    head = model.get_output_embeddings()
+    if include_head and head is not None and not _tied(model):
+        name = next(name for name, module in model.named_modules() if module is head)
+        found[name] = head
+    return found
+
+
+def _tied(model: nn.Module) -> bool:
+    """Whether head and embeddings share one weight (by configuration too: meta has no storage)."""
+    same = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    return same or bool(model.config.get_text_config().tie_word_embeddings)
+
+
+def layer_index(module_name: str) -> int | None:
+    """Number of the decoder layer that a module belongs to, counted from 0; None for the head."""
+    match = re.search(r"\.(\d+)\.", module_name)
+    return int(match.group(1)) if match else None
