@@ -1,0 +1,360 @@
+"""The claims ledger: each claim of the papers, the rule that decides it, and three verdicts.
+
+A check reduces tidy tables to one effect per replicate (a calibration seed); the claim holds where
+the effect exceeds a threshold. The same check reads the published tables, where the one replicate
+decides by its sign, and ours, where the interval over replicates decides. Rules are committed
+before the run they decide; claims without a rule here get theirs with a later chapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pandas as pd
+
+from mmlib.results import published, require_columns, seed_interval
+
+VERDICTS = ("yes", "no", "undecided", "not testable here", "no run yet")
+YES, NO, UNDECIDED, NOT_TESTABLE, NO_RUN = VERDICTS
+SHARED_KEEP_RATIOS = (0.001, 0.01, 0.025, 0.05, 0.1, 0.15)  # on our grid and on the published one
+MATH_TASKS = ("gsm8k", "organism-math", "math", "mgsm", "msvamp")
+CELL = ["model", "nonmath", "keep_ratio", "seed"]
+
+Tables = Mapping[str, pd.DataFrame]
+
+
+class NotTestableError(Exception):
+    """These tables cannot decide the claim; the message is the ledger's reason."""
+
+
+# --- from tables to one effect per calibration seed ---------------------------------------------
+
+
+def _rows(tables: Tables, name: str, group: str, columns: str) -> pd.DataFrame:
+    """The rows of one group of a table that has the given columns."""
+    require_columns(tables[name], [*CELL, "group", *columns.split()], f"table {name!r}")
+    rows = tables[name][tables[name].group == group]
+    if rows.empty:
+        raise NotTestableError(f"needs rows of the group {group!r}")
+    return rows
+
+
+def _overlap(tables: Tables, group: str) -> pd.DataFrame:
+    """Overlap of different languages, with `jaccard` from the counts."""
+    t = _rows(tables, "overlap", group, "lang_a lang_b layer size_a size_b intersection union")
+    t = t[t.lang_a != t.lang_b]
+    if t.empty or (t.union == 0).any():
+        raise NotTestableError("needs non-empty sets of at least two languages")
+    return t.assign(jaccard=t.intersection / t.union)
+
+
+def _weakest(cells: pd.DataFrame) -> pd.Series:
+    """Smallest `effect` per seed: a claim about every cell is as strong as its weakest one."""
+    sizes = cells.groupby("seed").size()
+    if sizes.nunique() > 1 or cells.effect.isna().any():
+        raise NotTestableError(f"seeds cover different cells: {sizes.to_dict()}")
+    return cells.groupby("seed").effect.min()
+
+
+def _partial_overlap(tables: Tables) -> pd.Series:
+    t = _overlap(tables, "global")
+    k = t.keep_ratio
+    above = t.jaccard - k * (1 - k) / (k**2 - k + 2)
+    return _weakest(t.assign(effect=np.minimum(above, 2 / 3 - t.jaccard)))
+
+
+def _above_size_matched(tables: Tables) -> pd.Series:
+    t = _overlap(tables, "global")
+    require_columns(t, ["n_scored"], "table 'overlap'")
+    # The closed form draws from all weights at once; ours are chosen matrix by matrix.
+    expected = (t.size_a / t.n_scored) * t.size_b
+    if "expected_intersection" in t:
+        expected = t.expected_intersection.fillna(expected)
+    chance = expected / (t.size_a + t.size_b - expected)
+    return _weakest(t.assign(effect=t.jaccard - chance))
+
+
+def _middle_half(tables: Tables) -> pd.DataFrame:
+    """Overlap by layer, with `middle`: n//4 <= layer < n - n//4 in a model of n layers."""
+    t = _overlap(tables, "layer")
+    n = t.groupby("model").layer.transform("max").astype(int) + 1
+    if n.min() < 4:
+        raise NotTestableError(f"needs at least 4 layers, the model has {n.min()}")
+    return t.assign(middle=(t.layer >= n // 4) & (t.layer < n - n // 4))
+
+
+def _middle_minus_outer(jaccard: pd.Series) -> pd.Series:
+    sides = jaccard.unstack("middle")
+    return _weakest((sides[True] - sides[False]).rename("effect").reset_index())
+
+
+def _middle_peak(tables: Tables) -> pd.Series:
+    layers = _middle_half(tables).groupby([*CELL, "middle", "layer"]).jaccard.mean()
+    return _middle_minus_outer(layers.groupby([*CELL, "middle"]).max())
+
+
+def _middle_above_outer(tables: Tables) -> pd.Series:
+    pairs = _middle_half(tables).groupby([*CELL, "lang_a", "lang_b", "middle"])
+    return _middle_minus_outer(pairs.jaccard.mean())
+
+
+def _set_sizes(tables: Tables, *needed: str) -> pd.DataFrame:
+    """Set sizes of whole models: one column per language, one row per `CELL`."""
+    t = _rows(tables, "set_sizes", "global", "lang n_topk n_math_specific")
+    wide = t.pivot(index=CELL, columns="lang", values="n_math_specific")
+    return _complete(wide, *needed or wide.columns)
+
+
+def _complete(wide: pd.DataFrame, *languages: str) -> pd.DataFrame:
+    if absent := [lang for lang in languages if lang not in wide or wide[lang].isna().any()]:
+        raise NotTestableError(f"needs {', '.join(absent)} in every model, K and seed")
+    return wide.astype(float)
+
+
+def _size_order(tables: Tables) -> pd.Series:
+    w = _set_sizes(tables, "en", "de", "fr", "hi")
+    middle = w[["de", "fr"]]
+    margin = np.minimum(w.en - middle.max(axis=1), middle.min(axis=1) - w.hi) / w.en
+    return _weakest(margin.rename("effect").reset_index())
+
+
+def _grows_with_size(tables: Tables) -> pd.Series:
+    w = _set_sizes(tables, "en", "hi")
+    models = tables["set_sizes"].query("group == 'global'").groupby("model").n_topk.max()
+    if models.nunique() < 3:
+        raise NotTestableError(f"needs at least 3 model sizes, there is {models.nunique()}")
+    ratios = (w.en / w.hi).unstack("model")[models.sort_values().index]
+    steps = ratios.diff(axis=1).iloc[:, 1:].min(axis=1, skipna=False)
+    return _weakest(steps.rename("effect").reset_index())
+
+
+def _math_answers(tables: Tables, sizes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Correct and asked math problems: a row per model, the columns of `sizes`."""
+    t = tables["accuracy"]
+    require_columns(t, ["lang", "task", "accuracy", "n", "low", "high"], "table 'accuracy'")
+    t = t[t.task.isin(MATH_TASKS) & t.lang.isin(sizes.columns)]
+    models = sizes.index.unique("model")
+    if "model" not in t:  # one model was measured: the one whose sets these are
+        t = t.assign(model=models[0])
+    bounds = t.groupby("model").agg(low=("low", "max"), high=("high", "min"))
+    if t.empty or not (bounds.low > bounds.high).all():
+        raise NotTestableError("no two languages differ in math accuracy beyond their intervals")
+    t = t.assign(correct=t.accuracy * t.n)
+    sides = [t.pivot(index="model", columns="lang", values=v) for v in ("correct", "n")]
+    correct, asked = (_complete(side.reindex(models), *sizes.columns) for side in sides)
+    return correct[sizes.columns], asked[sizes.columns]
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Rank correlation along the last axis; ties share their mean rank."""
+    from scipy.stats import rankdata
+
+    a, b = (rankdata(x, axis=-1) - (x.shape[-1] + 1) / 2 for x in (a, b))
+    return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+
+
+def _size_follows_accuracy(tables: Tables) -> pd.Series:
+    sizes = _set_sizes(tables)
+    if sizes.shape[1] < 3:
+        raise NotTestableError("needs at least 3 languages to speak of an order")
+    correct, asked = _math_answers(tables, sizes)
+    observed = (correct / asked).loc[sizes.index.get_level_values("model")]
+    rho = _spearman(sizes.to_numpy(), observed.to_numpy())
+    return _weakest(pd.Series(rho, sizes.index, name="effect").reset_index())
+
+
+def _joint_interval(tables: Tables, *, draws: int = 4000) -> tuple[float, float]:
+    """Percentile interval of rho: each draw takes one seed's sets and new accuracies.
+
+    An accuracy is drawn from Beta(correct + 1/2, wrong + 1/2), the binomial posterior under
+    Jeffreys' prior: plain binomial draws would keep 500 of 500 at 1.0 and so invent ties.
+    """
+    sizes = _set_sizes(tables)
+    correct, asked = _math_answers(tables, sizes)
+    rng = np.random.default_rng(0)
+    drawn = rng.beta(correct + 0.5, asked - correct + 0.5, size=(draws, *correct.shape))
+    row_of_model = correct.index.get_indexer(sizes.index.get_level_values("model"))
+    rho = _spearman(np.broadcast_to(sizes, (draws, *sizes.shape)), drawn[:, row_of_model])
+    seeds = sizes.index.get_level_values("seed")
+    chosen = rng.choice(seeds.unique(), size=(draws, 1)) == seeds.to_numpy()
+    low, high = np.quantile(np.where(chosen, rho, np.inf).min(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+# --- rules and verdicts -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one claim is decided; `effect` says in words what `check` returns per seed."""
+
+    check: Callable[[Tables], pd.Series]
+    effect: str
+    needs: tuple[str, ...]
+    keep_ratios: tuple[float, ...] = SHARED_KEEP_RATIOS
+    threshold: float = 0.0
+    interval: Callable[[Tables], tuple[float, float]] | None = None
+
+
+_SIZE, _ALL = "n(language) = size of its math-specific set", "over pairs and K"
+RULES = {
+    "C1": Rule(
+        _partial_overlap, f"smallest of J - K(1-K)/(K^2-K+2) and 2/3 - J, {_ALL}", ("overlap",)
+    ),
+    "C1b": Rule(_above_size_matched, f"smallest J - size-matched chance, {_ALL}", ("overlap",)),
+    "C2": Rule(
+        _middle_peak, "highest pair-mean J, middle half - outer layers", ("overlap",), (0.1,)
+    ),
+    "C2b": Rule(
+        _middle_above_outer, f"smallest mean J, middle half - outer layers, {_ALL}", ("overlap",)
+    ),
+    "C3a": Rule(
+        _size_order,
+        f"smallest of n(en) - max n(de, fr) and min n(de, fr) - n(hi), / n(en), over K; {_SIZE}",
+        ("set_sizes",),
+    ),
+    "C3b": Rule(
+        _size_follows_accuracy,
+        "Spearman's rho of set size and math accuracy over languages; must be 1",
+        ("set_sizes", "accuracy"),
+        (0.1,),
+        threshold=1 - 1e-9,
+        interval=_joint_interval,
+    ),
+    "C3c": Rule(
+        _grows_with_size,
+        f"smallest step of n(en)/n(hi) to the next of at least 3 model sizes; {_SIZE}",
+        ("set_sizes",),
+        (0.1,),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A verdict, its effect (mean over n seeds), 95 % interval and reason."""
+
+    verdict: str
+    effect: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    n: int = 0
+    reason: str = ""
+
+    @property
+    def smallest_detectable_effect(self) -> float:
+        """Half width of the interval: a smaller distance from the threshold goes unseen."""
+        return (self.high - self.low) / 2
+
+
+def _at(tables: Tables, rule: Rule) -> dict[str, pd.DataFrame]:
+    """The tables at the rule's keep ratios, all of which have to be there."""
+    chosen = {name: tables[name] for name in rule.needs}
+    for name, table in chosen.items():
+        if name == "accuracy":
+            continue
+        require_columns(table, ["keep_ratio"], f"table {name!r}")
+        ratios = table.keep_ratio.round(9)
+        if absent := [f"{k:g}" for k in rule.keep_ratios if not (ratios == k).any()]:
+            raise NotTestableError(f"needs keep_ratio {', '.join(absent)}")
+        chosen[name] = table[ratios.isin(rule.keep_ratios)]
+    return chosen
+
+
+def judge(claim: str, tables: Tables | None) -> Outcome:
+    """Decide one claim on tables of ours by the 95 % interval over calibration seeds.
+
+    Args:
+        claim: id of the claim, such as `"C2"`.
+        tables: `overlap`, `set_sizes` and `accuracy` of one run (None: there was no run). Rows of
+            control models do not belong here: a claim about every model is checked on each.
+    """
+    if claim not in RULES:
+        return Outcome(NO_RUN, reason="its check comes with a later chapter")
+    rule = RULES[claim]
+    if absent := [name for name in rule.needs if tables is None or name not in tables]:
+        return Outcome(NO_RUN, reason=f"needs the table(s) {', '.join(absent)}")
+    try:
+        chosen = _at(tables, rule)
+        effect, low, high, n = seed_interval(rule.check(chosen))
+        if rule.interval and n > 1:
+            low, high = rule.interval(chosen)
+    except NotTestableError as error:
+        return Outcome(NOT_TESTABLE, reason=str(error))
+    verdict = YES if low > rule.threshold else NO if high < rule.threshold else UNDECIDED
+    undecided = "one seed has no interval" if n == 1 else "the interval holds the threshold"
+    return Outcome(verdict, effect, low, high, n, undecided if verdict == UNDECIDED else "")
+
+
+@cache
+def published_effect(claim: str) -> float:
+    """Effect of the published numbers: one calibration seed, every published keep ratio."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    sizes, values = published("mathlang_set_sizes"), published("mathlang_interventions")
+    strict = values[(values.variant == "page_table") & (values.metric == "strict")]
+    strict = strict.rename(columns={"value": "accuracy", "n_items": "n"})
+    low, high = proportion_confint(strict.accuracy * strict.n, strict.n, method="wilson")
+    tables = {
+        "overlap": published("mathlang_overlap"),
+        "set_sizes": sizes[sizes.source == "jaccard_file"],
+        "accuracy": strict.assign(low=low, high=high),
+    }
+    rule = RULES[claim]
+    whole_grid = rule.keep_ratios == SHARED_KEEP_RATIOS
+    return float(rule.check(tables if whole_grid else _at(tables, rule)).min())
+
+
+def _ledger_row(claim: pd.Series, ours: Outcome, theirs: Outcome) -> dict[str, object]:
+    rule = RULES.get(claim.id)
+    effect = published_effect(claim.id) if rule else np.nan
+    threshold = rule.threshold if rule else np.nan
+    recorded = {"yes": YES, "no": NO, "not_testable": NOT_TESTABLE}[claim.satisfied]
+    return {
+        **claim[["id", "paper", "claim", "where", "restatement"]],
+        "published_data": (YES if effect > threshold else NO) if rule else recorded,
+        "organism": ours.verdict,
+        "research_run": theirs.verdict,
+        "published_numbers": claim.figure,
+        "published_effect": effect,
+        **{name: getattr(ours, name) for name in ("effect", "low", "high", "n")},
+        "threshold": threshold,
+        "smallest_detectable_effect": ours.smallest_detectable_effect,
+        "reason": ours.reason,
+        "research_reason": theirs.reason,
+    }
+
+
+def ledger(organism: Tables | None = None, research: Tables | None = None) -> pd.DataFrame:
+    """One row per claim of `published/claims.csv`, with three verdicts kept apart.
+
+    Args:
+        organism: tables of the organism's run (see `judge`); the columns effect, low, high, n,
+            smallest_detectable_effect and reason describe this run.
+        research: tables of a run on the papers' own models.
+    """
+    claims = (claim for _, claim in published("claims").iterrows())
+    return pd.DataFrame(
+        _ledger_row(claim, judge(claim.id, organism), judge(claim.id, research)) for claim in claims
+    )
+
+
+def rules() -> pd.DataFrame:
+    """Each check in words: effect, what makes it yes, interval, keep ratios, tables."""
+    return pd.DataFrame(
+        {
+            "id": claim,
+            "effect": rule.effect,
+            "yes_if": "interval above 0" if rule.threshold == 0 else "interval at 1",
+            "no_if": "interval below 0" if rule.threshold == 0 else "interval below 1",
+            "interval": "95 % t over calibration seeds"
+            if rule.interval is None
+            else "95 % percentile, joint over calibration seeds and math accuracies",
+            "keep_ratios": ", ".join(f"{ratio:g}" for ratio in rule.keep_ratios),
+            "needs": ", ".join(rule.needs),
+        }
+        for claim, rule in RULES.items()
+    )
