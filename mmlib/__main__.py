@@ -1,0 +1,124 @@
+"""Run chapters from the command line: `python -m mmlib list | run | status | train | random-model`.
+
+Exit codes: 0 done, 1 a chapter failed or is stale, 2 the request was wrong.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmlib import runner
+from mmlib.chapters import ChapterError, Project, parameters, resolve
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mmlib", description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, default=Path.cwd(), help="the checkout (default: .)")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    show = commands.add_parser("list", help="list the chapters, or the parameters of one")
+    show.add_argument("chapter", nargs="?")
+
+    execute = commands.add_parser("run", help="execute chapters")
+    execute.add_argument("chapter", nargs="*")
+    execute.add_argument("--all", action="store_true", help="every chapter")
+    execute.add_argument("--stale", action="store_true", help="every chapter that is not fresh")
+    execute.add_argument("--force", action="store_true", help="even if nothing has changed")
+    execute.add_argument(
+        "-p", dest="given", action="append", default=[], metavar="NAME=VALUE", help="VALUE is YAML"
+    )
+    commands.add_parser("status", help="say which chapters are stale, why, and how long they took")
+
+    train = commands.add_parser("train", help="train a model organism")
+    train.add_argument("recipe")
+    train.add_argument("--out", type=Path, help="folder of the checkpoint")
+    train.add_argument("--minutes", type=float, help="training time (default: the recipe's)")
+    train.add_argument("--resume", action="store_true", help="go on with an unfinished training")
+
+    untrained = commands.add_parser("random-model", help="write a checkpoint of random weights")
+    untrained.add_argument("recipe")
+    untrained.add_argument("out", type=Path)
+    return parser
+
+
+def _list(project: Project, arguments: argparse.Namespace) -> int:
+    if not arguments.chapter:
+        for name, chapter in project.chapters.items():
+            print(f"{name:<20} {chapter.title}")
+        return 0
+    chapter = project.chapter(arguments.chapter)
+    print(f"{chapter.name}: {chapter.title}")
+    for parameter in parameters(project, chapter.name).values():
+        print(f"  {parameter.name}: {parameter.type} = {parameter.default!r}")
+        print(f"      {parameter.help}")
+    return 0
+
+
+def _run(project: Project, arguments: argparse.Namespace) -> int:
+    every = arguments.all or arguments.stale
+    if every == bool(arguments.chapter):
+        raise ChapterError("name the chapters to run, or use --stale or --all")
+    pairs = [text.partition("=") for text in arguments.given]
+    if wrong := [name for name, sign, _ in pairs if not sign]:
+        raise ChapterError(f"write -p name=value, not -p {wrong[0]}")
+    given = {name: value for name, _, value in pairs}
+    names = list(project.chapters) if every else arguments.chapter
+    names = [project.chapter(name).name for name in names]
+    for name in names:
+        resolve(project, name, given)  # a wrong parameter is refused before the first hour
+    for position, name in enumerate(names, 1):
+        label = f"[{position}/{len(names)}] " if len(names) > 1 else ""
+        runner.run(project, name, given, force=arguments.force, label=label)
+    return 0
+
+
+def _status(project: Project, arguments: argparse.Namespace) -> int:
+    rows = runner.status(project)
+    for chapter, reasons, seconds, date in rows:
+        took = f"{seconds:g} s on {date}" if seconds else "-"
+        over = " OVER BUDGET" if seconds and seconds > chapter.budget_s else ""
+        state = "; ".join(reasons) or "fresh"
+        print(f"{chapter.name:<20} {took} (budget {chapter.budget_s:g} s){over}: {state}")
+    total, budget = sum(r.seconds or 0 for r in rows), sum(r.chapter.budget_s for r in rows)
+    print(f"{'all':<20} {total:g} s (budget {budget:g} s)")
+    return int(any(row.reasons for row in rows))
+
+
+def _train(project: Project, arguments: argparse.Namespace) -> int:
+    from mmlib import organism  # with torch and the corpus generator: only when needed
+
+    out = arguments.out or project.root / "mmlib" / "organisms" / arguments.recipe
+    organism.train(arguments.recipe, out, minutes=arguments.minutes, resume=arguments.resume)
+    return 0
+
+
+def _random_model(project: Project, arguments: argparse.Namespace) -> int:
+    from mmlib import organism
+
+    organism.random_checkpoint(arguments.recipe, arguments.out)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out one command; wrong input is one message, never a traceback."""
+    arguments = _parser().parse_args(argv)
+    commands = {"list": _list, "run": _run, "status": _status, "train": _train}
+    command = {**commands, "random-model": _random_model}[arguments.command]
+    try:
+        return command(Project(arguments.root.resolve()), arguments)
+    except runner.ChapterFailedError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (ValueError, FileNotFoundError) as error:
+        print(f"mmlib: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mmlib: stopped; nothing in book/ was changed", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave no unfinished folder
+    sys.exit(main())
