@@ -1,6 +1,5 @@
 """Word problems and calibration text as plain records and batches."""
 
-import ast
 import csv
 import hashlib
 import json
@@ -69,8 +68,9 @@ def load_problems(
         task: One of `TASKS`.
         language: ISO 639-1 code.
         data_dir: For `organism-*` tasks an organism's name or folder (default: organism-skewed).
-            For gsm8k and mmlu the folder that holds them in their owners' layout: `gsm8k/test.jsonl`
-            and `gsm8k-translated/gsm8k_{language}_test.csv`, `mmlu/mmlu_val_{language}.csv`.
+            For gsm8k and mmlu the folder that holds them in their owners' layout:
+            `gsm8k/test.jsonl` and `gsm8k-translated/gsm8k_{language}_test.csv`,
+            `mmlu/mmlu_val_{language}.csv`.
         split: "heldout" or "calibration" for the organism's tasks; ignored by the others, which
             have one file per language.
 
@@ -127,12 +127,12 @@ def _mmlu(task: str, language: str, data_dir: str | Path | None, split: str) -> 
     """MMLU validation without STEM: the paper's non-math text, as its `qa` column has it."""
     path = _folder(task, data_dir) / "mmlu" / f"mmlu_val_{language}.csv"
     problems = []
-    for index, row in enumerate(_csv(path, ["choices", "answer", "qa"])):
-        target = str(ast.literal_eval(row["choices"])[int(row["answer"])])
-        cut = row["qa"].rindex(":", 0, len(row["qa"]) - len(target)) + 1
-        problems.append(
-            Problem(str(index), language, task, row["qa"][:cut], row["qa"][cut:], target)
-        )
+    for index, row in enumerate(_csv(path, ["qa"])):
+        question, _, answer = row["qa"].rpartition("\n\n")
+        label, _, target = answer.partition(":")
+        prompt, target = f"{question}\n\n{label}:", target.strip()
+        response = row["qa"].removeprefix(prompt)
+        problems.append(Problem(str(index), language, task, prompt, response, target))
     return problems
 
 
@@ -242,7 +242,7 @@ def batches(
     longest, shortest = order[0], order[-1]
     if max_length and len(rows[longest]) > max_length:
         raise ValueError(
-            f"text {longest} has {len(rows[longest])} tokens, the model reads at most {max_length}: "
+            f"text {longest} has {len(rows[longest])} tokens, the model reads {max_length}: "
             f"shorten or drop it ({texts[longest][:60]!r}…)"
         )
     if not rows[shortest]:

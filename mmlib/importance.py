@@ -1,13 +1,14 @@
 """Score weights by magnitude times input norm.
 
 The importance of weight (i, j) of a matrix W is S_ij = Σ_k |W_ij|·‖X_j^k‖₂ over the prompts k,
-where X_j^k is input feature j of that matrix at all tokens of prompt k (MathNeuro, arXiv 2410.16930,
-used by arXiv 2606.18453, section 3). Since S_ij = |W_ij| · Σ_k ‖X_j^k‖₂, one vector per matrix is
-enough.
+where X_j^k is input feature j of that matrix at all tokens of prompt k (MathNeuro, arXiv
+2410.16930, as used by arXiv 2606.18453). Since S_ij = |W_ij| · Σ_k ‖X_j^k‖₂, one vector per matrix
+is enough.
 """
 
 import hashlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -230,7 +231,8 @@ def cached_activation_norms(
     """`collect_activation_norms`, computed once per content.
 
     The cache is the folder `$MMLIB_CACHE` (default `~/.cache/mmlib`). Its key is the hash of
-    weights and dtype, of the token ids (hence data, sampling, seed and tokenizer), and of the scope.
+    weights and dtype, of the token ids (hence of data, sampling, seed and tokenizer), and the
+    scope.
 
     Args:
         model: As in `collect_activation_norms`.
@@ -304,12 +306,17 @@ def check_keep_ratios(keep_ratios: Sequence[float], weights: Mapping[str, torch.
     name, weight = min(weights.items(), key=lambda item: item[1].numel())
     for ratio in keep_ratios:
         if selection_size(weight.numel(), ratio) == 0:
-            usable = np.nextafter(1 / weight.numel(), 1)
             warnings.warn(
                 f"keep_ratio={ratio} selects 0 of the {weight.numel()} weights of {name}; "
-                f"the smallest usable value is {usable:.3g}",
+                f"the smallest usable value is {_round_up(1 / weight.numel()):.3g}",
                 stacklevel=3,
             )
+
+
+def _round_up(value: float) -> float:
+    """Three significant digits, never below `value`."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return math.ceil(value / unit) * unit
 
 
 def largest(scores: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
@@ -394,10 +401,15 @@ def collect_scores(
 
 
 def math_specific(
-    math: ImportanceScores, nonmath: ImportanceScores, module: str, keep_ratios: Sequence[float]
+    on_math: ImportanceScores,
+    on_nonmath: ImportanceScores,
+    module: str,
+    keep_ratios: Sequence[float],
 ) -> list[torch.Tensor]:
     """Math-specific sets of one matrix, T = top-K(math) - top-K(nonmath), one per keep ratio."""
-    pairs = zip(math.top_of(module, keep_ratios), nonmath.top_of(module, keep_ratios), strict=True)
+    pairs = zip(
+        on_math.top_of(module, keep_ratios), on_nonmath.top_of(module, keep_ratios), strict=True
+    )
     return [in_math & ~in_nonmath for in_math, in_nonmath in pairs]
 
 

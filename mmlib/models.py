@@ -1,7 +1,6 @@
 """Load a causal LM, and find its layers and linear modules by name."""
 
 import hashlib
-import json
 import re
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -59,40 +59,18 @@ def load_model(
         raise ValueError(f"unknown dtype {dtype!r}: choose from {', '.join(DTYPES)}")
     path = resolve(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
         model = AutoModelForCausalLM.from_pretrained(
             path, revision=revision, dtype=dtype, device_map=device_map
         )
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise OSError(
-            f"the checkpoint {name!r} is damaged ({error}): fetch or write the folder again"
-        ) from error
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    except (SafetensorError, ValueError) as error:
+        raise OSError(f"the checkpoint {name!r} is damaged or incomplete: {error}") from error
     except OSError as error:
         raise OSError(
             f"cannot load {name!r}: {error}\nGive an organism name, a folder in hub layout, or a "
             "hub id that is cached or reachable from here (HF_HUB_OFFLINE must not be 1 then)."
         ) from error
     return model.eval(), tokenizer
-
-
-def checkpoint_hash(name: str) -> str:
-    """SHA-256 over the weight, config and tokenizer files of a local checkpoint.
-
-    A hub id that is not a local folder is identified by its own name, since its files are
-    addressed by revision.
-    """
-    folder = Path(resolve(name))
-    digest = hashlib.sha256()
-    if not folder.is_dir():
-        digest.update(name.encode())
-        return digest.hexdigest()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")]):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    for path in sorted(folder.glob("tokenizer.json")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -102,6 +80,20 @@ def weights_hash(model: nn.Module) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().contiguous().view(torch.uint8).cpu().numpy())
     return digest.hexdigest()
+
+
+def load_untrained(name: str, *, seed: int, dtype: str = "auto") -> PreTrainedModel:
+    """The architecture of a checkpoint with freshly initialised weights: a control.
+
+    Args:
+        name: As in `load_model`.
+        seed: Seed of the initialisation.
+        dtype: As in `load_model`.
+    """
+    config = AutoConfig.from_pretrained(resolve(name))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 
 
 def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:

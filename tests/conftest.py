@@ -1,0 +1,70 @@
+"""Small models built from configs, never downloaded, and the real files when they are there."""
+
+import os
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+ARCHITECTURES = {
+    "llama": {"num_key_value_heads": 2, "tie_word_embeddings": True},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": False},
+    "gpt_neox": {"tie_word_embeddings": False},
+}
+REAL_DATA = Path(
+    os.environ.get("MMLIB_REAL_DATA", Path(__file__).parents[1] / ".." / "shared" / "data")
+)
+
+
+def build(architecture: str, **changes):
+    """A random-weight model of `architecture`, in evaluation mode."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(architecture, **(SMALL | ARCHITECTURES[architecture] | changes))
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.fixture(params=sorted(ARCHITECTURES))
+def model(request):
+    return build(request.param)
+
+
+@pytest.fixture
+def llama():
+    return build("llama")
+
+
+@pytest.fixture
+def prompts():
+    """Token ids of seven prompts of different lengths."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = [5, 9, 3, 12, 7, 1, 9]
+    return [torch.randint(1, 97, (n,), generator=generator) for n in lengths]
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    if not (REAL_DATA / "gsm8k" / "test.jsonl").is_file():
+        pytest.skip("the real GSM8K and MMLU files are not beside the checkout (MMLIB_REAL_DATA)")
+    return REAL_DATA
+
+
+def pad(rows, *, side="right"):
+    """Pad token ids to one batch."""
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for index, row in enumerate(rows):
+        where = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+        ids[index, where], mask[index, where] = row, 1
+    return {"input_ids": ids, "attention_mask": mask}

@@ -1,0 +1,147 @@
+import json
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from mmlib.data import TASKS, batches, load_calibration, load_problems
+from mmlib.languages import get_language
+
+ROWS = [("Two and two?", "2+2=<<2+2=4>>4", "4"), ("Half of 2,250?", "x", "1,125")]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """One token per byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={c: i + 1 for i, c in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=core)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two GSM8K rows in the owners' layout; the German gold is unreadable, as in the real file."""
+    (tmp_path / "gsm8k").mkdir()
+    lines = [json.dumps({"question": q, "answer": f"{s}\n#### {a}"}) for q, s, a in ROWS]
+    (tmp_path / "gsm8k" / "test.jsonl").write_text("\n".join(lines))
+    (tmp_path / "gsm8k-translated").mkdir()
+    german = pd.DataFrame(
+        {"question": ["Zwei und zwei?", "Hälfte?"], "answer": ["2+2=4", "x #### 5 ergibt."]}
+    )
+    german.to_csv(tmp_path / "gsm8k-translated" / "gsm8k_de_test.csv", index=False)
+    return tmp_path
+
+
+def test_golds_come_from_the_english_row_without_commas(folder):
+    for code in ("en", "de"):
+        problems = load_problems("gsm8k", code, data_dir=folder)
+        assert [p.target for p in problems] == ["4", "1125"]
+        assert [p.id for p in problems] == ["0", "1"]
+        assert get_language(code).extract_answer(problems[1].text) == "1125"
+    english = load_problems("gsm8k", "en", data_dir=folder)[0]
+    assert english.text == (
+        "Q: Two and two?\nA: Let's think step by step.\n2+2=<<2+2=4>>4\nThe answer is 4"
+    )
+
+
+def test_bad_requests_are_refused_with_the_choices(folder):
+    with pytest.raises(ValueError, match="gsm8k, mmlu"):
+        load_problems("gsm9k", "en", data_dir=folder)
+    with pytest.raises(ValueError, match="unknown language 'xx'"):
+        load_problems("gsm8k", "xx", data_dir=folder)
+    with pytest.raises(FileNotFoundError, match="gsm8k_fr_test"):
+        load_problems("gsm8k", "fr", data_dir=folder)
+    with pytest.raises(ValueError, match="give data_dir"):
+        load_problems("gsm8k", "en")
+
+
+def test_a_missing_column_or_row_is_named(folder):
+    path = folder / "gsm8k-translated" / "gsm8k_de_test.csv"
+    pd.read_csv(path).rename(columns={"answer": "solution"}).to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"lacks the columns \['answer'\]"):
+        load_problems("gsm8k", "de", data_dir=folder)
+    pd.DataFrame({"question": ["a"], "answer": ["b"]}).to_csv(path, index=False)
+    with pytest.raises(ValueError, match="has 1 rows, English 2"):
+        load_problems("gsm8k", "de", data_dir=folder)
+
+
+def sample(folder, code="en", **options):
+    options = {"num_samples": 500, "seed": 1, "data_dir": folder} | options
+    return load_calibration("gsm8k", code, **options)
+
+
+def test_one_seed_draws_the_same_problems_in_every_language(folder):
+    assert sample(folder).ids == sample(folder, "de").ids
+    assert sample(folder).hash == sample(folder).hash != sample(folder, seed=101).hash
+
+
+def test_with_and_without_replacement(folder):
+    assert len(sample(folder).texts) == 500
+    assert set(sample(folder).ids) == {"0", "1"}
+    assert sorted(sample(folder, num_samples=2, replacement=False).ids) == ["0", "1"]
+    with pytest.raises(ValueError, match="at most the 2 texts"):
+        sample(folder, num_samples=3, replacement=False)
+    with pytest.raises(ValueError, match="num_samples=0"):
+        sample(folder, num_samples=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.text("abc", min_size=1, max_size=9), min_size=1, max_size=9), st.integers(1, 4))
+def test_batches_hold_every_text_once_and_mark_the_padding(tokenizer, texts, size):
+    seen = []
+    for batch in batches(tokenizer, texts, batch_size=size):
+        assert len(batch["input_ids"]) <= size
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True):
+            assert not mask[mask.sum() :].any()
+            seen.append(tokenizer.decode(ids[mask]))
+    assert sorted(seen) == sorted(texts)
+
+
+def test_texts_that_cannot_be_read_are_refused(tokenizer):
+    with pytest.raises(ValueError, match="text 1 has 9 tokens, the model reads 8"):
+        batches(tokenizer, ["short", "123456789"], max_length=8)
+    with pytest.raises(ValueError, match="empty"):
+        batches(tokenizer, [])
+    with pytest.raises(ValueError, match="text 0 has no tokens"):
+        batches(tokenizer, [""])
+
+
+@pytest.mark.parametrize("code", ["en", "de", "hi"])
+def test_real_gsm8k_and_mmlu(real_data, code):
+    problems = load_problems("gsm8k", code, data_dir=real_data)
+    assert len(problems) == 1319
+    english = load_problems("gsm8k", "en", data_dir=real_data)
+    assert [p.target for p in problems] == [p.target for p in english]
+    language = get_language(code)
+    read = [language.extract_answer(p.text) for p in problems]
+    assert read == [p.target for p in problems]
+    mmlu = load_problems("mmlu", code, data_dir=real_data)
+    assert len(mmlu) == 1221
+    raw = pd.read_csv(real_data / "mmlu" / f"mmlu_val_{code}.csv")
+    assert [p.text for p in mmlu] == raw.qa.tolist()
+    labels = {"en": "Answer:", "de": "Antwort:", "hi": "उत्तर:"}
+    assert all(p.prompt.endswith(f"\n\n{labels[code]}") and p.target for p in mmlu)
+
+
+@pytest.mark.parametrize("task", [name for name in TASKS if name.startswith("organism")])
+def test_organism_items_are_parallel_and_splits_disjoint(task):
+    problems = {code: load_problems(task, code) for code in ("en", "de", "fr", "hi")}
+    ids = [[p.id for p in rows] for rows in problems.values()]
+    assert all(other == ids[0] for other in ids)
+    assert len(set(ids[0])) == len(ids[0]) >= 500
+    for code, rows in problems.items():
+        calibration = load_problems(task, code, split="calibration")
+        assert len(calibration) >= 1000
+        assert not {p.prompt for p in calibration} & {p.prompt for p in rows}
+
+
+def test_organism_requests_are_refused_with_the_choices():
+    with pytest.raises(ValueError, match="heldout or calibration"):
+        load_problems("organism-math", "en", split="train")
+    with pytest.raises(FileNotFoundError, match="organism-nosuch"):
+        load_problems("organism-math", "en", data_dir="organism-nosuch")

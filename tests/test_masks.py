@@ -1,0 +1,130 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmlib.masks import (
+    ParameterMask,
+    authors_chance,
+    chance_jaccard,
+    jaccard,
+    overlap_table,
+    random_mask,
+)
+
+SHAPES = {
+    "model.layers.0.a": (4, 5),
+    "model.layers.0.b": (3, 3),
+    "model.layers.1.a": (4, 5),
+    "lm_head": (7, 2),
+}
+
+
+def drawn(seed, density=0.3):
+    generator = torch.Generator().manual_seed(seed)
+    return ParameterMask(
+        {n: torch.rand(s, generator=generator) < density for n, s in SHAPES.items()}
+    )
+
+
+def members(mask):
+    """The set as Python sees it: an independent route to every operation."""
+    return {
+        (name, *index)
+        for name, tensor in mask.items()
+        for index in itertools.product(*map(range, tensor.shape))
+        if tensor[index]
+    }
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 999), st.integers(0, 999))
+def test_set_algebra_is_that_of_sets(seed_a, seed_b):
+    a, b = drawn(seed_a), drawn(seed_b)
+    sa, sb = members(a), members(b)
+    assert members(a & b) == sa & sb
+    assert members(a | b) == sa | sb
+    assert members(a - b) == sa - sb
+    assert len(~a) == a.n_scored - len(a)
+    assert len(a) == len(sa)
+    assert len(a - b) + len(a & b) == len(a)
+    assert jaccard(a, b) == pytest.approx(len(sa & sb) / len(sa | sb))
+
+
+def test_masks_of_two_models_do_not_mix():
+    a = drawn(0)
+    other = ParameterMask({**a.tensors, "model.layers.1.a": torch.zeros(5, 4, dtype=torch.bool)})
+    with pytest.raises(ValueError, match=r"model\.layers\.1\.a"):
+        a & other
+    fewer = ParameterMask({n: t for n, t in a.items() if n != "lm_head"})
+    with pytest.raises(ValueError, match="lm_head"):
+        overlap_table({"en": a, "de": fewer})
+
+
+def test_saved_mask_is_the_same_set_at_an_eighth_of_the_bytes(tmp_path):
+    big = ParameterMask({"model.layers.0.w": torch.rand(500, 401) < 0.1})
+    big.save(tmp_path / "mask.safetensors")
+    assert ParameterMask.load(tmp_path / "mask.safetensors") == big
+    assert (tmp_path / "mask.safetensors").stat().st_size < 500 * 401 / 8 + 500
+    assert [p.name for p in tmp_path.iterdir()] == ["mask.safetensors"]
+
+
+def test_damaged_mask_file_is_named(tmp_path):
+    path = tmp_path / "mask.safetensors"
+    drawn(0).save(path)
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(ValueError, match=r"mask\.safetensors"):
+        ParameterMask.load(path)
+
+
+def test_overlap_table_pools_counts():
+    sets = {"en": drawn(0), "de": drawn(1), "hi": drawn(2)}
+    table = overlap_table(sets)
+    total = table[table.group == "global"].set_index(["lang_a", "lang_b"])
+    for a, b in itertools.combinations(sets, 2):
+        ma, mb = members(sets[a]), members(sets[b])
+        row = total.loc[(a, b)]
+        assert (row.intersection, row.union) == (len(ma & mb), len(ma | mb))
+        assert row.jaccard == pytest.approx(len(ma & mb) / len(ma | mb))
+        layer = table.query("lang_a == @a and lang_b == @b and group == 'layer' and layer == 0")
+        in_zero = [{m for m in s if m[0].startswith("model.layers.0")} for s in (ma, mb)]
+        assert layer.intersection.item() == len(in_zero[0] & in_zero[1])
+        assert layer.size_a.item() == len(in_zero[0])
+    counts = ["size_a", "size_b", "intersection", "n_scored", "expected_intersection"]
+    sums = table.groupby("group")[counts].sum()
+    np.testing.assert_allclose(sums.loc["global"], sums.loc["module"])
+    np.testing.assert_allclose(sums.loc["global"], sums.loc["layer"] + sums.loc["lm_head"])
+
+
+def test_an_overlap_needs_two_sets():
+    with pytest.raises(ValueError, match="two sets"):
+        overlap_table({"en": drawn(0)})
+
+
+def test_random_mask_matches_the_size_of_every_matrix_and_the_chance_level():
+    generator = torch.Generator().manual_seed(0)
+    like = ParameterMask(
+        {
+            "model.layers.0.w": torch.rand(600, 500, generator=generator) < 0.05,
+            "model.layers.1.w": torch.rand(300, 500, generator=generator) < 0.4,
+        }
+    )
+    a, b = random_mask(like, seed=1), random_mask(like, seed=2)
+    for name in like.tensors:
+        assert a[name].sum() == like[name].sum()
+    assert a == random_mask(like, seed=1)
+    row = overlap_table({"a": a, "b": b}).query("group == 'global'").iloc[0]
+    matched = row.expected_intersection / (row.size_a + row.size_b - row.expected_intersection)
+    assert row.jaccard == pytest.approx(matched, rel=0.02)
+    pooled = chance_jaccard(row.size_a, row.size_b, row.n_scored)
+    assert abs(row.jaccard - matched) < abs(row.jaccard - pooled)
+
+
+@pytest.mark.parametrize(("keep_ratio", "printed"), [(0.01, 0.0050), (0.05, 0.0243), (0.1, 0.0471)])
+def test_authors_chance_line(keep_ratio, printed):
+    assert authors_chance(keep_ratio) == pytest.approx(printed, abs=5e-5)
+    q = keep_ratio * (1 - keep_ratio)
+    assert authors_chance(keep_ratio) == pytest.approx(chance_jaccard(q, q, 1))

@@ -1,0 +1,98 @@
+import pytest
+import torch
+from conftest import build
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from mmlib import models
+from mmlib.models import decoder_layers, layer_index, linear_modules, load_model, weights_hash
+
+
+def test_every_linear_of_the_layers_is_found_in_order(model):
+    prefix, layers = decoder_layers(model)
+    expected = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(prefix)
+    ]
+    assert list(linear_modules(model)) == expected
+    assert {layer_index(name) for name in expected} == set(range(len(layers)))
+
+
+@pytest.mark.parametrize(("tied", "expected"), [(True, []), (False, ["lm_head"])])
+def test_head_by_option_but_a_tied_head_is_never_scored(tied, expected):
+    model = build("llama", tie_word_embeddings=tied)
+    extra = linear_modules(model, include_head=True).keys() - linear_modules(model).keys()
+    assert sorted(extra) == expected
+    assert layer_index("lm_head") is None
+
+
+def test_a_model_without_linear_modules_is_refused():
+    config = AutoConfig.for_model("gpt2", n_layer=2, n_embd=8, n_head=2, vocab_size=11)
+    with pytest.raises(ValueError, match=r"no nn\.Linear"):
+        linear_modules(AutoModelForCausalLM.from_config(config))
+
+
+def test_unclear_stack_of_layers_is_refused(llama):
+    llama.config.num_hidden_layers = 7
+    with pytest.raises(ValueError, match="num_hidden_layers=7"):
+        decoder_layers(llama)
+
+
+def test_hash_sees_one_changed_bit(llama):
+    before = weights_hash(llama)
+    assert before == weights_hash(build("llama"))
+    with torch.no_grad():
+        llama.model.norm.weight[0] += 1e-6
+    assert weights_hash(llama) != before
+
+
+def test_unknown_names_are_refused_with_the_choices(tmp_path):
+    with pytest.raises(ValueError, match="choose from"):
+        load_model("organism-nosuch")
+    with pytest.raises(ValueError, match="float32, bfloat16"):
+        load_model("organism-skewed", dtype="int3")
+    with pytest.raises(OSError, match="damaged or incomplete"):
+        load_model(str(tmp_path))
+
+
+def test_no_network_is_a_clear_error():
+    with pytest.raises(OSError, match="cached or reachable"):
+        load_model("nobody/no-such-model")
+
+
+@pytest.fixture
+def organism_copy(tmp_path):
+    source = models.ORGANISMS / "organism-skewed"
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in source.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_truncated_and_corrupt_weights_are_named(organism_copy):
+    weights = organism_copy / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(OSError, match="copy"):
+        load_model(str(organism_copy))
+    weights.write_bytes(b"not safetensors at all")
+    with pytest.raises(OSError, match="copy"):
+        load_model(str(organism_copy))
+
+
+def test_organism_loads_like_any_folder(organism_copy):
+    ours, tokenizer = load_model("organism-skewed", dtype="float32")
+    theirs, _ = load_model(str(organism_copy), dtype="float32")
+    assert weights_hash(ours) == weights_hash(theirs)
+    ids = tokenizer("12 + 5 = 17")["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "12 + 5 = 17"
+
+
+def test_a_sharded_checkpoint_is_the_same_model(organism_copy, tmp_path):
+    model, tokenizer = load_model(str(organism_copy))
+    model.save_pretrained(tmp_path / "shards", max_shard_size="1MB")
+    tokenizer.save_pretrained(tmp_path / "shards")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    assert weights_hash(load_model(str(tmp_path / "shards"))[0]) == weights_hash(model)
