@@ -7,6 +7,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from mmlib import runner
@@ -31,15 +32,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands.add_parser("status", help="say which chapters are stale, why, and how long they took")
 
-    train = commands.add_parser("train", help="train a model organism")
+    train = commands.add_parser("train", help="train a model organism, or go on with training it")
     train.add_argument("recipe")
-    train.add_argument("--out", type=Path, help="folder of the checkpoint")
-    train.add_argument("--minutes", type=float, help="training time (default: the recipe's)")
-    train.add_argument("--resume", action="store_true", help="go on with an unfinished training")
+    train.add_argument(
+        "--out", type=Path, help="folder of the checkpoint (default: mmlib/organisms)"
+    )
+    train.add_argument("--restart", action="store_true", help="drop an unfinished training")
 
-    untrained = commands.add_parser("random-model", help="write a checkpoint of random weights")
-    untrained.add_argument("recipe")
+    untrained = commands.add_parser(
+        "random-model", help="write a model of random weights, its tokenizer trained on benchmarks"
+    )
     untrained.add_argument("out", type=Path)
+    untrained.add_argument("--data-dir", type=Path, required=True, help="GSM8K and MMLU files")
+    untrained.add_argument("--architecture", default="llama", help="llama or qwen3")
+    untrained.add_argument("--languages", nargs="+", default=["en", "de", "hi"])
+    for size in ("vocab-size", "hidden-size", "layers", "heads", "kv-heads", "intermediate-size"):
+        untrained.add_argument(f"--{size}", type=int, default=argparse.SUPPRESS)
+    untrained.add_argument("--seed", type=int, default=argparse.SUPPRESS)
     return parser
 
 
@@ -87,17 +96,23 @@ def _status(project: Project, arguments: argparse.Namespace) -> int:
 
 
 def _train(project: Project, arguments: argparse.Namespace) -> int:
-    from mmlib import organism  # with torch and the corpus generator: only when needed
+    from mmlib import organism  # imports torch and the corpus generator
 
-    out = arguments.out or project.root / "mmlib" / "organisms" / arguments.recipe
-    organism.train(arguments.recipe, out, minutes=arguments.minutes, resume=arguments.resume)
+    if arguments.recipe not in organism.RECIPES:
+        raise ValueError(f"no recipe {arguments.recipe!r}; there is {', '.join(organism.RECIPES)}")
+    organism.train(arguments.recipe, arguments.out, resume=not arguments.restart)
     return 0
 
 
 def _random_model(project: Project, arguments: argparse.Namespace) -> int:
-    from mmlib import organism
+    from mmlib import data, organism
 
-    organism.random_checkpoint(arguments.recipe, arguments.out)
+    options = vars(arguments)
+    where = {"data_dir": options.pop("data_dir")}
+    pairs = product(("gsm8k", "mmlu"), options.pop("languages"))
+    texts = [problem.text for pair in pairs for problem in data.load_problems(*pair, **where)]
+    sizes = {key: value for key, value in options.items() if key not in ("root", "command", "out")}
+    organism.random_checkpoint(arguments.out, texts=texts, **sizes)
     return 0
 
 

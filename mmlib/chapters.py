@@ -45,12 +45,11 @@ class Project:
     """Where the sources, the published copies and the runs of a checkout lie."""
 
     root: Path
-    runs_dir: Path | None = None
-    """Folder for unfinished runs and for runs with other parameters (default `runs/`)."""
 
     @property
     def runs(self) -> Path:
-        return self.runs_dir or self.root / "runs"
+        """Folder of unfinished runs and of runs with other parameters."""
+        return self.root / "runs"
 
     @property
     def places(self) -> dict[str, Path]:
@@ -63,9 +62,11 @@ class Project:
         }
 
     def source(self, name: str) -> Path:
+        """The notebook that an author writes."""
         return self.root / "notebooks" / "chapters" / f"{name}.ipynb"
 
     def executed(self, name: str) -> Path:
+        """Its executed copy, which the book publishes."""
         return self.root / "book" / "chapters" / f"{name}.ipynb"
 
     @cached_property

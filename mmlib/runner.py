@@ -4,7 +4,6 @@ A run that fails or is killed changes nothing in `book/`. A run that ends well r
 notebook (`metadata.mmlib`) everything its results depend on, see `mmlib.chapters`.
 """
 
-import errno
 import fcntl
 import os
 import re
@@ -15,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +39,7 @@ class ChapterFailedError(RuntimeError):
 
 
 class Status(NamedTuple):
-    """One chapter of the published edition: why it is stale, and how long it last took."""
+    """A chapter of the published edition: why it is stale, how long it last took, and when."""
 
     chapter: Chapter
     reasons: list[str]
@@ -53,10 +52,54 @@ def status(project: Project) -> list[Status]:
     rows = []
     for name, chapter in project.chapters.items():
         recorded = run_record(project.executed(name))
-        current = hashes(project, name, resolve(project, name, {})[0])
-        reasons = stale_reasons(recorded, current, project.places["results"])
+        try:
+            reasons = _Task.of(project, name, {}).stale_reasons
+        except ChapterError as error:
+            reasons = [str(error)]
         rows.append(Status(chapter, reasons, recorded.get("seconds"), recorded.get("date", "")))
     return rows
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One chapter with one set of parameters, and the places of what it writes."""
+
+    project: Project
+    name: str
+    values: dict[str, Any]
+    changed: dict[str, Any]
+    """The values that differ from the defaults."""
+    hashes: dict[str, Any]
+
+    @classmethod
+    def of(cls, project: Project, name: str, given: Mapping[str, Any]) -> "_Task":
+        name = project.chapter(name).name
+        values, changed = resolve(project, name, given)
+        return cls(project, name, values, changed, hashes(project, name, values))
+
+    @property
+    def id(self) -> str:
+        """The chapter; with other parameters also a hash of what was asked for."""
+        asked = [self.hashes[key] for key in ("source", "parameters", "code")]
+        return f"{self.name}-{digest(asked)[:10]}" if self.changed else self.name
+
+    @property
+    def executed(self) -> Path:
+        folder = self.project.runs / self.id
+        return folder / f"{self.name}.ipynb" if self.changed else self.project.executed(self.name)
+
+    @property
+    def tables(self) -> Path:
+        return self.executed.parent if self.changed else self.project.places["results"]
+
+    @property
+    def stale_reasons(self) -> list[str]:
+        return stale_reasons(run_record(self.executed), self.hashes, self.tables)
+
+    def short(self, path: Path) -> str:
+        """A path as the reader of a message knows it: relative to the checkout."""
+        inside = path.is_relative_to(self.project.root)
+        return str(path.relative_to(self.project.root) if inside else path)
 
 
 def run(
@@ -84,60 +127,44 @@ def run(
         ChapterError: a wrong parameter, a missing table, or another process running it.
         ChapterFailedError: a cell raised an exception or the kernel died.
     """
-    name = project.chapter(name).name
-    values, changed = resolve(project, name, given or {})
-    current = hashes(project, name, values)
-    # The folder of a run is named by what it was asked to do, so that a rerun finds it again.
-    asked = digest([current["source"], current["parameters"], current["code"]])
-    folder = project.runs / f"{name}-{asked[:10]}" if changed else None
-    executed = folder / f"{name}.ipynb" if folder else project.executed(name)
-    tables = folder or project.places["results"]
-    recorded = run_record(executed)
-    if not force and not stale_reasons(recorded, current, tables):
-        print(f"{label}{name}: up to date ({_short(project, executed)}), --force runs it again")
-        return executed
-    if absent := [entry for entry, value in current["evidence"].items() if value == "missing"]:
+    task = _Task.of(project, name, given or {})
+    place = task.short(task.executed)
+    if not force and not task.stale_reasons:
+        print(f"{label}{task.id}: up to date ({place}); --force runs it again", flush=True)
+        return task.executed
+    if absent := [table for table, found in task.hashes["evidence"].items() if found == "missing"]:
         raise ChapterError(
-            f"{name} reads {', '.join(absent)}, which is not there: first run the chapter that "
-            "writes it, or correct `reads` in notebooks/chapters.yml"
+            f"{task.name} reads {', '.join(absent)}, which is not there: first run the chapter "
+            "that writes it, or correct `reads` in notebooks/chapters.yml"
         )
-    task = folder.name if folder else name
-    expected = recorded.get("seconds") or run_record(project.executed(name)).get("seconds")
-    with _only_writer(project, task), _unfinished(project, task) as partial:
-        with Progress(f"{label}{task}", expected) as progress:
-            _execute(project, name, changed, partial, tables, progress)
+    budget = project.chapters[task.name].budget_s
+    expected = run_record(task.executed).get("seconds") or budget
+    with _only_writer(task), _unfinished(task) as partial:
+        with Progress(f"{label}{task.id}", expected) as progress:
+            _execute(task, partial, progress)
         seconds = round(progress.elapsed, 1)
-        _finish(project, name, partial, tables, {"hashes": current, "seconds": seconds}, values)
-        if folder:
-            _move_folder(partial, folder)
-        else:
-            _move_files(partial, executed, tables, recorded.get("tables", {}))
-    over = project.chapters[name].budget_s < seconds and not folder
-    note = f", over its budget of {project.chapters[name].budget_s:g} s" if over else ""
-    print(f"{label}{task}: done in {seconds:g} s{note} ({_short(project, executed)})", flush=True)
-    return executed
-
-
-def _short(project: Project, path: Path) -> str:
-    return str(path.relative_to(project.root) if path.is_relative_to(project.root) else path)
+        _finish(task, partial, seconds)
+        _move_in(task, partial)
+    over = f", over its budget of {budget:g} s" if seconds > budget and not task.changed else ""
+    print(f"{label}{task.id}: done in {seconds:g} s{over} ({place})", flush=True)
+    return task.executed
 
 
 # --- execution ----------------------------------------------------------------------------------
 
 
 @contextmanager
-def _only_writer(project: Project, task: str) -> Iterator[None]:
+def _only_writer(task: _Task) -> Iterator[None]:
     """Hold the lock of a task; the system releases it even if this process is killed."""
-    path = project.runs / ".locks" / task
+    path = task.project.runs / ".locks" / task.id
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.seek(0)
+            owner = path.read_text()
             raise ChapterError(
-                f"{task} is already being run by process {lock.read().strip()}; wait for it or "
-                "end it"
+                f"{task.id} is already being run by process {owner}; wait for it or end it"
             ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -146,9 +173,9 @@ def _only_writer(project: Project, task: str) -> Iterator[None]:
 
 
 @contextmanager
-def _unfinished(project: Project, task: str) -> Iterator[Path]:
+def _unfinished(task: _Task) -> Iterator[Path]:
     """A folder for what is not complete; what a killed run of this task left there goes first."""
-    folder = project.runs / ".partial" / task
+    folder = task.project.runs / ".partial" / task.id
     shutil.rmtree(folder, ignore_errors=True)
     # Named by process: the dying kernel of a killed run must not write into the next one.
     partial = folder / str(os.getpid())
@@ -160,109 +187,105 @@ def _unfinished(project: Project, task: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    before = {key: os.environ.get(key) for key in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            os.environ.pop(key) if value is None else os.environ.update({key: value})
+def _environment(task: _Task, partial: Path) -> Iterator[None]:
+    """Set what the kernel inherits."""
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(prefix="mm-") as sockets:  # a short path, as sockets need
+        os.environ |= {
+            "MMLIB_OUTPUT_DIR": str(partial),
+            "MMLIB_CHAPTER": task.name,
+            "MMLIB_STARTED": str(time.time()),
+            "MMLIB_CACHE": before.get("MMLIB_CACHE") or str(task.project.root / ".cache"),
+            "JUPYTER_RUNTIME_DIR": sockets,
+            "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not the account's
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else a debugger warning becomes output
+        }
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
-def _execute(
-    project: Project,
-    name: str,
-    changed: Mapping[str, Any],
-    partial: Path,
-    tables: Path,
-    progress: "Progress",
-) -> None:
-    from nbclient.exceptions import DeadKernelError
-    from papermill import PapermillExecutionError, execute_notebook
+def _execute(task: _Task, partial: Path, progress: "Progress") -> None:
+    from papermill import PapermillExecutionError, execute_notebook  # slow, and seldom needed
     from traitlets.config import Config
 
-    notebook = partial / f"{name}.ipynb"
-    with (
-        tempfile.TemporaryDirectory(prefix="mm-") as sockets,  # a short path, as sockets need
-        _environment(
-            MMLIB_OUTPUT_DIR=str(partial),
-            MMLIB_CHAPTER=name,
-            MMLIB_CACHE=os.environ.get("MMLIB_CACHE") or str(project.root / ".cache"),
-            JUPYTER_RUNTIME_DIR=sockets,
-            JUPYTER_PREFER_ENV_PATH="1",  # the kernel of this environment, not of the account
-            PYDEVD_DISABLE_FILE_VALIDATION="1",  # else a debugger warning becomes output
-        ),
-    ):
-        try:
+    notebook = partial / f"{task.name}.ipynb"
+    try:
+        with _environment(task, partial):
             execute_notebook(
-                project.source(name),
+                task.project.source(task.name),
                 notebook,
-                # None, not {}: with the defaults the reader sees one parameters cell.
-                parameters=dict(changed) or None,
+                # None with the defaults: the reader of the book sees one parameters cell.
+                parameters=task.changed or None,
                 kernel_name="python3",
                 progress_bar=False,
-                cwd=project.root,
+                cwd=task.project.root,
                 config=Config(KernelManager={"transport": "ipc"}),
+                on_notebook_start=progress.begin,
                 on_cell_execute=progress.cell,
             )
-        except (PapermillExecutionError, DeadKernelError) as error:
-            _rewrite(notebook, _substitutions(project, partial, tables), {"failed": True})
-            kept = project.runs / "failed" / partial.parent.name
-            _move_folder(partial, kept)
-            raise ChapterFailedError(_explain(error, progress, kept / notebook.name)) from None
+    except (PapermillExecutionError, RuntimeError) as error:  # a cell, or the kernel itself
+        _rewrite(task, notebook, {"failed": progress.number})
+        kept = task.project.runs / "failed" / task.id
+        _replace_folder(partial, kept)
+        raise ChapterFailedError(_explain(error, progress, kept / notebook.name)) from None
 
 
 def _explain(error: Exception, progress: "Progress", notebook: Path) -> str:
-    lines = [f"{progress.label} failed in code cell {progress.number}: {progress.code}"]
-    trace = "\n".join(getattr(error, "traceback", [])).splitlines()
-    lines += [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in trace[-15:]]
-    if not trace:
-        lines.append(f"{type(error).__name__}: {error} (out of memory?)")
+    lines = [f"{progress.label} failed in cell {progress.number}: {progress.code}"]
+    trace = "\n".join(getattr(error, "traceback", [])) or f"{error} (out of memory?)"
+    lines += [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in trace.splitlines()[-15:]]
     return "\n".join([*lines, f"The notebook up to that cell: {notebook}"])
 
 
 # --- what is kept -------------------------------------------------------------------------------
 
 
-def _finish(
-    project: Project,
-    name: str,
-    partial: Path,
-    tables: Path,
-    measured: Mapping[str, Any],
-    values: Mapping[str, Any],
-) -> None:
-    """Write into the executed notebook what the run was, and take out where it was."""
-    notebook = partial / f"{name}.ipynb"
+def _finish(task: _Task, partial: Path, seconds: float) -> None:
+    """Write into the executed notebook what the run was."""
+    notebook = partial / f"{task.name}.ipynb"
     written = sorted(p for p in partial.rglob("*") if p.is_file() and p != notebook)
-    information = RunInfo.collect(values.get("model", ""), parameters=values)
+    information = asdict(RunInfo.collect(task.values.get("model", ""), parameters=task.values))
     record = {
-        "chapter": name,
-        **measured,
+        "chapter": task.name,
+        "seconds": seconds,
+        "hashes": task.hashes,
         "tables": {p.relative_to(partial).as_posix(): file_hash(p) for p in written},
-        **{key: value for key, value in asdict(information).items() if value},
+        **{key: value for key, value in information.items() if value},
     }
-    _rewrite(notebook, _substitutions(project, partial, tables), record)
+    _rewrite(task, notebook, record)
 
 
-def _substitutions(project: Project, partial: Path, tables: Path) -> list[tuple[re.Pattern, str]]:
+def _rewrite(task: _Task, path: Path, record: Mapping[str, Any]) -> None:
+    """Put our record in place of papermill's metadata, and remove paths of this machine."""
+    notebook = nbformat.read(path, as_version=4)
+    kernel = notebook.metadata.get("kernelspec", {})
+    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "mmlib": dict(record)})
+    substitutions = _substitutions(task, path.parent)
+    for cell in notebook.cells:
+        # papermill adds an empty list of tags; both kinds of metadata hold the time of day.
+        kept = {k: v for k, v in cell.metadata.items() if v and k not in ("papermill", "execution")}
+        cell.metadata = nbformat.from_dict(kept)
+        if cell.cell_type == "code":
+            cell.outputs = nbformat.from_dict(_substitute(cell.outputs, substitutions))
+    nbformat.write(notebook, path)
+
+
+def _substitutions(task: _Task, partial: Path) -> list[tuple[re.Pattern, str]]:
     """Patterns of paths that mean something on this machine only, and what to write instead."""
-    home = Path.home()
-    known = [
-        (partial, _short(project, tables)),
-        (project.root, "."),
-        (Path(sys.prefix), "env"),
-        (home, "~"),
-    ]
-    texts = {
-        re.escape(str(p)): new
-        for path, new in known
-        if len(path.parts) > 1
-        for p in (path, path.resolve())
+    known = {
+        partial: task.short(task.tables) if task.changed else "book/results",
+        task.project.root: ".",
+        Path(sys.prefix): "env",
+        Path.home(): "~",
     }
-    texts[r"/\S*/ipykernel_\d+"] = "kernel"
-    return [(re.compile(rf"(?<![\w.+-]){old}(?![\w.-])"), new) for old, new in texts.items()]
+    paths = {re.escape(str(p)): new for path, new in known.items() for p in (path, path.resolve())}
+    paths = {old: new for old, new in paths.items() if len(old) > 1} | {
+        r"/\S*/ipykernel_\d+": "kernel"
+    }
+    return [(re.compile(rf"(?<![\w.+-]){old}(?![\w.-])"), new) for old, new in paths.items()]
 
 
 def _substitute(value: Any, substitutions: Iterable[tuple[re.Pattern, str]]) -> Any:
@@ -276,46 +299,32 @@ def _substitute(value: Any, substitutions: Iterable[tuple[re.Pattern, str]]) -> 
     return value
 
 
-def _rewrite(
-    path: Path, substitutions: list[tuple[re.Pattern, str]], record: Mapping[str, Any]
-) -> None:
-    """Replace papermill's metadata, which changes at every run, by our record."""
-    notebook = nbformat.read(path, as_version=4)
-    kept = {key: notebook.metadata[key] for key in ("kernelspec",) if key in notebook.metadata}
-    notebook.metadata = nbformat.from_dict({**kept, "mmlib": dict(record)})
-    for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict(
-            {k: v for k, v in cell.metadata.items() if k not in ("papermill", "execution") and v}
-        )
-        if cell.cell_type == "code":
-            cell.outputs = nbformat.from_dict(_substitute(cell.outputs, substitutions))
-    nbformat.write(notebook, path)
-
-
-def _move_folder(source: Path, target: Path) -> None:
-    """Put a complete folder in the place of another."""
+def _replace_folder(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
-        target.rename(source.parent / "replaced")  # removed with the rest of the unfinished
+        target.rename(source.parent / "replaced")  # removed with everything unfinished
     source.rename(target)
 
 
-def _move_files(source: Path, executed: Path, tables: Path, before: Iterable[str]) -> None:
-    """Move tables in, then the notebook: its record tells a cut-off move from a complete one."""
-    paths = sorted(p for p in source.rglob("*") if p.is_file())
-    targets = {p: tables / p.relative_to(source) for p in paths if p.name != executed.name}
-    for path, target in [*targets.items(), (source / executed.name, executed)]:
+def _move_in(task: _Task, partial: Path) -> None:
+    """Put a complete run in its place.
+
+    Tables go first: a move that is cut off leaves tables that differ from the hashes in the old
+    notebook, so the chapter is stale. Tables that are no longer written are removed.
+    """
+    if task.changed:
+        return _replace_folder(partial, task.executed.parent)
+    old = {task.tables / name for name in run_record(task.executed).get("tables", ())}
+    notebook = partial / task.executed.name
+    tables = [p for p in partial.rglob("*") if p.is_file() and p != notebook]
+    targets = {p: task.tables / p.relative_to(partial) for p in tables}
+    for path, target in [*targets.items(), (notebook, task.executed)]:
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.replace(path, target)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            # `runs/` lies on another disk: copy first, so that the last step is still a move.
-            os.replace(shutil.copyfile(path, target.with_name(f".{target.name}")), target)
-    for name in before:
-        if tables / name not in targets.values():
-            (tables / name).unlink(missing_ok=True)
+        # Copied beside the target, then moved: atomic even if `runs/` lies on another disk.
+        os.replace(shutil.copyfile(path, target.with_name(f".{target.name}")), target)
+    for path in old - set(targets.values()):
+        path.unlink(missing_ok=True)
+    return None
 
 
 # --- progress -----------------------------------------------------------------------------------
@@ -324,9 +333,9 @@ def _move_files(source: Path, executed: Path, tables: Path, before: Iterable[str
 class Progress:
     """Say which cell runs, for how long, and how long the whole took last time."""
 
-    def __init__(self, label: str, expected: float | None) -> None:
+    def __init__(self, label: str, expected: float) -> None:
         self.label, self.expected = label, expected
-        self.number, self.code = 0, "starting the kernel"
+        self.number, self.cells, self.code = 0, 0, ""
         self.start = time.monotonic()
         self.terminal = sys.stdout.isatty()
         self.stopped = threading.Event()
@@ -334,6 +343,7 @@ class Progress:
 
     @property
     def elapsed(self) -> float:
+        """Seconds since the beginning."""
         return time.monotonic() - self.start
 
     def __enter__(self) -> "Progress":
@@ -347,20 +357,20 @@ class Progress:
         if self.terminal:
             print("\r\x1b[K", end="", flush=True)
 
-    def cell(self, *, cell: Mapping[str, Any], cell_index: int) -> None:
-        """Called before each code cell is executed."""
-        self.number = cell_index
-        self.code = next(iter(cell["source"].splitlines()), "")[:60]
+    def begin(self, *, notebook: nbformat.NotebookNode) -> None:
+        """Called when the kernel is ready."""
+        self.cells = len(notebook.cells)
+
+    def cell(self, *, cell: nbformat.NotebookNode, cell_index: int) -> None:
+        """Called before a code cell is executed; cells are counted from 1, text included."""
+        self.number, self.code = cell_index + 1, cell.source.partition("\n")[0]
 
     def _beat(self) -> None:
         while not self.stopped.wait(1 if self.terminal else 10):
             self._show()
 
     def _show(self) -> None:
-        expected = f" of about {self.expected:.0f}" if self.expected else ""
-        line = f"{self.label}: {self.elapsed:.0f}{expected} s, cell {self.number}: {self.code}"
-        print(
-            f"\r\x1b[K{line[:110]}" if self.terminal else line,
-            end="" if self.terminal else "\n",
-            flush=True,
-        )
+        cell = f"cell {self.number}/{self.cells}: {self.code}" if self.number else "starting"
+        line = f"{self.label}: {self.elapsed:.0f} of about {self.expected:.0f} s, {cell}"[:110]
+        start, end = ("\r\x1b[K", "") if self.terminal else ("", "\n")
+        print(f"{start}{line}", end=end, flush=True)
