@@ -25,7 +25,7 @@ from torch import nn
 
 from mmlib.hooks import observe
 from mmlib.masks import ParameterMask, add_groups, overlap_counts
-from mmlib.models import linear_modules, weights_hash
+from mmlib.models import linear_modules
 
 Batch = Mapping[str, torch.Tensor]
 EMPTY = "the calibration set is empty: give at least one prompt"
@@ -225,8 +225,8 @@ def cached_activation_norms(
     model: nn.Module,
     batches: Sequence[Batch],
     *,
+    model_hash: str,
     include_head: bool = False,
-    model_hash: str | None = None,
 ) -> ActivationNorms:
     """`collect_activation_norms`, computed once per content.
 
@@ -237,12 +237,12 @@ def cached_activation_norms(
     Args:
         model: As in `collect_activation_norms`.
         batches: Likewise, as a list.
-        include_head: Likewise.
-        model_hash: `mmlib.models.weights_hash(model)` if it is known already.
+        model_hash: `mmlib.models.weights_hash(model)`.
+        include_head: As in `collect_activation_norms`.
     """
     if not batches:
         raise ValueError(EMPTY)
-    digest = hashlib.sha256(f"norms 1 {model_hash or weights_hash(model)} {include_head}".encode())
+    digest = hashlib.sha256(f"norms 1 {model_hash} {include_head}".encode())
     for batch in batches:
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True):
             digest.update(ids[mask].numpy().tobytes() + b"|")
@@ -341,9 +341,9 @@ def _thresholds(scores: torch.Tensor, sizes: Sequence[int]) -> dict[int, torch.T
     if not sizes:
         return {}
     if scores.device.type == "cpu":
-        ranks = sorted({len(scores) - size for size in sizes})
-        ordered = np.partition(scores.numpy(), ranks)
-        return {size: float(ordered[len(scores) - size]) for size in sizes}
+        tail = np.partition(scores.numpy(), len(scores) - max(sizes))[len(scores) - max(sizes) :]
+        tail.sort()
+        return {size: float(tail[len(tail) - size]) for size in sizes}
     ordered = torch.topk(scores, max(sizes)).values
     return {size: ordered[size - 1] for size in sizes}
 
@@ -364,6 +364,7 @@ def collect_scores(
     *,
     accumulation: Literal["float32", "as-published"] = "float32",
     include_head: bool = False,
+    model_hash: str | None = None,
 ) -> ImportanceScores:
     """Score all weights over the calibration prompts.
 
@@ -376,10 +377,17 @@ def collect_scores(
             matrix per module, which stagnates after some hundred prompts. It needs a matrix per
             weight and is there for comparison only.
         include_head: Score the output projection too, unless it is tied.
+        model_hash: `mmlib.models.weights_hash(model)`; if given, norms are looked up in the cache
+            and kept there (see `cached_activation_norms`).
 
     Raises:
         ValueError: As in `collect_activation_norms`, or an unknown `accumulation`.
     """
+    if accumulation == "float32" and model_hash:
+        norms = cached_activation_norms(
+            model, list(batches), include_head=include_head, model_hash=model_hash
+        )
+        return norms.scores(model)
     if accumulation == "float32":
         return collect_activation_norms(model, batches, include_head=include_head).scores(model)
     if accumulation != "as-published":

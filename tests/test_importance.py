@@ -19,7 +19,7 @@ from mmlib.importance import (
     selection_size,
 )
 from mmlib.masks import overlap_table
-from mmlib.models import decoder_layers, linear_modules
+from mmlib.models import decoder_layers, linear_modules, weights_hash
 from mmlib.results import published
 
 RATIOS = [0.01, 0.1, 0.25]
@@ -318,16 +318,20 @@ def test_saved_norms_are_the_same_and_damage_is_named(llama, prompts, tmp_path):
 def test_the_cache_is_keyed_by_content(llama, prompts, tmp_path, monkeypatch):
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path))
     files = lambda: len(list(tmp_path.rglob("*.safetensors")))  # noqa: E731
-    first = cached_activation_norms(llama, [pad(prompts)])
-    again = cached_activation_norms(llama, [pad(prompts, side="left")])
+    cached = lambda batch: cached_activation_norms(  # noqa: E731
+        llama, [batch], model_hash=weights_hash(llama)
+    )
+    first = cached(pad(prompts))
+    again = cached(pad(prompts, side="left"))
     assert files() == 1
     assert all(torch.equal(first[name], again[name]) for name in first.shared)
-    cached_activation_norms(llama, [pad(prompts[1:])])
+    cached(pad(prompts[1:]))
     assert files() == 2
     with torch.no_grad():
         llama.model.layers[0].mlp.up_proj.weight[0, 0] += 1
-    cached_activation_norms(llama, [pad(prompts)])
-    cached_activation_norms(llama.bfloat16(), [pad(prompts)])
+    cached(pad(prompts))
+    llama.bfloat16()
+    cached(pad(prompts))
     assert files() == 4
 
 

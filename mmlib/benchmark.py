@@ -1,0 +1,251 @@
+"""Measure what localisation costs, as ratios within one run."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from mmlib.importance import Batch, collect_activation_norms, collect_scores, overlap_sweep
+from mmlib.models import linear_modules
+
+SHAPES = {
+    "30M": (512, 1408, 8, 8, 8, 64, 8_000, True),
+    "170M": (1024, 2816, 12, 16, 16, 64, 16_000, True),
+    "1B": (2048, 8192, 16, 32, 8, 64, 128_256, True),
+    "4B": (2560, 9728, 36, 32, 8, 128, 151_936, True),
+    "8B": (4096, 14_336, 32, 32, 8, 128, 128_256, False),
+}
+"""Width, inner width, layers, heads, key/value heads, head width, vocabulary, tied head. 1B, 4B and
+8B are the shapes of the three published models."""
+
+KEEP_RATIOS = (1e-6, 1e-5, 1e-4, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15)
+"""The published grid."""
+
+
+def random_llama(shape: str, *, device: str = "cpu", dtype: str = "bfloat16") -> PreTrainedModel:
+    """A Llama of one of `SHAPES` with random weights.
+
+    Raises:
+        ValueError: Unknown shape; the message lists the choices.
+    """
+    if shape not in SHAPES:
+        raise ValueError(f"unknown shape {shape!r}: choose from {', '.join(SHAPES)}")
+    width, inner, depth, heads, kv_heads, head, vocab, tied = SHAPES[shape]
+    config = AutoConfig.for_model(
+        "llama",
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head,
+        vocab_size=vocab,
+        tie_word_embeddings=tied,
+        max_position_embeddings=2048,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
+
+
+def random_batches(lengths: Sequence[int], *, batch_size: int, vocabulary: int) -> list[Batch]:
+    """Batches of random tokens with the given prompt lengths, longest first, right-padded."""
+    generator = torch.Generator().manual_seed(0)
+    ordered = sorted(lengths, reverse=True)
+    chunks = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
+    made = []
+    for chunk in chunks:
+        ids = torch.randint(3, vocabulary, (len(chunk), chunk[0]), generator=generator)
+        mask = torch.arange(chunk[0])[None] < torch.tensor(chunk)[:, None]
+        made.append({"input_ids": ids * mask, "attention_mask": mask.long()})
+    return made
+
+
+@torch.no_grad()
+def bare_forward(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
+    """What localisation cannot do without: the decoder's forward pass, and nothing else."""
+    for batch in batches:
+        ids, mask = (batch[k].to(model.device) for k in ("input_ids", "attention_mask"))
+        model.base_model(ids, attention_mask=mask, use_cache=False)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Wall time of one call, with the device's queue drained before and after."""
+    _drain(device)
+    start = time.perf_counter()
+    work()
+    _drain(device)
+    return time.perf_counter() - start
+
+
+def _drain(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def interleaved(
+    works: Mapping[str, Callable[[], object]], device: torch.device, *, repeats: int
+) -> pd.DataFrame:
+    """Time several pieces of work in turn, after one warm-up each, so that drift hits all alike.
+
+    Returns:
+        One row per work and repeat: `work`, `repeat`, `seconds`.
+    """
+    for work in works.values():
+        work()
+    return pd.DataFrame(
+        [
+            {"work": name, "repeat": repeat, "seconds": seconds(work, device)}
+            for repeat in range(repeats)
+            for name, work in works.items()
+        ]
+    )
+
+
+def localisation_cost(
+    model: PreTrainedModel, lengths: Sequence[int], *, batch_size: int, repeats: int
+) -> pd.DataFrame:
+    """Time the forward pass, our norms and the published accumulation on the same prompts.
+
+    The published code runs one prompt at a time, so its own bare forward pass is timed too.
+
+    Returns:
+        Rows of `interleaved` for forward, localisation, forward_single and as_published.
+    """
+    vocabulary = model.config.vocab_size
+    together = random_batches(lengths, batch_size=batch_size, vocabulary=vocabulary)
+    single = random_batches(lengths, batch_size=1, vocabulary=vocabulary)
+    works = {
+        "forward": lambda: bare_forward(model, together),
+        "localisation": lambda: collect_activation_norms(model, together),
+        "forward_single": lambda: bare_forward(model, single),
+        "as_published": lambda: collect_scores(model, single, accumulation="as-published"),
+    }
+    return interleaved(works, model.device, repeats=repeats)
+
+
+def sweep_cost(
+    model: PreTrainedModel, lengths: Sequence[int], *, batch_size: int, languages: int = 4
+) -> pd.DataFrame:
+    """Time the sweep of all keep ratios and languages, our way and the published way, in full.
+
+    Ours: two passes per language, then one selection per matrix for all keep ratios, and all
+    overlaps. Published: for every keep ratio and language the two accumulations again, a top-K
+    per matrix, and the set difference (no overlaps).
+
+    Returns:
+        `work`, `repeat`, `seconds` for sweep, selection (the part of the sweep after the passes)
+        and sweep_as_published.
+    """
+    vocabulary = model.config.vocab_size
+    together = random_batches(lengths, batch_size=batch_size, vocabulary=vocabulary)
+    single = random_batches(lengths, batch_size=1, vocabulary=vocabulary)
+    start = time.perf_counter()
+    norms = [
+        [collect_activation_norms(model, together) for _ in range(2)] for _ in range(languages)
+    ]
+    _drain(model.device)
+    middle = time.perf_counter()
+    scores = {str(i): tuple(n.scores(model) for n in pair) for i, pair in enumerate(norms)}
+    overlap_sweep(scores, [ratio for ratio in KEEP_RATIOS if _selects(model, ratio)])
+    _drain(model.device)
+    end = time.perf_counter()
+    published = seconds(lambda: _published_sweep(model, single, languages), model.device)
+    times = {"sweep": end - start, "selection": end - middle, "sweep_as_published": published}
+    return pd.DataFrame({"work": times.keys(), "repeat": 0, "seconds": times.values()})
+
+
+def _selects(model: PreTrainedModel, ratio: float) -> bool:
+    return min(m.weight.numel() for m in linear_modules(model).values()) * ratio >= 1
+
+
+def _published_sweep(model: PreTrainedModel, single: Sequence[Batch], languages: int) -> None:
+    for ratio in KEEP_RATIOS:
+        for _ in range(languages):
+            pair = [collect_scores(model, single, accumulation="as-published") for _ in range(2)]
+            for name in pair[0].weights:
+                kept = [_published_top(scores.weights[name], ratio) for scores in pair]
+                kept[0] & ~kept[1]
+
+
+def _published_top(scores: torch.Tensor, ratio: float) -> torch.Tensor:
+    flat = scores.flatten()
+    chosen = torch.zeros_like(flat, dtype=torch.bool)
+    chosen[torch.topk(flat, int(flat.numel() * ratio)).indices] = True
+    return chosen
+
+
+def selection_cost(model: PreTrainedModel, lengths: Sequence[int]) -> pd.DataFrame:
+    """Time the top-K sets of the whole model at all keep ratios of the published grid."""
+    batches = random_batches(lengths, batch_size=len(lengths), vocabulary=model.config.vocab_size)
+    scores = collect_activation_norms(model, batches).scores(model)
+    ratios = [ratio for ratio in KEEP_RATIOS if _selects(model, ratio)]
+
+    def select() -> None:
+        for name in scores.weights:
+            scores.top_of(name, ratios)
+
+    return interleaved({"top_k": select}, model.device, repeats=2)
+
+
+def stored_bytes(model: PreTrainedModel, lengths: Sequence[int]) -> dict[str, int]:
+    """Bytes on disk of one calibration: our norms, against the published score matrices in bf16."""
+    batches = random_batches(lengths[:1], batch_size=1, vocabulary=model.config.vocab_size)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "norms.safetensors"
+        collect_activation_norms(model, batches).save(path)
+        matrices = 2 * sum(m.weight.numel() for m in linear_modules(model).values())
+        return {"norms": path.stat().st_size, "matrices": matrices}
+
+
+def peak_memory(shape: str, lengths: Sequence[int], *, batch_size: int) -> dict[str, int]:
+    """Peak memory in bytes of forward, localisation and as_published, each in its own process."""
+    works = ("forward", "localisation", "as_published")
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        jobs = {w: pool.submit(_peak, w, shape, list(lengths), batch_size) for w in works}
+        return {work: job.result() for work, job in jobs.items()}
+
+
+def _peak(work: str, shape: str, lengths: list[int], batch_size: int) -> int:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = random_llama(shape, device=device)
+    size = 1 if work == "as_published" else batch_size
+    batches = random_batches(lengths, batch_size=size, vocabulary=model.config.vocab_size)
+    if work == "forward":
+        bare_forward(model, batches)
+    else:
+        accumulation = {"localisation": "float32", "as_published": "as-published"}[work]
+        collect_scores(model, batches, accumulation=accumulation)
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def ratios(times: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
+    """Ratios of paired repeats: median with the smallest and largest.
+
+    Args:
+        times: Rows of `interleaved`.
+        pairs: Name of the ratio -> (numerator, denominator), two values of `work`.
+
+    Returns:
+        `quantity`, `ratio`, `low`, `high`, `n`.
+    """
+    wide = times.pivot(index="repeat", columns="work", values="seconds")
+    rows = []
+    for quantity, (top, bottom) in pairs.items():
+        values = (wide[top] / wide[bottom]).dropna().to_numpy()
+        low, high = float(values.min()), float(values.max())
+        row = {"quantity": quantity, "ratio": float(np.median(values)), "low": low, "high": high}
+        rows.append(row | {"n": len(values)})
+    return pd.DataFrame(rows)
