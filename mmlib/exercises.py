@@ -49,12 +49,11 @@ def check_chance_jaccard(
         return
     shared = size_a * size_b / n_scored
     slips = {
-        "that is the expected number of shared weights; divide it by the size of the union.": shared,
+        "that is how many weights the sets share; divide by the size of the union.": shared,
         "the sum of the sizes counts the shared weights twice.": shared / (size_a + size_b),
-        "that is the share of all weights; a Jaccard divides by the union.": shared / n_scored,
-        "that is the share of one set that the other hits; divide by the union.": shared / size_a,
-        "that is the share of one set that the other hits, too; divide by the union.": shared
-        / size_b,
+        "that is a share of all weights; a Jaccard divides by the union.": shared / n_scored,
+        "that is a share of the first set; a Jaccard divides by the union.": shared / size_a,
+        "that is a share of the second set; a Jaccard divides by the union.": shared / size_b,
     }
     otherwise = (
         "how many of the first set does a random second set hit, and how large is the union?"
