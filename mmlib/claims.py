@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,28 @@ MATH_TASKS = ("gsm8k", "organism-math", "math", "mgsm", "msvamp")
 CELL = ["model", "nonmath", "keep_ratio", "seed"]
 
 Tables = Mapping[str, pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one claim is decided; the docstring of `check` is the rule in words."""
+
+    check: Callable[[Tables], pd.Series]
+    needs: tuple[str, ...]
+    keep_ratios: tuple[float, ...] = SHARED_KEEP_RATIOS
+    threshold: float = 0.0
+    interval: Callable[[Tables], tuple[float, float]] | None = None
+
+
+RULES: dict[str, Rule] = {}
+
+
+def _decides(claim: str, *needs: str, **options: Any) -> Callable:
+    def register(check: Callable[[Tables], pd.Series]) -> Callable[[Tables], pd.Series]:
+        RULES[claim] = Rule(check, needs, **options)
+        return check
+
+    return register
 
 
 class NotTestableError(Exception):
@@ -48,33 +71,40 @@ def _overlap(tables: Tables, group: str) -> pd.DataFrame:
     t = t[t.lang_a != t.lang_b]
     if t.empty or (t.union == 0).any():
         raise NotTestableError("needs non-empty sets of at least two languages")
-    return t.assign(jaccard=t.intersection / t.union)
+    return t.assign(jaccard=t.intersection / t.union).set_index("seed")
 
 
-def _weakest(cells: pd.DataFrame) -> pd.Series:
-    """Smallest `effect` per seed: a claim about every cell is as strong as its weakest one."""
-    sizes = cells.groupby("seed").size()
-    if sizes.nunique() > 1 or cells.effect.isna().any():
-        raise NotTestableError(f"seeds cover different cells: {sizes.to_dict()}")
-    return cells.groupby("seed").effect.min()
+def _weakest(effects: pd.Series) -> pd.Series:
+    """Smallest effect per seed: a claim about every cell is as strong as its weakest one."""
+    by_seed = effects.groupby(level="seed")
+    if by_seed.count().nunique() > 1 or effects.isna().any():
+        raise NotTestableError(f"seeds cover different cells: {by_seed.count().to_dict()}")
+    return by_seed.min()
 
 
+@_decides("C1", "overlap")
 def _partial_overlap(tables: Tables) -> pd.Series:
+    """Smallest of J - K(1-K)/(K^2-K+2) and 2/3 - J over all pairs and K."""
     t = _overlap(tables, "global")
     k = t.keep_ratio
     above = t.jaccard - k * (1 - k) / (k**2 - k + 2)
-    return _weakest(t.assign(effect=np.minimum(above, 2 / 3 - t.jaccard)))
+    return _weakest(np.minimum(above, 2 / 3 - t.jaccard))
 
 
+@_decides("C1b", "overlap")
 def _above_size_matched(tables: Tables) -> pd.Series:
+    """Smallest J - size-matched chance over all pairs and K.
+
+    Chance is the J of an expected intersection: summed over matrices where the table has it, else
+    size_a * size_b / n_scored.
+    """
     t = _overlap(tables, "global")
     require_columns(t, ["n_scored"], "table 'overlap'")
-    # The closed form draws from all weights at once; ours are chosen matrix by matrix.
     expected = (t.size_a / t.n_scored) * t.size_b
     if "expected_intersection" in t:
         expected = t.expected_intersection.fillna(expected)
     chance = expected / (t.size_a + t.size_b - expected)
-    return _weakest(t.assign(effect=t.jaccard - chance))
+    return _weakest(t.jaccard - chance)
 
 
 def _middle_half(tables: Tables) -> pd.DataFrame:
@@ -88,15 +118,19 @@ def _middle_half(tables: Tables) -> pd.DataFrame:
 
 def _middle_minus_outer(jaccard: pd.Series) -> pd.Series:
     sides = jaccard.unstack("middle")
-    return _weakest((sides[True] - sides[False]).rename("effect").reset_index())
+    return _weakest(sides[True] - sides[False])
 
 
+@_decides("C2", "overlap", keep_ratios=(0.1,))
 def _middle_peak(tables: Tables) -> pd.Series:
+    """Highest pair-mean J of a layer in the middle half - highest outside it."""
     layers = _middle_half(tables).groupby([*CELL, "middle", "layer"]).jaccard.mean()
     return _middle_minus_outer(layers.groupby([*CELL, "middle"]).max())
 
 
+@_decides("C2b", "overlap")
 def _middle_above_outer(tables: Tables) -> pd.Series:
+    """Smallest mean J of the middle half - mean J of the other layers over all pairs and K."""
     pairs = _middle_half(tables).groupby([*CELL, "lang_a", "lang_b", "middle"])
     return _middle_minus_outer(pairs.jaccard.mean())
 
@@ -114,21 +148,12 @@ def _complete(wide: pd.DataFrame, *languages: str) -> pd.DataFrame:
     return wide.astype(float)
 
 
+@_decides("C3a", "set_sizes")
 def _size_order(tables: Tables) -> pd.Series:
+    """Smallest of en - max(de, fr) and min(de, fr) - hi over all K; set sizes as a share of en."""
     w = _set_sizes(tables, "en", "de", "fr", "hi")
     middle = w[["de", "fr"]]
-    margin = np.minimum(w.en - middle.max(axis=1), middle.min(axis=1) - w.hi) / w.en
-    return _weakest(margin.rename("effect").reset_index())
-
-
-def _grows_with_size(tables: Tables) -> pd.Series:
-    w = _set_sizes(tables, "en", "hi")
-    models = tables["set_sizes"].query("group == 'global'").groupby("model").n_topk.max()
-    if models.nunique() < 3:
-        raise NotTestableError(f"needs at least 3 model sizes, there is {models.nunique()}")
-    ratios = (w.en / w.hi).unstack("model")[models.sort_values().index]
-    steps = ratios.diff(axis=1).iloc[:, 1:].min(axis=1, skipna=False)
-    return _weakest(steps.rename("effect").reset_index())
+    return _weakest(np.minimum(w.en - middle.max(axis=1), middle.min(axis=1) - w.hi) / w.en)
 
 
 def _math_answers(tables: Tables, sizes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -156,16 +181,6 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
 
 
-def _size_follows_accuracy(tables: Tables) -> pd.Series:
-    sizes = _set_sizes(tables)
-    if sizes.shape[1] < 3:
-        raise NotTestableError("needs at least 3 languages to speak of an order")
-    correct, asked = _math_answers(tables, sizes)
-    observed = (correct / asked).loc[sizes.index.get_level_values("model")]
-    rho = _spearman(sizes.to_numpy(), observed.to_numpy())
-    return _weakest(pd.Series(rho, sizes.index, name="effect").reset_index())
-
-
 def _joint_interval(tables: Tables, *, draws: int = 4000) -> tuple[float, float]:
     """Percentile interval of rho: each draw takes one seed's sets and new accuracies.
 
@@ -184,53 +199,32 @@ def _joint_interval(tables: Tables, *, draws: int = 4000) -> tuple[float, float]
     return float(low), float(high)
 
 
-# --- rules and verdicts -------------------------------------------------------------------------
+_SAME_ORDER = {"keep_ratios": (0.1,), "threshold": 1 - 1e-9, "interval": _joint_interval}
 
 
-@dataclass(frozen=True)
-class Rule:
-    """How one claim is decided; `effect` says in words what `check` returns per seed."""
+@_decides("C3b", "set_sizes", "accuracy", **_SAME_ORDER)
+def _size_follows_accuracy(tables: Tables) -> pd.Series:
+    """Spearman's rho over languages between set size and math accuracy (1: the same order)."""
+    sizes = _set_sizes(tables)
+    if sizes.shape[1] < 3:
+        raise NotTestableError("needs at least 3 languages to speak of an order")
+    correct, asked = _math_answers(tables, sizes)
+    observed = (correct / asked).loc[sizes.index.get_level_values("model")]
+    return _weakest(pd.Series(_spearman(sizes.to_numpy(), observed.to_numpy()), sizes.index))
 
-    check: Callable[[Tables], pd.Series]
-    effect: str
-    needs: tuple[str, ...]
-    keep_ratios: tuple[float, ...] = SHARED_KEEP_RATIOS
-    threshold: float = 0.0
-    interval: Callable[[Tables], tuple[float, float]] | None = None
+
+@_decides("C3c", "set_sizes", keep_ratios=(0.1,))
+def _grows_with_size(tables: Tables) -> pd.Series:
+    """Smallest step of n(en)/n(hi) from one model size to the next, of at least 3 sizes."""
+    w = _set_sizes(tables, "en", "hi")
+    models = tables["set_sizes"].query("group == 'global'").groupby("model").n_topk.max()
+    if models.nunique() < 3:
+        raise NotTestableError(f"needs at least 3 model sizes, there is {models.nunique()}")
+    ratios = (w.en / w.hi).unstack("model")[models.sort_values().index]
+    return _weakest(ratios.diff(axis=1).iloc[:, 1:].min(axis=1, skipna=False))
 
 
-_SIZE, _ALL = "n(language) = size of its math-specific set", "over pairs and K"
-RULES = {
-    "C1": Rule(
-        _partial_overlap, f"smallest of J - K(1-K)/(K^2-K+2) and 2/3 - J, {_ALL}", ("overlap",)
-    ),
-    "C1b": Rule(_above_size_matched, f"smallest J - size-matched chance, {_ALL}", ("overlap",)),
-    "C2": Rule(
-        _middle_peak, "highest pair-mean J, middle half - outer layers", ("overlap",), (0.1,)
-    ),
-    "C2b": Rule(
-        _middle_above_outer, f"smallest mean J, middle half - outer layers, {_ALL}", ("overlap",)
-    ),
-    "C3a": Rule(
-        _size_order,
-        f"smallest of n(en) - max n(de, fr) and min n(de, fr) - n(hi), / n(en), over K; {_SIZE}",
-        ("set_sizes",),
-    ),
-    "C3b": Rule(
-        _size_follows_accuracy,
-        "Spearman's rho of set size and math accuracy over languages; must be 1",
-        ("set_sizes", "accuracy"),
-        (0.1,),
-        threshold=1 - 1e-9,
-        interval=_joint_interval,
-    ),
-    "C3c": Rule(
-        _grows_with_size,
-        f"smallest step of n(en)/n(hi) to the next of at least 3 model sizes; {_SIZE}",
-        ("set_sizes",),
-        (0.1,),
-    ),
-}
+# --- verdicts -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -243,11 +237,6 @@ class Outcome:
     high: float = np.nan
     n: int = 0
     reason: str = ""
-
-    @property
-    def smallest_detectable_effect(self) -> float:
-        """Half width of the interval: a smaller distance from the threshold goes unseen."""
-        return (self.high - self.low) / 2
 
 
 def _at(tables: Tables, rule: Rule) -> dict[str, pd.DataFrame]:
@@ -308,51 +297,47 @@ def published_effect(claim: str) -> float:
     return float(rule.check(tables if whole_grid else _at(tables, rule)).min())
 
 
-def _ledger_row(claim: pd.Series, ours: Outcome, theirs: Outcome) -> dict[str, object]:
-    rule = RULES.get(claim.id)
-    effect = published_effect(claim.id) if rule else np.nan
-    threshold = rule.threshold if rule else np.nan
-    recorded = {"yes": YES, "no": NO, "not_testable": NOT_TESTABLE}[claim.satisfied]
-    return {
-        **claim[["id", "paper", "claim", "where", "restatement"]],
-        "published_data": (YES if effect > threshold else NO) if rule else recorded,
-        "organism": ours.verdict,
-        "research_run": theirs.verdict,
-        "published_numbers": claim.figure,
-        "published_effect": effect,
-        **{name: getattr(ours, name) for name in ("effect", "low", "high", "n")},
-        "threshold": threshold,
-        "smallest_detectable_effect": ours.smallest_detectable_effect,
-        "reason": ours.reason,
-        "research_reason": theirs.reason,
-    }
-
-
 def ledger(organism: Tables | None = None, research: Tables | None = None) -> pd.DataFrame:
     """One row per claim of `published/claims.csv`, with three verdicts kept apart.
 
     Args:
-        organism: tables of the organism's run (see `judge`); the columns effect, low, high, n,
-            smallest_detectable_effect and reason describe this run.
+        organism: tables of the organism's run (see `judge`), which the columns effect, low, high,
+            n, smallest_detectable_effect (half width of the interval) and reason describe.
         research: tables of a run on the papers' own models.
     """
-    claims = (claim for _, claim in published("claims").iterrows())
-    return pd.DataFrame(
-        _ledger_row(claim, judge(claim.id, organism), judge(claim.id, research)) for claim in claims
+    claims = published("claims").rename(columns={"figure": "published_numbers"})
+    rules_of = [RULES.get(claim) for claim in claims.id]
+    effect = [published_effect(c) if c in RULES else np.nan for c in claims.id]
+    threshold = np.array([rule.threshold if rule else np.nan for rule in rules_of])
+    recorded = claims.satisfied.map({"yes": YES, "no": NO, "not_testable": NOT_TESTABLE})
+    computed = np.where(effect > threshold, YES, NO)
+    ours, theirs = (
+        pd.DataFrame([judge(c, tables) for c in claims.id]) for tables in (organism, research)
+    )
+    return claims[["id", "paper", "claim", "where", "restatement"]].assign(
+        published_data=recorded.where([rule is None for rule in rules_of], computed),
+        organism=ours.verdict,
+        research_run=theirs.verdict,
+        published_numbers=claims.published_numbers,
+        published_effect=effect,
+        **ours[["effect", "low", "high", "n"]],
+        threshold=threshold,
+        smallest_detectable_effect=(ours.high - ours.low) / 2,
+        reason=ours.reason,
+        research_reason=theirs.reason,
     )
 
 
 def rules() -> pd.DataFrame:
-    """Each check in words: effect, what makes it yes, interval, keep ratios, tables."""
+    """Each check in words: effect, what makes it yes or no, interval, keep ratios, tables."""
+    joint = "95 % percentile, joint over calibration seeds and math accuracies"
     return pd.DataFrame(
         {
             "id": claim,
-            "effect": rule.effect,
-            "yes_if": "interval above 0" if rule.threshold == 0 else "interval at 1",
-            "no_if": "interval below 0" if rule.threshold == 0 else "interval below 1",
-            "interval": "95 % t over calibration seeds"
-            if rule.interval is None
-            else "95 % percentile, joint over calibration seeds and math accuracies",
+            "effect": " ".join((rule.check.__doc__ or "").split()),
+            "yes_if": f"interval {'at 1' if rule.threshold else 'above 0'}",
+            "no_if": f"interval below {1 if rule.threshold else 0}",
+            "interval": joint if rule.interval else "95 % t over calibration seeds",
             "keep_ratios": ", ".join(f"{ratio:g}" for ratio in rule.keep_ratios),
             "needs": ", ".join(rule.needs),
         }

@@ -1,16 +1,18 @@
 """Tidy tables, their provenance, intervals and tests, published numbers.
 
-Every number of the book is a cell of a table written here: a CSV file with a JSON manifest beside
-it that says which run made it. Nothing in this module imports torch.
+Every number of the book is a cell of a table written here: a CSV file and a JSON manifest that says
+which run made it.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
 import math
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -19,7 +21,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from platform import processor, python_version
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -40,13 +41,7 @@ def output_dir() -> Path:
 
 
 def published(name: str) -> pd.DataFrame:
-    """Read one of the papers' own tables, such as `"mathlang_overlap"`.
-
-    Column meanings and sources are in `mmlib/published/README.md`; `layer` is Int64.
-
-    Raises:
-        ValueError: no such table; the message lists the tables there are.
-    """
+    """One of the papers' own tables; `mmlib/published/README.md` explains its columns."""
     choices = sorted(path.stem for path in (PACKAGE / "published").glob("*.csv"))
     if name not in choices:
         raise ValueError(f"no published table {name!r}; choose one of {', '.join(choices)}")
@@ -58,7 +53,7 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str], what: str) -> N
     if missing := [column for column in columns if column not in table]:
         raise ValueError(
             f"{what} lacks the column(s) {', '.join(missing)}; it has {', '.join(table.columns)}. "
-            "Run the chapter that writes it again, or rename the columns"
+            "Run the chapter that writes it again"
         )
 
 
@@ -79,7 +74,7 @@ def _commit() -> str:
     if not (PACKAGE.parent / ".git").exists():
         return ""
     git = ("git", "-C", str(PACKAGE.parent))
-    changed = _command(*git, "status", "--porcelain", "--", "mmlib")
+    changed = _command(*git, "status", "--porcelain", "--", "mmlib/*.py")
     return _command(*git, "rev-parse", "HEAD") + ("+changes" if changed else "")
 
 
@@ -91,18 +86,18 @@ def _version(package: str) -> str:
 
 
 def hardware() -> str:
-    """The machine in words, without its name: `2 x Intel Xeon (AMX bf16), 23 GiB, no GPU`."""
+    """The machine in words, without its name: `2 x Intel Xeon (AMX bf16), 24 GiB, no GPU`."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     found = re.search(r"model name\s*:\s*(.+)", info)
-    name = re.sub(r"\((R|TM)\)|@.*|\b(CPU|Processor)\b", "", found[1] if found else processor())
-    units = {"amx_bf16": " (AMX bf16)", "avx512_bf16": " (AVX-512 bf16)"}
-    unit = next((text for flag, text in units.items() if flag in info), "")
+    name = found[1] if found else platform.processor()
+    name = " ".join(re.sub(r"\((R|TM)\)|@.*|\b(CPU|Processor)\b", "", name).split())
+    unit = " (AMX bf16)" if "amx_bf16" in info else ""
     available = getattr(os, "sched_getaffinity", None)
     cores = len(available(0)) if available else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cards = _command("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
     gpus = ", ".join(f"{cards.count(card)} x {card}" for card in sorted(set(cards))) or "no GPU"
-    return f"{cores} x {' '.join(name.split()) or 'unknown CPU'}{unit}, {memory:.0f} GiB, {gpus}"
+    return f"{cores} x {name or 'unknown CPU'}{unit}, {memory:.0f} GiB, {gpus}"
 
 
 def _portable(value: Any) -> Any:
@@ -121,37 +116,26 @@ class RunInfo:
     checkpoint_hash: str = ""
     commit: str = ""
     package_version: str = ""
-    python_version: str = ""
-    torch_version: str = ""
-    transformers_version: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
     hardware: str = ""
     date: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def collect(
-        cls,
-        model: str,
-        *,
-        revision: str = "",
-        dtype: str = "",
-        checkpoint_hash: str = "",
-        parameters: Mapping[str, Any] | None = None,
+        cls, model: str, *, parameters: Mapping[str, Any] | None = None, **known: str
     ) -> Self:
-        """Describe the present run; absolute paths are cut to their last part."""
+        """Describe the present run; `known` are revision, dtype and checkpoint_hash."""
+        packages = {name: _version(name) for name in ("torch", "transformers")}
         return cls(
             model=_portable(model),
-            revision=revision,
-            dtype=dtype,
-            checkpoint_hash=checkpoint_hash,
             commit=_commit(),
             package_version=_version("mmlib"),
-            python_version=python_version(),
-            torch_version=_version("torch"),
-            transformers_version=_version("transformers"),
+            versions={"python": platform.python_version(), **packages},
             hardware=hardware(),
             date=datetime.now(UTC).date().isoformat(),
             parameters={key: _portable(value) for key, value in (parameters or {}).items()},
+            **known,
         )
 
 
@@ -166,8 +150,11 @@ def _parse(data: bytes, manifest: Mapping[str, Any]) -> pd.DataFrame:
 
 def _replace(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_table(
@@ -176,17 +163,17 @@ def write_table(
     """Write `name.csv` and its manifest `name.json` into `folder` (default `output_dir()`).
 
     The bytes are read back and compared before they are moved into place, so a table that CSV
-    cannot hold exactly is refused instead of changed.
-
-    Raises:
-        ValueError: an unusable name, a named index, or a column CSV cannot hold.
+    cannot hold exactly is refused (ValueError), never changed. A plain index is dropped.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ValueError(f"table name {name!r}: use letters, digits, '_' and '-' only")
     if table.index.names != [None]:
         raise ValueError(f"table {name!r} has the index {table.index.names}; reset_index() first")
     table = table.reset_index(drop=True)
-    data = table.to_csv(index=False, lineterminator="\n").encode()
+    data = table.to_csv(index=False, lineterminator="\n")
+    if "\r" in data:  # a bare one would be read as the end of a line
+        data = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    data = data.encode()
     text = [c for c in table if pd.api.types.is_string_dtype(table[c]) and table[c].notna().all()]
     manifest = {
         "table": name,
@@ -207,42 +194,34 @@ def write_table(
     return folder / f"{name}.csv"
 
 
-def _load(name: str, folders: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The first `name` in `folders`, checked against its manifest."""
-    for folder in folders:
-        path = folder / f"{name}.csv"
-        if path.exists() and path.with_suffix(".json").exists():
-            manifest = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-                raise ValueError(f"{path} is not the file its manifest describes; write it again")
-            return _parse(data, manifest), manifest
-    places = " or ".join(str(folder) for folder in folders)
-    raise FileNotFoundError(
-        f"no table {name!r} in {places}; run the chapter that writes it (python -m mmlib list)"
-    )
+def _load(name: str, *folders: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The table `name` of the first folder that has it, checked against its manifest."""
+    path = next((f / f"{name}.csv" for f in folders if (f / f"{name}.json").exists()), None)
+    if path is None:
+        places = " or ".join(map(str, folders))
+        raise FileNotFoundError(f"no table {name!r} in {places}; run the chapter that writes it")
+    manifest = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    data = path.read_bytes() if path.exists() else b""
+    if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+        raise ValueError(f"{path} is not the file its manifest describes; write it again")
+    return _parse(data, manifest), manifest
 
 
 def read_table(name: str, *, columns: Iterable[str] = ()) -> pd.DataFrame:
-    """Read a table of `output_dir()`, else of the published edition (`book/results`).
-
-    Raises:
-        FileNotFoundError: there is no such table with a manifest.
-        ValueError: the file differs from its manifest, or lacks one of `columns`.
-    """
-    table, _ = _load(name, [output_dir(), _root() / "book" / "results"])
+    """Read a table of `output_dir()`, else of the published edition; it must have `columns`."""
+    table, _ = _load(name, output_dir(), _root() / "book" / "results")
     require_columns(table, columns, f"table {name!r}")
     return table
 
 
 def read_manifest(name: str) -> dict[str, Any]:
-    """The manifest of the table `read_table(name)` returns; `["run"]` holds the `RunInfo`."""
-    return _load(name, [output_dir(), _root() / "book" / "results"])[1]
+    """The manifest of the table that `read_table(name)` returns; `run` holds its `RunInfo`."""
+    return _load(name, output_dir(), _root() / "book" / "results")[1]
 
 
 def evidence(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """A table too long to recompute in the laptop edition, and its manifest."""
-    return _load(name, [PACKAGE / "evidence"])
+    return _load(name, PACKAGE / "evidence")
 
 
 # --- intervals and tests ------------------------------------------------------------------------
@@ -264,15 +243,14 @@ def seed_interval(values: Iterable[float]) -> Interval:
     x = np.asarray(list(values), dtype=np.float64)
     if not x.size or not np.isfinite(x).all():
         raise ValueError(f"an interval needs finite values, not {x.tolist()}")
-    half = math.nan
+    mean, half = float(x.mean()), math.nan
     if x.size > 1:
         half = float(t.ppf(0.975, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size))
-    mean = float(x.mean())
     return Interval(mean, mean - half, mean + half, x.size)
 
 
 def summarize(answers: pd.DataFrame, by: Sequence[str] = ("lang", "task")) -> pd.DataFrame:
-    """Accuracy per group with its 95 % Wilson interval.
+    """Accuracy of each group with its 95 % Wilson interval.
 
     Args:
         answers: one row per problem, with a boolean column `correct`.
@@ -283,60 +261,54 @@ def summarize(answers: pd.DataFrame, by: Sequence[str] = ("lang", "task")) -> pd
     """
     from statsmodels.stats.proportion import proportion_confint
 
-    require_columns(answers, [*by, "correct"], "the answers")
-    grouped = answers.groupby(list(by), sort=False, dropna=False).correct
-    table = grouped.agg(accuracy="mean", n="size", n_correct="sum").reset_index()
-    table["accuracy"] = table.accuracy.astype("float64")
-    bounds = proportion_confint(table.n_correct, table.n, alpha=0.05, method="wilson")
-    return table.assign(low=np.asarray(bounds[0]), high=np.asarray(bounds[1]))
+    require_columns(answers, [*by, "correct"], "the table of answers")
+    groups = answers.astype({"correct": bool}).groupby(list(by), sort=False, dropna=False).correct
+    table = groups.agg(accuracy="mean", n="size", n_correct="sum").reset_index()
+    low, high = proportion_confint(table.n_correct, table.n, alpha=0.05, method="wilson")
+    return table.assign(low=np.asarray(low), high=np.asarray(high))
 
 
 def compare(
     a: pd.DataFrame, b: pd.DataFrame, *, on: Sequence[str] = ("id",), resamples: int = 9999
 ) -> dict[str, float]:
-    """Compare two sets of answers to the same problems.
+    """Compare answers to the same problems under two conditions.
 
     Args:
         a: one row per problem, with the key columns `on` and a boolean column `correct`.
-        b: the same problems, answered under the other condition.
+        b: the same problems under the other condition, in any order.
         on: columns that identify a problem.
-        resamples: draws of the paired bootstrap (percentile, fixed seed).
+        resamples: draws of the paired percentile bootstrap (fixed seed).
 
     Returns:
         n, accuracy_a, accuracy_b, difference (a minus b) with its 95 % interval low and high,
         only_a and only_b (problems solved under one condition), p_value (exact McNemar).
-
-    Raises:
-        ValueError: a key occurs twice, or the two tables hold different problems.
     """
     from scipy.stats import bootstrap
     from statsmodels.stats.contingency_tables import mcnemar
 
-    sides = [side.set_index(list(on)).correct.astype(bool) for side in (a, b)]
-    for side in sides:
-        if side.index.has_duplicates:
-            raise ValueError(f"{side.index[side.index.duplicated()][0]!r} occurs twice; widen `on`")
-    if unmatched := sides[0].index.symmetric_difference(sides[1].index).tolist():
-        raise ValueError(f"{len(unmatched)} problems are not in both tables, e.g. {unmatched[0]!r}")
-    x = sides[0].to_numpy()
-    y = sides[1].reindex(sides[0].index).to_numpy()
-    cells = [[int((x & y).sum()), int((x & ~y).sum())], [int((~x & y).sum()), int((~x & ~y).sum())]]
+    for side in (a, b):
+        require_columns(side, [*on, "correct"], "the table of answers")
+    columns = [*on, "correct"]
+    paired = a[columns].merge(
+        b[columns], on=list(on), how="outer", validate="1:1", indicator=True, suffixes=("_a", "_b")
+    )
+    if unmatched := int((paired["_merge"] != "both").sum()):
+        raise ValueError(f"{unmatched} problems are in one table only; compare the same problems")
+    x, y = (paired[column].to_numpy(dtype=bool) for column in ("correct_a", "correct_b"))
+    only_a, only_b = int((x & ~y).sum()), int((y & ~x).sum())
+    gain = x.astype(float) - y
     drawn = bootstrap(
-        (x.astype(float) - y.astype(float),),
-        np.mean,
-        n_resamples=resamples,
-        batch=200,
-        method="percentile",
-        rng=0,
+        (gain,), np.mean, n_resamples=resamples, batch=200, method="percentile", rng=0
     ).confidence_interval
+    test = mcnemar([[int((x & y).sum()), only_a], [only_b, int((~x & ~y).sum())]], exact=True)
     return {
         "n": x.size,
         "accuracy_a": float(x.mean()),
         "accuracy_b": float(y.mean()),
-        "difference": float(x.mean() - y.mean()),
+        "difference": float(gain.mean()),
         "low": float(drawn.low),
         "high": float(drawn.high),
-        "only_a": cells[0][1],
-        "only_b": cells[1][0],
-        "p_value": float(mcnemar(cells, exact=True).pvalue),
+        "only_a": only_a,
+        "only_b": only_b,
+        "p_value": float(test.pvalue),
     }

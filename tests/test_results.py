@@ -1,0 +1,239 @@
+"""Laws of tables and intervals: what is written comes back, and the numbers are the textbook's."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mmlib import results
+from mmlib.results import (
+    RunInfo,
+    compare,
+    evidence,
+    hardware,
+    output_dir,
+    published,
+    read_manifest,
+    read_table,
+    seed_interval,
+    summarize,
+    write_table,
+)
+
+RUN = RunInfo("toy", date="2026-11-20", parameters={"seeds": [1, 101], "device_map": ""})
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMLIB_OUTPUT_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_a_tidy_table_survives_exactly():
+    table = pd.DataFrame(
+        {
+            "lang": ["en", "hi", "NA", "nan"],
+            "module": ["a.b", None, None, "x,\n'\""],
+            "answer": ["", "1\r\n2", "é हि", " "],
+            "layer": pd.array([0, None, 2, None], dtype="Int64"),
+            "size": [1, 2, 2**62, -5],
+            "jaccard": [0.1, 1 / 3, np.nan, 1e-300],
+            "norm": np.array([0.1, np.inf, np.nan, -0.0], dtype="float32"),
+            "correct": [True, False, True, True],
+        }
+    )
+    write_table(table, "t", RUN)
+    pd.testing.assert_frame_equal(read_table("t"), table, check_exact=True)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(),
+            st.none() | st.integers(-(2**63), 2**63 - 1),
+            st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")),
+        )
+    )
+)
+def test_any_floats_integers_and_text_survive(rows):
+    x, layer, text = zip(*rows, strict=True) if rows else ((), (), ())
+    table = pd.DataFrame({"x": np.array(x, dtype=float), "layer": pd.array(layer, dtype="Int64")})
+    table["text"] = pd.Series(text, dtype="str")
+    write_table(table, "t", RUN)
+    back = read_table("t")
+    pd.testing.assert_frame_equal(back, table, check_exact=True)
+    assert (np.signbit(back.x) == np.signbit(table.x))[table.x.notna()].all()
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pd.DataFrame({"a": ["", None]}),  # the two would read alike
+        pd.DataFrame({"a": [[1, 2], [3]]}),
+        pd.DataFrame({"a": [1]}, index=pd.Index(["x"], name="lang")),
+    ],
+)
+def test_what_csv_cannot_hold_is_refused_and_nothing_written(table, folder):
+    with pytest.raises(ValueError, match="table 't'"):
+        write_table(table, "t", RUN)
+    assert not list(folder.iterdir())
+
+
+def test_names_are_plain():
+    with pytest.raises(ValueError, match=r"'\.\./t'"):
+        write_table(pd.DataFrame({"a": [1]}), "../t", RUN)
+
+
+def test_manifest_tells_the_run(folder):
+    table = pd.DataFrame({"a": [1, 2]})
+    path = write_table(table, "t", RUN)
+    manifest = read_manifest("t")
+    assert manifest["rows"] == 2
+    assert RunInfo(**manifest["run"]) == RUN
+    assert sorted(p.name for p in folder.iterdir()) == ["t.csv", "t.json"]
+    assert path.read_bytes() == b"a\n1\n2\n"
+
+
+def test_a_changed_or_truncated_file_is_noticed():
+    path = write_table(pd.DataFrame({"a": [1, 2]}), "t", RUN)
+    path.write_text("a\n1\n")
+    with pytest.raises(ValueError, match="not the file its manifest describes"):
+        read_table("t")
+    path.unlink()
+    with pytest.raises(ValueError, match="not the file its manifest describes"):
+        read_table("t")
+
+
+def test_a_write_that_fails_leaves_the_old_table(folder, monkeypatch):
+    write_table(pd.DataFrame({"a": [1]}), "t", RUN)
+    monkeypatch.setattr(results.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        write_table(pd.DataFrame({"a": [2]}), "t", RUN)
+    assert read_table("t").a.tolist() == [1]
+    assert sorted(p.name for p in folder.iterdir()) == ["t.csv", "t.json"]
+
+
+def test_missing_table_and_missing_column_are_named():
+    with pytest.raises(FileNotFoundError, match="'nothing'"):
+        read_table("nothing")
+    write_table(pd.DataFrame({"lang": ["en"]}), "t", RUN)
+    with pytest.raises(ValueError, match=r"'t' lacks the column\(s\) jaccard; it has lang"):
+        read_table("t", columns=["lang", "jaccard"])
+
+
+def test_own_tables_come_before_those_of_the_published_edition(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "_root", lambda: tmp_path / "checkout")
+    edition = tmp_path / "checkout" / "book" / "results"
+    write_table(pd.DataFrame({"a": [1]}), "t", RUN, folder=edition)
+    assert read_table("t").a.tolist() == [1]
+    write_table(pd.DataFrame({"a": [2]}), "t", RUN)
+    assert read_table("t").a.tolist() == [2]
+    monkeypatch.delenv("MMLIB_OUTPUT_DIR")
+    assert output_dir() == tmp_path / "checkout" / "runs" / "interactive"
+
+
+def test_evidence_is_read_from_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "PACKAGE", tmp_path)
+    write_table(pd.DataFrame({"a": [1]}), "long", RUN, folder=tmp_path / "evidence")
+    table, manifest = evidence("long")
+    assert table.a.tolist() == [1]
+    assert manifest["run"]["model"] == "toy"
+
+
+def test_run_info_is_complete_and_names_no_place_of_this_machine(tmp_path):
+    run = RunInfo.collect(
+        str(tmp_path / "folder"), dtype="float32", parameters={"data_dir": tmp_path / "data"}
+    )
+    assert (run.model, run.parameters) == ("folder", {"data_dir": "data"})
+    assert all([run.package_version, run.hardware, run.date, run.versions["torch"]])
+    assert "GiB" in hardware()
+    text = json.dumps(run.__dict__)
+    assert str(tmp_path) not in text
+    assert results.platform.node() not in text
+
+
+def test_published_tables_are_read_as_documented():
+    overlap = published("mathlang_overlap")
+    assert len(overlap) == 3696
+    assert str(overlap.layer.dtype) == "Int64"
+    assert (overlap.union == overlap.size_a + overlap.size_b - overlap.intersection).all()
+    with pytest.raises(ValueError, match="mathlang_set_sizes"):
+        published("mathlang_sizes")
+
+
+def answers(flags, **columns):
+    return pd.DataFrame({"id": range(len(flags)), "correct": flags, **columns})
+
+
+def test_wilson_interval_of_a_textbook_case():
+    row = summarize(answers([True] * 9 + [False], lang="en", task="math")).iloc[0]
+    assert (row.accuracy, row.n, row.n_correct) == (0.9, 10, 9)
+    assert (row.low, row.high) == (pytest.approx(0.5958, abs=1e-4), pytest.approx(0.9821, abs=1e-4))
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=30))
+def test_wilson_holds_the_accuracy_and_mirrors(flags):
+    table = answers(flags, lang="en", task="math")
+    row = summarize(table).iloc[0]
+    mirror = summarize(table.assign(correct=~table.correct)).iloc[0]
+    assert 0 <= row.low <= row.accuracy + 1e-12
+    assert row.accuracy - 1e-12 <= row.high <= 1
+    assert mirror.low == pytest.approx(1 - row.high)
+
+
+def test_groups_keep_their_order():
+    table = answers([True, False, True], lang=["hi", "en", "hi"], task="math")
+    assert summarize(table, ["lang"]).lang.tolist() == ["hi", "en"]
+
+
+def test_compare_known_case_and_antisymmetry():
+    a = answers([True] * 10 + [False] * 10)
+    b = answers([True] * 4 + [False] * 16)
+    one, other = compare(a, b), compare(b.sample(frac=1, random_state=0), a)
+    assert (one["only_a"], one["only_b"], one["n"]) == (6, 0, 20)
+    assert one["p_value"] == pytest.approx(2 * 0.5**6)  # exact sign test on 6 discordant pairs
+    assert one["difference"] == pytest.approx(0.3)
+    assert 0 < one["low"] < 0.3 < one["high"] < 0.6
+    assert other["difference"] == pytest.approx(-one["difference"])
+    assert other["p_value"] == one["p_value"]
+
+
+def test_compare_with_itself_finds_nothing():
+    a = answers([True, False, True])
+    same = compare(a, a)
+    assert (same["difference"], same["low"], same["high"], same["p_value"]) == (0, 0, 0, 1)
+
+
+def test_compare_refuses_other_problems():
+    a = answers([True, False])
+    with pytest.raises(ValueError, match="2 problems are in one table only"):
+        compare(a, a.assign(id=[1, 2]))
+    with pytest.raises(ValueError, match="correct"):
+        compare(a, a.drop(columns="correct"))
+    with pytest.raises(pd.errors.MergeError):
+        compare(a.assign(id=0), a)
+
+
+def test_seed_interval_known_case():
+    mean, low, high, n = seed_interval([1.0, 2.0, 3.0])
+    assert (mean, n) == (2.0, 3)
+    assert high - mean == mean - low == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
+
+
+def test_seed_interval_edges():
+    assert seed_interval([0.3, 0.3])[:3] == (0.3, 0.3, 0.3)
+    assert np.isnan(seed_interval([1.0])[1:3]).all()
+    for bad in ([], [np.nan, 1.0]):
+        with pytest.raises(ValueError, match="finite"):
+            seed_interval(bad)
+
+
+def test_results_and_claims_do_not_need_torch():
+    code = "import sys, mmlib.results, mmlib.claims; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
