@@ -51,7 +51,9 @@ def test_a_tidy_table_survives_exactly():
     pd.testing.assert_frame_equal(read_table("t"), table, check_exact=True)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None
+)
 @given(
     st.lists(
         st.tuples(
