@@ -1,0 +1,152 @@
+"""Localise math weights in every language and compare them: the first study, one call per step."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mmlib.data import Calibration, batches, load_calibration
+from mmlib.importance import ImportanceScores, collect_scores, overlap_sweep
+from mmlib.models import weights_hash
+
+Key = tuple[str, str, int]
+"""Language, task, calibration seed."""
+
+
+def draw_samples(
+    tasks: Sequence[str],
+    languages: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    num_samples: int = 500,
+    replacement: bool = True,
+    data_dir: str = "",
+) -> dict[Key, Calibration]:
+    """Draw the calibration text of every language, task and seed.
+
+    Args:
+        tasks: The math task and the non-math task, see `mmlib.data.load_problems`.
+        languages: ISO 639-1 codes.
+        seeds: Calibration seeds; published are 1, 101 and 201.
+        num_samples: Texts per sample.
+        replacement: Draw with replacement, as published.
+        data_dir: As in `load_problems`; empty for the default organism.
+
+    Raises:
+        ValueError: A doubled or missing task, language or seed, or as in `load_calibration`.
+    """
+    for what, values in (("tasks", tasks), ("languages", languages), ("seeds", seeds)):
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{what}={list(values)}: give one or more, each once")
+    options = {"num_samples": num_samples, "replacement": replacement, "data_dir": data_dir or None}
+    return {
+        (language, task, seed): load_calibration(task, language, seed=seed, **options)
+        for language in languages
+        for task in tasks
+        for seed in seeds
+    }
+
+
+def score_samples(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    samples: Mapping[Key, Calibration],
+    *,
+    batch_size: int = 32,
+    include_head: bool = False,
+    accumulation: str = "float32",
+) -> dict[Key, ImportanceScores]:
+    """Score the weights of `model` on every sample; finished norms come from the cache.
+
+    Args:
+        model: A Hugging Face causal language model made of `nn.Linear`.
+        tokenizer: Its tokenizer.
+        samples: Result of `draw_samples`.
+        batch_size: Prompts per forward pass.
+        include_head: Score the output projection too, unless it is tied.
+        accumulation: See `mmlib.importance.collect_scores`.
+    """
+    longest = model.config.get_text_config().max_position_embeddings
+    digest = weights_hash(model)
+    return {
+        key: collect_scores(
+            model,
+            batches(tokenizer, sample, batch_size=batch_size, max_length=longest),
+            accumulation=accumulation,
+            include_head=include_head,
+            model_hash=digest,
+        )
+        for key, sample in samples.items()
+    }
+
+
+def across_languages(
+    scores: Mapping[Key, ImportanceScores], math: str, nonmath: str, keep_ratios: Sequence[float]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Sizes of the math-specific sets T = math - nonmath, and their overlap between languages.
+
+    Returns:
+        The two tables of `mmlib.importance.overlap_sweep`, with `seed` and `nonmath`.
+    """
+    sizes, overlaps = [], []
+    for seed in _parts(scores, 2):
+        sets = {
+            language: (scores[language, math, seed], scores[language, nonmath, seed])
+            for language in _parts(scores, 0)
+        }
+        size, overlap = overlap_sweep(sets, keep_ratios)
+        sizes.append(size.assign(seed=seed, nonmath=nonmath))
+        overlaps.append(overlap.assign(seed=seed, nonmath=nonmath))
+    return pd.concat(sizes, ignore_index=True), pd.concat(overlaps, ignore_index=True)
+
+
+def across_samples(
+    scores: Mapping[Key, ImportanceScores], math: str, nonmath: str, keep_ratios: Sequence[float]
+) -> pd.DataFrame:
+    """Ceiling: overlap of one language's sets between all pairs of calibration samples.
+
+    Returns:
+        Overlap table with `lang_a` = `lang_b`, `nonmath`, `control` = "same language", and the
+        number of the pair in `seed`. Empty for a single seed.
+    """
+    tables = []
+    for language in _parts(scores, 0):
+        sets = {
+            str(seed): (scores[language, math, seed], scores[language, nonmath, seed])
+            for seed in _parts(scores, 2)
+        }
+        overlap = overlap_sweep(sets, keep_ratios)[1]
+        if not overlap.empty:
+            pair = overlap.groupby(["lang_a", "lang_b"], sort=False).ngroup()
+            tables.append(overlap.assign(seed=pair, lang_a=language, lang_b=language))
+    control = {"nonmath": nonmath, "control": "same language"}
+    return pd.concat(tables, ignore_index=True).assign(**control) if tables else pd.DataFrame()
+
+
+def sampling_noise(
+    scores: Mapping[Key, ImportanceScores], math: str, keep_ratios: Sequence[float]
+) -> pd.DataFrame:
+    """Floor: size of top-K(math) minus top-K(another sample of the same math text).
+
+    Each seed is paired with the next one, so every sample is used twice.
+
+    Returns:
+        Size table with `seed`, `nonmath` = the math task and `control` = "same text". Empty for a
+        single seed.
+    """
+    seeds = _parts(scores, 2)
+    pairs = list(zip(seeds, seeds[1:] + seeds[:1], strict=True)) if len(seeds) > 1 else []
+    tables = []
+    for seed, other in pairs:
+        sets = {
+            language: (scores[language, math, seed], scores[language, math, other])
+            for language in _parts(scores, 0)
+        }
+        tables.append(overlap_sweep(sets, keep_ratios)[0].assign(seed=seed))
+    control = {"nonmath": math, "control": "same text"}
+    return pd.concat(tables, ignore_index=True).assign(**control) if tables else pd.DataFrame()
+
+
+def _parts(scores: Mapping[Key, ImportanceScores], position: int) -> list:
+    """The languages (0), tasks (1) or seeds (2) of the keys, in their order."""
+    return list(dict.fromkeys(key[position] for key in scores))

@@ -1,0 +1,73 @@
+import itertools
+
+import pytest
+import torch
+from conftest import pad
+
+from mmlib.importance import collect_scores
+from mmlib.localisation import across_languages, across_samples, draw_samples, sampling_noise
+from mmlib.masks import jaccard
+
+RATIOS = [0.05, 0.2]
+SEEDS = [1, 101, 201]
+
+
+@pytest.fixture
+def scores(llama):
+    """Scores of a small model on other random prompts for every language, task and seed."""
+    generator = torch.Generator().manual_seed(2)
+    keys = itertools.product(["en", "hi"], ["gsm8k", "mmlu"], SEEDS)
+    prompts = lambda: [torch.randint(1, 97, (6,), generator=generator) for _ in range(3)]  # noqa: E731
+    return {key: collect_scores(llama, [pad(prompts())]) for key in keys}
+
+
+def at(table, **values):
+    """The one global row with these values."""
+    for name, value in values.items():
+        table = table[table[name] == value]
+    (row,) = table[table.group == "global"].itertuples()
+    return row
+
+
+def specific(scores, language, seed, ratio):
+    tops = [scores[language, task, seed].top(ratio) for task in ("gsm8k", "mmlu")]
+    return tops[0] - tops[1]
+
+
+def test_languages_are_compared_within_a_seed(scores):
+    sizes, overlap = across_languages(scores, "gsm8k", "mmlu", RATIOS)
+    for seed, ratio in itertools.product(SEEDS, RATIOS):
+        en, hi = (specific(scores, code, seed, ratio) for code in ("en", "hi"))
+        assert at(sizes, lang="hi", seed=seed, keep_ratio=ratio).n_math_specific == len(hi)
+        row = at(overlap, seed=seed, keep_ratio=ratio)
+        assert (row.lang_a, row.lang_b, row.nonmath) == ("en", "hi", "mmlu")
+        assert row.jaccard == pytest.approx(jaccard(en, hi))
+
+
+def test_ceiling_compares_all_samples_of_one_language(scores):
+    table = across_samples(scores, "gsm8k", "mmlu", RATIOS)
+    found = table[(table.group == "global") & (table.lang_a == "hi") & (table.keep_ratio == 0.2)]
+    sets = [specific(scores, "hi", seed, 0.2) for seed in SEEDS]
+    expected = [jaccard(a, b) for a, b in itertools.combinations(sets, 2)]
+    assert sorted(found.jaccard) == pytest.approx(sorted(expected))
+    assert (table.lang_a == table.lang_b).all()
+
+
+def test_floor_subtracts_another_sample_of_the_same_text(scores):
+    noise = sampling_noise(scores, "gsm8k", RATIOS)
+    first, second = (scores["en", "gsm8k", seed].top(0.2) for seed in (1, 101))
+    assert at(noise, lang="en", seed=1, keep_ratio=0.2).n_math_specific == len(first - second)
+    assert set(noise.seed) == set(SEEDS)
+
+
+def test_one_seed_has_no_ceiling_and_no_floor(scores):
+    one = {key: value for key, value in scores.items() if key[2] == 1}
+    assert across_samples(one, "gsm8k", "mmlu", RATIOS).empty
+    assert sampling_noise(one, "gsm8k", RATIOS).empty
+
+
+def test_doubled_or_missing_values_are_refused():
+    with pytest.raises(ValueError, match=r"languages=\['en', 'en'\]"):
+        draw_samples(["gsm8k", "mmlu"], ["en", "en"], [1])
+    with pytest.raises(ValueError, match=r"seeds=\[\]"):
+        draw_samples(["gsm8k", "mmlu"], ["en"], [])
