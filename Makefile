@@ -1,0 +1,53 @@
+# make reproduce   environment, every chapter executed, book built in _build/html
+# make test        environment, lint, book from the committed chapters, tests
+# make book        only chapters that are stale are executed, then the book is built
+# make html        the book from the chapters as they are
+#
+# PYTHON=python3.11        the interpreter of the environment (3.11 or newer)
+# PRESET=full              reproduce from nothing: the organisms are trained again first (hours)
+# PIP_EXTRA_INDEX_URL=...  pip's own setting; a CPU build of torch from there saves gigabytes
+
+PYTHON ?= python3
+PRESET ?= laptop
+ORGANISMS ?= organism-skewed
+PY := .venv/bin/python
+TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+
+export MMLIB_CACHE ?= $(CURDIR)/.cache
+# Two processes of tests on two cores: more threads than cores only wait for each other.
+test: export OMP_NUM_THREADS ?= 1
+
+.PHONY: reproduce test book html
+.DELETE_ON_ERROR:
+
+reproduce: .venv/.installed
+ifeq ($(PRESET),full)
+	set -e; for name in $(ORGANISMS); do $(PY) -m mmlib train $$name --restart; done
+else ifneq ($(PRESET),laptop)
+	$(error PRESET=$(PRESET): choose laptop or full)
+endif
+	$(PY) -m mmlib run --all --force
+	$(MAKE) html
+
+# The book comes before the tests: they look at its pages.
+test: .venv/.installed
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(MAKE) html
+	$(PY) -m pytest -n 2
+
+book: .venv/.installed
+	$(PY) -m mmlib run --stale
+	$(MAKE) html
+
+html: .venv/.installed
+	.venv/bin/jupyter-book build book/ -W -n --keep-going --all
+
+# torch first and alone: pip then takes a CPU build where one is on offer.
+.venv/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer, please: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -c 'import torch' 2> /dev/null || $(PY) -m pip install $(TORCH)
+	$(PY) -m pip install --editable '.[test]'
+	git config filter.nbstripout.clean .venv/bin/nbstripout 2> /dev/null || true
+	touch $@
