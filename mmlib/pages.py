@@ -125,15 +125,15 @@ def ledger_html(ledger: pd.DataFrame, *, links: Mapping[str, str] | None = None)
         name = f'<a href="{escape(page)}">{row["id"]}</a>' if page else escape(row["id"])
         text = {"published_data": row.get("published_numbers", ""), "organism": _found(row)}
         text["research_run"] = row.get("research_reason", "")
-        cells = {"Check": escape(row.get("restatement", ""))}
+        check = f"<small>{escape(row.get('restatement', ''))}</small>"
+        cells = f'<th scope="row" role="rowheader">{name} {escape(row["claim"])} {check}</th>'
         for column, head in _VERDICTS_OF.items():
-            cells[head] = f"{badge(row[column])} {escape(text[column])}".strip()
-        data = (f'<td role="cell" data-label="{k}">{v}</td>' for k, v in cells.items())
-        first = f'<th scope="row" role="rowheader">{name} {escape(row["claim"])}</th>'
-        body += f'<tr role="row">{first}{"".join(data)}</tr>'
+            found = f"{badge(row[column])} {escape(text[column])}"
+            cells += f'<td role="cell" data-label="{head}">{found}</td>'
+        body += f'<tr role="row">{cells}</tr>'
     heads = "".join(
         f'<th scope="col" role="columnheader">{head}</th>'
-        for head in ("Claim", "Check", *_VERDICTS_OF.values())
+        for head in ("Claim and check", *_VERDICTS_OF.values())
     )
     return (
         '<table class="mm-ledger" role="table"><caption>What the papers claim and what the numbers '

@@ -10,6 +10,8 @@ a table has `seed`. An *overlap table* is the result of `masks.overlap_table` wi
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
+from textwrap import fill
+from types import MappingProxyType
 
 import matplotlib as mpl
 import pandas as pd
@@ -31,6 +33,7 @@ CONTROLS = [kind for kind in DASHES if kind]
 
 _DOT, _UNTRAINED, _SAME = ({"color": c, "marker": m} for c, m in zip(COLOURS, "osD", strict=False))
 _TICK = {"color": INK, "marker": "|"}
+_CHANCE, _OTHER_SAMPLE = "chance at the same set sizes", "same language, other calibration sample"
 _WIDTH = 3.5  # inches: one panel fills a phone at natural size, two stand side by side on a page
 _OVERLAP = ["model", "lang_a", "lang_b", "keep_ratio", "group"]
 _OVERLAP += ["size_a", "size_b", "n_scored", "jaccard"]
@@ -50,8 +53,8 @@ def _over_seeds(table: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
     """Return mean, low and high of `value` over calibration seeds, one row per group of `by`."""
     if "seed" in table and table.duplicated([*by, "seed"]).any():
         raise ValueError(f"several rows with equal {', '.join([*by, 'seed'])}: filter to one run")
-    groups = table.groupby(by, sort=False)[value]
-    rows = [(*key, *seed_interval(values)[:3]) for key, values in groups]
+    groups = table.groupby(by, sort=False)
+    rows = [(*key, *seed_interval(group[value])[:3]) for key, group in groups]
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high"])
 
 
@@ -85,8 +88,7 @@ def _overlaps(
         # the untrained model has a name of its own and stands beside each of our models
         models = ours[["model"]].drop_duplicates()
         tables.append(controls[bare].drop(columns="model").merge(models, how="cross"))
-    rows = pd.concat(tables)
-    rows = rows[rows["group"] == group]
+    rows = pd.concat(tables).query("group == @group")
     here = (rows["keep_ratio"] - keep_ratio).abs() < 1e-12
     if not here.any():
         have = sorted(set(rows["keep_ratio"]))
@@ -114,7 +116,7 @@ def _figure(
     about: str,
     groups: Iterable[tuple[str, pd.DataFrame]],
     draw: Callable[[Axes, pd.DataFrame], str],
-    looks: Mapping[str, Mapping[str, str]] | None = None,
+    looks: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     **labels,
 ) -> Figure:
     """Draw one panel per group; `draw` returns what its panel shows, in words and numbers."""
@@ -124,11 +126,9 @@ def _figure(
         axes = panels[-1].subplots()
         axes.set(title=title.rsplit("/", 1)[-1], **labels)
         notes.append(f"{axes.get_title()}: {draw(axes, rows)}".removeprefix(": "))
-    key = [
-        (MARKERS.get(look.get("marker"), look.get("ls")), look["color"], name)
-        for name, look in (looks or {}).items()
-    ]
-    return Figure(f"{about}. {'; '.join(notes)}.", tuple(panels), tuple(key))
+    glyphs = {name: MARKERS.get(look.get("marker"), look.get("ls")) for name, look in looks.items()}
+    key = tuple((glyph, looks[name]["color"], name) for name, glyph in glyphs.items())
+    return Figure(f"{about}. {'; '.join(notes)}.", tuple(panels), key)
 
 
 def _name(code: str) -> str:
@@ -160,14 +160,13 @@ def _name_rows(axes: Axes, labels: Sequence[str], *, height: float = 0.23) -> No
     axes.set(ylim=(len(labels) - 0.5, -0.5), yticks=range(len(labels)), yticklabels=labels)
 
 
-def _plain(axes: Axes, which: str, values: pd.Series) -> None:
-    """Make an axis logarithmic, labelled with plain decimals at powers of ten."""
-    axes.set(**{f"{which}scale": "log"})
-    axis = getattr(axes, f"{which}axis")
+def _plain(axes: Axes, values: pd.Series) -> None:
+    """Make the x axis logarithmic, labelled with plain decimals at powers of ten."""
     ticks = [10.0**n for n in range(-8, 5) if values.min() / 3 <= 10.0**n <= values.max() * 3]
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.9f}".rstrip("0").rstrip(".")))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.9f}".rstrip("0").rstrip(".")))
 
 
 def _depth(layer: pd.Series) -> pd.Series:
@@ -179,31 +178,34 @@ def _depth(layer: pd.Series) -> pd.Series:
 
 
 def set_sizes(ours: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
-    """Draw the size of the math-specific set against the keep ratio, one panel per model.
+    """Draw the share of the top-K that is math-specific against the keep ratio, per model.
+
+    Sizes themselves span four decades, which hides the differences between languages.
 
     Args:
         ours: `model, lang, keep_ratio, group, n_topk, n_math_specific`, one row per `seed`; only
-            `group == "global"` is drawn, as a share of the scored weights n_topk / keep_ratio.
+            `group == "global"` is drawn.
         published: The same columns.
     """
     needed = ["model", "lang", "keep_ratio", "group", "n_topk", "n_math_specific"]
     sizes = pd.concat([_need(t, "set_sizes", *needed) for t in (ours, published) if t is not None])
-    sizes = sizes[sizes["group"] == "global"]
-    sizes = sizes.assign(share=sizes["n_math_specific"] * sizes["keep_ratio"] / sizes["n_topk"])
-    looks = _styles(_languages(sizes["lang"]))
+    sizes = sizes.query("group == 'global'").eval("share = n_math_specific / n_topk")
+    sizes = sizes.sort_values("lang", key=lambda c: c.map(_languages(c).index), kind="stable")
+    looks = _styles(sizes["lang"].unique())
 
     def draw(axes: Axes, table: pd.DataFrame) -> str:
         rows = _over_seeds(table, ["lang", "keep_ratio"], "share").sort_values("keep_ratio")
         for lang, line in rows.groupby("lang", sort=False):
             _line(axes, line["keep_ratio"], line, looks[lang])
-        _plain(axes, "x", rows["keep_ratio"])
-        _plain(axes, "y", rows["mean"])
-        top = rows[rows["keep_ratio"] == rows["keep_ratio"].max()].set_index("lang")["mean"]
-        percent = _listed(top.index, 100 * top, ".2f")
-        return f"{percent} percent at {rows['keep_ratio'].max():g}"
+        _plain(axes, rows["keep_ratio"])
+        axes.set_ylim(0)
+        largest = rows["keep_ratio"].max()
+        top = rows[rows["keep_ratio"] == largest].set_index("lang")["mean"].reindex(list(looks))
+        percent = (100 * largest * top).dropna()
+        return f"{_listed(percent.index, percent, '.2f')} at keep ratio {largest:g}"
 
-    about = "Math-specific set as a share of the scored weights against the keep ratio, by language"
-    labels = {"xlabel": "keep ratio", "ylabel": "share of scored weights"}
+    about = "Size of the math-specific set by language, here in percent of the scored weights"
+    labels = {"xlabel": "keep ratio", "ylabel": "math-specific share of top-K"}
     key = {_name(lang): look for lang, look in looks.items()}
     return _figure(about, sizes.groupby("model", sort=False), draw, key, **labels)
 
@@ -232,9 +234,8 @@ def overlap_pairs(
         _name_rows(axes, names)
         return ", ".join(notes)
 
-    key = {"two languages": _DOT, "chance at the same set sizes": _TICK}
-    if controls is not None:
-        key |= {"same language, other calibration sample": _SAME, "untrained model": _UNTRAINED}
+    key = {"two languages": _DOT, _CHANCE: _TICK}
+    key |= {} if controls is None else {_OTHER_SAMPLE: _SAME, "untrained model": _UNTRAINED}
     about = f"Global Jaccard of math-specific sets at keep ratio {keep_ratio:g}"
     models = overlaps.groupby("model", sort=False)
     return _figure(about, models, draw, key, xlabel="Jaccard", xlim=(-0.02, 1.02))
@@ -264,13 +265,12 @@ def layer_profile(
             mean = control.groupby("layer")["jaccard"].mean().reset_index()
             axes.plot(_depth(mean["layer"]), mean["jaccard"], ls=DASHES[kind], color=INK, lw=1.1)
         mean = rows.groupby("layer")["mean"].mean()
-        ends = _listed(("first", "last"), mean.iloc[[0, -1]])
-        return f"{ends}, highest {mean.max():.3f} at layer {mean.idxmax()}"
+        peak = f"highest {mean.max():.3f} at layer {mean.idxmax()}"
+        return f"{_listed(('first', 'last'), mean.iloc[[0, -1]])}, {peak}"
 
-    key = {**looks, "chance at the same set sizes": {"color": INK, "ls": "--"}}
-    if controls is not None:
-        key["same language, other calibration sample"] = {"color": INK, "ls": "-."}
-        key["untrained model"] = {"color": INK, "ls": ":"}
+    dashes = zip((_CHANCE, _OTHER_SAMPLE, "untrained model"), DASHES.values(), strict=True)
+    lines = {meaning: {"color": INK, "ls": dash} for meaning, dash in dashes}
+    key = looks | (lines if controls is not None else {_CHANCE: lines[_CHANCE]})
     about = f"Jaccard by layer at keep ratio {keep_ratio:g}, by language pair. Mean of the pairs"
     labels = {"xlabel": "relative depth", "ylabel": "Jaccard"}
     models = overlaps.groupby("model", sort=False)
@@ -313,9 +313,8 @@ def accuracy(table: pd.DataFrame) -> Figure:
         _name_rows(axes, [_name(lang) for lang in langs])
         return _listed(rows["lang"], rows["accuracy"])
 
-    tasks = table.groupby("task", sort=False)
-    about = "Accuracy with 95 % intervals"
-    return _figure(about, tasks, draw, xlabel="accuracy", xlim=(-0.02, 1.02))
+    look = {"xlabel": "accuracy", "xlim": (-0.02, 1.02)}
+    return _figure("Accuracy", table.groupby("task", sort=False), draw, **look)
 
 
 def training_curve(log: pd.DataFrame, *, columns: Sequence[str] = ("loss",)) -> Figure:
@@ -323,12 +322,12 @@ def training_curve(log: pd.DataFrame, *, columns: Sequence[str] = ("loss",)) -> 
     _need(log, "training_curve", "tokens", *columns)
 
     def draw(axes: Axes, rows: pd.DataFrame) -> str:
-        x, y = rows["tokens"] / 1e6, rows[axes.get_title()]
-        axes.plot(x, y, color=COLOURS[0])
-        return f"from {y.iloc[0]:.3g} at {x.iloc[0]:.3g} to {y.iloc[-1]:.3g} at {x.iloc[-1]:.3g}"
+        y = rows[axes.get_title()]
+        axes.plot(rows["tokens"] / 1e6, y, color=COLOURS[0])
+        return f"from {y.iloc[0]:.3g} to {y.iloc[-1]:.3g}"
 
     groups = [(column, log.dropna(subset=[column])) for column in columns]
-    about = "Training log against million tokens seen"
+    about = f"Training over {log['tokens'].max() / 1e6:.3g} million tokens"
     return _figure(about, groups, draw, xlabel="million tokens seen")
 
 
@@ -350,9 +349,11 @@ def ratios(table: pd.DataFrame) -> Figure:
         for y, row in enumerate(rows.itertuples()):
             aim = f" (aim: {row.direction} {row.aim:g})" if pd.notna(row.aim) else ""
             notes.append(f"{row.quantity}: {row.mean:.3g}{aim}")
-            axes.text(0, y - 0.22, notes[-1], transform=axes.get_yaxis_transform())
-        _name_rows(axes, [""] * len(names), height=0.46)
-        _plain(axes, "x", rows[["mean", "aim"]].stack())
+            across = axes.get_yaxis_transform()
+            axes.text(0.01, y - 0.15, fill(notes[-1], 46), transform=across, va="bottom")
+        _name_rows(axes, [""] * len(names), height=0.6)
+        axes.set_ylim(len(names) - 0.5, -0.8)
+        _plain(axes, rows[["mean", "aim"]].stack())
         return "; ".join(notes)
 
     return _figure("Ratios", [("", table)], draw, {"measured": _DOT, "aim": _TICK}, xlabel="ratio")
