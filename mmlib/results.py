@@ -224,6 +224,34 @@ def evidence(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     return _load(name, PACKAGE / "evidence")
 
 
+def keep_evidence(
+    name: str, paths: Sequence[Path], *, where: str = "", folder: Path | None = None
+) -> Path:
+    """Ship tables of runs as one evidence table, whose manifest names every run.
+
+    Args:
+        name: Name of the evidence table.
+        paths: CSV files written by `write_table` (their manifests lie beside them).
+        where: `DataFrame.query` expression; only these rows are kept.
+        folder: Where to (default: `mmlib/evidence`).
+
+    Raises:
+        ValueError: The tables have different columns, or no row is left.
+    """
+    loaded = [_load(path.stem, path.parent) for path in paths]
+    if len({tuple(table.columns) for table, _ in loaded}) > 1:
+        raise ValueError(f"the tables {[str(path) for path in paths]} have different columns")
+    table = pd.concat([table for table, _ in loaded], ignore_index=True)
+    table = table.query(where).reset_index(drop=True) if where else table
+    if table.empty:
+        raise ValueError(f"no row satisfies {where!r}")
+    runs = [manifest["run"] for _, manifest in loaded]
+    newest = max(runs, key=lambda run: run["date"])
+    models = ", ".join(dict.fromkeys(run["model"] for run in runs))
+    about = newest | {"model": models, "parameters": {"where": where, "runs": runs}}
+    return write_table(table, name, RunInfo(**about), folder=folder or PACKAGE / "evidence")
+
+
 # --- intervals and tests ------------------------------------------------------------------------
 
 

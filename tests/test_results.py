@@ -239,3 +239,17 @@ def test_seed_interval_edges():
 def test_results_and_claims_do_not_need_torch():
     code = "import sys, mmlib.results, mmlib.claims; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_evidence_is_the_rows_of_its_runs_and_names_them(tmp_path):
+    tables = [pd.DataFrame({"seed": [1, 101], "value": [0.1, x]}) for x in (0.3, 0.7)]
+    for number, table in enumerate(tables):
+        run = results.RunInfo(model=f"model-{number}", date="2026-11-20")
+        results.write_table(table, "found", run, folder=tmp_path / str(number))
+    paths = [tmp_path / str(number) / "found.csv" for number in (0, 1)]
+    results.keep_evidence("kept", paths, where="seed == 101", folder=tmp_path)
+    table, manifest = results._load("kept", tmp_path)
+    assert table.value.tolist() == [0.3, 0.7]
+    assert [run["model"] for run in manifest["run"]["parameters"]["runs"]] == ["model-0", "model-1"]
+    with pytest.raises(ValueError, match="no row satisfies 'seed == 5'"):
+        results.keep_evidence("kept", paths, where="seed == 5", folder=tmp_path)
