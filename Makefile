@@ -22,7 +22,7 @@ test: export OMP_NUM_THREADS ?= 1
 
 reproduce: .venv/.installed
 ifeq ($(PRESET),full)
-	set -e; for name in $(ORGANISMS); do $(PY) -m mmlib train $$name --restart; done
+	set -e; for name in $(ORGANISMS); do $(PY) -m mmlib train $$name; done
 else ifneq ($(PRESET),laptop)
 	$(error PRESET=$(PRESET): choose laptop or full)
 endif

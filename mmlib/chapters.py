@@ -35,7 +35,8 @@ class Chapter:
     budget_s: float
     """Its share of the fifteen minutes that all chapters may take on two cores."""
     reads: tuple[str, ...] = ()
-    """Tables it depends on: `published/NAME`, `evidence/NAME` or `results/NAME`."""
+    """Tables it depends on, `published/NAME`, `evidence/NAME` or `results/NAME`, and checkpoints
+    that no parameter names, `organisms/NAME`."""
     miniature: Mapping[str, Any] = field(default_factory=dict)
     """Parameters with which the tests execute it in seconds."""
 
@@ -53,12 +54,13 @@ class Project:
 
     @property
     def places(self) -> dict[str, Path]:
-        """Folders of the tables that a chapter may name under `reads`."""
+        """Folders of what a chapter may name under `reads`."""
         package = self.root / "mmlib"
         return {
             "published": package / "published",
             "evidence": package / "evidence",
             "results": self.root / "book" / "results",
+            "organisms": package / "organisms",
         }
 
     def source(self, name: str) -> Path:
@@ -216,8 +218,9 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def file_hash(path: Path) -> str:
+def file_hash(path: str | Path) -> str:
     """Hash a file; a file that is not there hashes to `"missing"`."""
+    path = Path(path)
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else "missing"
 
 
@@ -270,27 +273,33 @@ def _code_hashes(project: Project, notebook: Mapping[str, Any]) -> dict[str, str
     return found
 
 
+def _folder_hash(folder: Path) -> str:
+    """Hash the files of a folder, without pages for people; `"missing"` where there is none."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md")
+    contents = [[p.relative_to(folder).as_posix(), file_hash(p)] for p in files]
+    return digest(contents) if contents else "missing"
+
+
 def _evidence_hashes(project: Project, chapter: Chapter) -> dict[str, str]:
+    found = {}
     for entry in chapter.reads:
-        if entry.split("/")[0] not in project.places or entry.count("/") != 1:
+        place, _, name = entry.partition("/")
+        if place not in project.places or not name:
             raise ChapterError(
                 f"{chapter.name} reads {entry!r} in notebooks/chapters.yml; write "
-                f"{' or '.join(f'{place}/NAME' for place in project.places)}"
+                f"{' or '.join(f'{known}/NAME' for known in project.places)}"
             )
-    paths = {entry: entry.split("/") for entry in chapter.reads}
-    return {e: file_hash(project.places[place] / f"{n}.csv") for e, (place, n) in paths.items()}
+        path = project.places[place] / name
+        found[entry] = _folder_hash(path) if place == "organisms" else file_hash(f"{path}.csv")
+    return found
 
 
 def _checkpoint_hashes(project: Project, values: Mapping[str, Any]) -> dict[str, str]:
     """Hash the folder of every organism that a parameter names."""
     words = [w for v in values.values() for w in (v if isinstance(v, list) else [v])]
-    names = [w for w in words if isinstance(w, str) and re.fullmatch(r"organism-[\w-]+", w)]
-    found = {}
-    for folder in (project.root / "mmlib" / "organisms" / name for name in names):
-        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md")
-        if files:
-            found[folder.name] = digest([[p.name, file_hash(p)] for p in files])
-    return found
+    names = {w for w in words if isinstance(w, str) and re.fullmatch(r"organism-[\w-]+", w)}
+    found = {name: _folder_hash(project.places["organisms"] / name) for name in sorted(names)}
+    return {name: value for name, value in found.items() if value != "missing"}
 
 
 def hashes(project: Project, name: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ TREES = {p.stem: ast.parse(p.read_text(encoding="utf-8")) for p in PACKAGE.glob(
 LEVELS = {
     0: {"languages", "models", "hooks", "masks", "results", "pages", "chapters", "__init__"},
     1: {"data", "importance", "plotting", "claims", "exercises"},
-    2: {"evaluation", "benchmark", "organism"},
+    2: {"localisation", "evaluation", "benchmark", "organism"},
     3: {"runner", "__main__"},
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
@@ -31,7 +31,7 @@ WITHOUT_TORCH = [
 ALLOWED = {
     "papermill": {"runner"},
     "nbformat": {"runner"},
-    "transformers": {"models", "data", "evaluation", "benchmark", "organism"},
+    "transformers": {"models", "data", "localisation", "evaluation", "benchmark", "organism"},
     "lm_eval": {"evaluation"},
     "matplotlib": {"pages", "plotting"},
     "seaborn": {"plotting"},

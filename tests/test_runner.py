@@ -282,7 +282,9 @@ def test_a_missing_table_is_named_and_stops_the_run(project):
 
 def test_a_mistyped_table_place_is_refused(fresh):
     edit(fresh.root / "notebooks/chapters.yml", "published/facts", "publised/facts")
-    with pytest.raises(ChapterError, match="published/NAME or evidence/NAME or results/NAME"):
+    with pytest.raises(
+        ChapterError, match="published/NAME or evidence/NAME or results/NAME or organisms/NAME"
+    ):
         hashes(fresh, "01_toy", {})
 
 

@@ -1,0 +1,214 @@
+"""Sources as written, copies as published, and every chapter executed in miniature."""
+
+import ast
+import json
+import math
+import os
+import re
+import statistics
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from papermill import inspect_notebook
+from safetensors import safe_open
+
+from mmlib import runner
+from mmlib.chapters import Project, hashes, parameters, run_record
+
+ROOT = Path(__file__).parents[1]
+PROJECT = Project(ROOT)
+NAMES = list(PROJECT.chapters)
+MINIATURE_S = 25
+"""Longest time a chapter may take in miniature, on two cores with nothing else to do."""
+LOCAL_PATH = re.compile(r"(?<![\w.:/<-])/(?:home|Users|root|tmp|opt|mnt|var|work|usr|content)/\S*")
+
+chapter = pytest.mark.parametrize("name", NAMES)
+
+
+def cells(path, kind="code"):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        {**c, "source": "".join(c["source"])} for c in notebook["cells"] if c["cell_type"] == kind
+    ]
+
+
+def outputs(path):
+    return [output for cell in cells(path) for output in cell["outputs"]]
+
+
+def texts(value):
+    """Every text inside a JSON value."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [text for item in value for text in texts(item)]
+    return [value] if isinstance(value, str) else []
+
+
+# --- sources
+
+
+def test_chapters_yml_names_every_notebook():
+    assert {path.stem for path in (ROOT / "notebooks" / "chapters").glob("*.ipynb")} == set(NAMES)
+
+
+def test_budgets_fit_into_fifteen_minutes():
+    assert sum(entry.budget_s for entry in PROJECT.chapters.values()) <= 15 * 60
+
+
+@chapter
+def test_source_is_stripped(name):
+    notebook = json.loads(PROJECT.source(name).read_text(encoding="utf-8"))
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    assert not {"papermill", "mmlib"} & set(notebook["metadata"])
+    for cell in cells(PROJECT.source(name)):
+        assert cell["outputs"] == []
+        assert cell["execution_count"] is None
+    assert not LOCAL_PATH.search(PROJECT.source(name).read_text(encoding="utf-8"))
+
+
+@chapter
+def test_parameters_are_typed_explained_and_readable_by_papermill(name):
+    ours = parameters(PROJECT, name)
+    theirs = inspect_notebook(PROJECT.source(name))
+    assert {n: (p.type, p.help) for n, p in ours.items()} == {
+        n: (p["inferred_type_name"], p["help"]) for n, p in theirs.items()
+    }
+    assert [parameter.name for parameter in ours.values() if not parameter.help] == []
+    tags = [cell["metadata"].get("tags", []) for cell in cells(PROJECT.source(name))]
+    assert sum("parameters" in tag for tag in tags) == 1
+
+
+@chapter
+def test_the_notebook_tells_and_the_package_does(name):
+    code = [cell["source"] for cell in cells(PROJECT.source(name))]
+    for text in code:
+        kinds = {type(node) for node in ast.walk(ast.parse(re.sub(r"(?m)^[%!].*", "", text)))}
+        assert not kinds & {ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef, ast.Lambda}, text
+    lines = [len([line for line in text.splitlines() if line.strip()]) for text in code]
+    assert statistics.median(lines) <= 3
+
+
+@chapter
+def test_what_a_chapter_reads_is_declared(name):
+    """A table that is read without being declared could change and leave the chapter fresh."""
+    code = "\n".join(cell["source"] for cell in cells(PROJECT.source(name)))
+    modules = hashes(PROJECT, name, {})["code"]
+    package = [(ROOT / "mmlib" / f"{m}.py").read_text(encoding="utf-8") for m in modules]
+    call = re.compile(r'\b(published|evidence|read_table)\(\s*"([\w-]+)"')
+    place = {"published": "published", "evidence": "evidence", "read_table": "results"}
+    read = {f"{place[c]}/{table}" for text in [code, *package] for c, table in call.findall(text)}
+    own = {f"results/{table}" for table in re.findall(r'write_table\([^"]*"([\w-]+)"', code)}
+    assert read - own <= set(PROJECT.chapters[name].reads)
+
+
+# --- the published copies
+
+
+@chapter
+def test_copy_is_up_to_date(name):
+    reasons = {row.chapter.name: row.reasons for row in runner.status(PROJECT)}[name]
+    assert reasons == [], f"python -m mmlib run {name}"
+
+
+@chapter
+def test_copy_is_complete_and_without_errors(name):
+    path = PROJECT.executed(name)
+    code = cells(path)
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert [output for output in outputs(path) if output["output_type"] == "error"] == []
+    assert not any("injected-parameters" in c["metadata"].get("tags", []) for c in code)
+    assert [c["source"] for c in code] == [c["source"] for c in cells(PROJECT.source(name))]
+
+
+@chapter
+def test_copy_keeps_no_path_and_no_warning(name):
+    path = PROJECT.executed(name)
+    found = [m.group() for text in texts(outputs(path)) for m in LOCAL_PATH.finditer(text)]
+    assert found == []
+    text = path.read_text(encoding="utf-8")
+    for place in (ROOT, Path.home(), Path(sys.prefix)):
+        assert len(place.parts) < 3 or str(place) not in text
+    assert [o["text"] for o in outputs(path) if o.get("name") == "stderr"] == []
+
+
+@chapter
+def test_every_figure_has_a_description(name):
+    for cell in cells(PROJECT.executed(name)):
+        described = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
+        for output in cell["outputs"]:
+            kinds = {kind.split("papermill.record/")[-1] for kind in output.get("data", ())}
+            assert described or not kinds & {"image/png", "image/svg+xml", "image/jpeg"}
+            for svg in re.findall(r"<svg\b[^>]*>", "".join(texts(output.get("data", {})))):
+                labelled = re.search(r'role="img"[^>]*aria-label="[^"]{20,}"', svg)
+                assert labelled or 'aria-hidden="true"' in svg, svg[:200]
+
+
+def test_every_table_has_one_writer():
+    tables = [t for name in NAMES for t in run_record(PROJECT.executed(name)).get("tables", ())]
+    assert len(tables) == len(set(tables))
+    on_disk = {path.name for path in (ROOT / "book" / "results").glob("*") if path.is_file()}
+    assert on_disk == set(tables)
+
+
+# --- miniature runs
+
+
+@pytest.fixture(scope="session")
+def borrowed(tmp_path_factory):
+    """A checkout of links to this one: what a run writes does not land here."""
+    root = tmp_path_factory.mktemp("borrowed")
+    for name in ("notebooks", "mmlib"):
+        (root / name).symlink_to(ROOT / name)
+    (root / "book").mkdir()
+    (root / "book" / "results").symlink_to(ROOT / "book" / "results")
+    return Project(root)
+
+
+@pytest.mark.notebook
+@chapter
+def test_miniature(name, borrowed, monkeypatch):
+    monkeypatch.setenv("MMLIB_CACHE", str(borrowed.root / f"cache-{name}"))
+    given = PROJECT.chapters[name].miniature
+    assert given, f"give {name} a miniature in notebooks/chapters.yml"
+    notebook = runner.run(borrowed, name, given)
+    assert notebook.is_relative_to(borrowed.root / "runs")
+    tables = {path.stem: pd.read_csv(path) for path in notebook.parent.glob("*.csv")}
+    assert name in CHECKS, "compare a number of this chapter with an independent calculation"
+    CHECKS[name](tables, run_record(notebook)["parameters"])
+    assert run_record(notebook)["seconds"] <= MINIATURE_S * float(os.environ.get("MMLIB_SLOW", "1"))
+
+
+# Each chapter: at least one number against a calculation that does not use the package.
+
+
+def matrices(folder):
+    """Sizes of the decoder's matrices, read from the checkpoint file itself."""
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+    return [math.prod(s) for key, s in shapes.items() if ".layers." in key and len(s) == 2]
+
+
+def check_math_weights(tables, given):
+    sizes = tables["set_sizes"].query("group == 'global'")
+    numel = matrices(ROOT / "mmlib" / "organisms" / given["model"])
+    expected = {ratio: sum(int(n * ratio) for n in numel) for ratio in given["keep_ratios"]}
+    assert dict(sizes.groupby("keep_ratio").n_topk.unique().map(list)) == {
+        ratio: [count] for ratio, count in expected.items()
+    }
+    assert set(sizes.n_scored) == {sum(numel)}
+
+
+def check_overlap(tables, given):
+    overlap = tables["overlap"].set_index(["lang_a", "lang_b", "keep_ratio", "seed"])
+    parts = overlap.query("group == 'module'").groupby(level=[0, 1, 2, 3])
+    counts = parts[["size_a", "size_b", "intersection"]].sum()
+    union = counts.size_a + counts.size_b - counts.intersection
+    whole = overlap.query("group == 'global'")
+    expected = (counts.intersection / union).reindex(whole.index)
+    pd.testing.assert_series_equal(whole.jaccard, expected, check_names=False)
+
+
+CHECKS = {"03_math_weights": check_math_weights, "04_overlap": check_overlap}
