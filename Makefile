@@ -49,5 +49,5 @@ html: .venv/.installed
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -c 'import torch' 2> /dev/null || $(PY) -m pip install $(TORCH)
 	$(PY) -m pip install --editable '.[test]'
-	git config filter.nbstripout.clean .venv/bin/nbstripout 2> /dev/null || true
+	git config filter.nbstripout.clean ".venv/bin/nbstripout --keep-id" 2> /dev/null || true
 	touch $@
