@@ -85,6 +85,7 @@ def _svg(panel: Canvas, alt: str) -> str:
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'<g id="[^"]*"', "<g", body)  # named by matplotlib, referred to by nothing
     body = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font-size: \1; font-family: inherit", body)
+    body = re.sub(r"font-family: [^;\"]+", "font-family: inherit", body)
     width = float(box.split()[2])
     css = f"flex:1 1 {width * 1.2:.0f}px;min-width:0;max-width:{width * 1.9:.0f}px;height:auto"
     return (

@@ -11,7 +11,6 @@ a table has `seed`. An *overlap table* is the result of `masks.overlap_table` wi
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from textwrap import fill
-from types import MappingProxyType
 
 import matplotlib as mpl
 import pandas as pd
@@ -28,12 +27,13 @@ from mmlib.results import require_columns, seed_interval
 # readers; a marker, a dash or a label always carries the same distinction.
 COLOURS = ("#0072b2", "#d55e00", "#008f68", "#b8559b", "#8a7400", "#6f7782")
 MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "|": "|"}
-DASHES = {"": "--", "same language": "-.", "untrained": ":"}  # chance and the two controls
-CONTROLS = [kind for kind in DASHES if kind]
+DASHES = {"chance": "--", "same language": "-.", "untrained": ":"}
+CONTROLS = ["same language", "untrained"]
 
 _DOT, _UNTRAINED, _SAME = ({"color": c, "marker": m} for c, m in zip(COLOURS, "osD", strict=False))
 _TICK = {"color": INK, "marker": "|"}
-_CHANCE, _OTHER_SAMPLE = "chance at the same set sizes", "same language, other calibration sample"
+_MEANING = {"chance": "chance at the same set sizes", "untrained": "untrained model"}
+_MEANING |= {"same language": "same language, other calibration sample"}
 _WIDTH = 3.5  # inches: one panel fills a phone at natural size, two stand side by side on a page
 _OVERLAP = ["model", "lang_a", "lang_b", "keep_ratio", "group"]
 _OVERLAP += ["size_a", "size_b", "n_scored", "jaccard"]
@@ -79,8 +79,8 @@ def _overlaps(
     """
     tables = [_need(t, figure, *_OVERLAP) for t in (ours, published) if t is not None]
     tables = [t.assign(control="") for t in tables]
-    if controls is not None:
-        _need(controls, f"the controls of {figure}", *_OVERLAP, "control")
+    if controls is not None and not controls.empty:
+        _need(controls, f"{figure} (controls)", *_OVERLAP, "control")
         if unknown := sorted(set(controls["control"]) - set(CONTROLS)):
             raise ValueError(f"unknown control {unknown[0]!r}; choose one of {CONTROLS}")
         bare = controls["control"] == "untrained"
@@ -116,7 +116,7 @@ def _figure(
     about: str,
     groups: Iterable[tuple[str, pd.DataFrame]],
     draw: Callable[[Axes, pd.DataFrame], str],
-    looks: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    looks: Mapping[str, Mapping[str, str]] | None = None,
     **labels,
 ) -> Figure:
     """Draw one panel per group; `draw` returns what its panel shows, in words and numbers."""
@@ -126,8 +126,10 @@ def _figure(
         axes = panels[-1].subplots()
         axes.set(title=title.rsplit("/", 1)[-1], **labels)
         notes.append(f"{axes.get_title()}: {draw(axes, rows)}".removeprefix(": "))
-    glyphs = {name: MARKERS.get(look.get("marker"), look.get("ls")) for name, look in looks.items()}
-    key = tuple((glyph, looks[name]["color"], name) for name, glyph in glyphs.items())
+    looks = looks or {}
+    glyphs = [MARKERS.get(look.get("marker"), look.get("ls")) for look in looks.values()]
+    colours = [look["color"] for look in looks.values()]
+    key = tuple(zip(glyphs, colours, looks, strict=True))
     return Figure(f"{about}. {'; '.join(notes)}.", tuple(panels), key)
 
 
@@ -177,7 +179,11 @@ def _depth(layer: pd.Series) -> pd.Series:
 # --- figures ------------------------------------------------------------------------------------
 
 
-def set_sizes(ours: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
+def set_sizes(
+    ours: pd.DataFrame,
+    published: pd.DataFrame | None = None,
+    controls: pd.DataFrame | None = None,
+) -> Figure:
     """Draw the share of the top-K that is math-specific against the keep ratio, per model.
 
     Sizes themselves span four decades, which hides the differences between languages.
@@ -186,17 +192,26 @@ def set_sizes(ours: pd.DataFrame, published: pd.DataFrame | None = None) -> Figu
         ours: `model, lang, keep_ratio, group, n_topk, n_math_specific`, one row per `seed`; only
             `group == "global"` is drawn.
         published: The same columns.
+        controls: The same columns for one sample of math text minus another (empty: none), drawn
+            as the mean of the languages: what the draw of the prompts alone leaves.
     """
     needed = ["model", "lang", "keep_ratio", "group", "n_topk", "n_math_specific"]
-    sizes = pd.concat([_need(t, "set_sizes", *needed) for t in (ours, published) if t is not None])
-    sizes = sizes.query("group == 'global'").eval("share = n_math_specific / n_topk")
+    tables = [_need(t, "set_sizes", *needed) for t in (ours, published) if t is not None]
+    floor = pd.DataFrame(columns=needed) if controls is None or controls.empty else controls
+    sizes, floor = (
+        table.query("group == 'global'").assign(share=lambda t: t["n_math_specific"] / t["n_topk"])
+        for table in (pd.concat(tables), floor)
+    )
     sizes = sizes.sort_values("lang", key=lambda c: c.map(_languages(c).index), kind="stable")
-    looks = _styles(sizes["lang"].unique())
+    looks, noise_look = _styles(sizes["lang"].unique()), {"color": INK, "ls": ":"}
 
     def draw(axes: Axes, table: pd.DataFrame) -> str:
         rows = _over_seeds(table, ["lang", "keep_ratio"], "share").sort_values("keep_ratio")
         for lang, line in rows.groupby("lang", sort=False):
             _line(axes, line["keep_ratio"], line, looks[lang])
+        mine = floor[floor["model"] == table["model"].iloc[0]]
+        noise = mine.groupby("keep_ratio")["share"].mean()
+        axes.plot(noise.index, noise, **noise_look)
         _plain(axes, rows["keep_ratio"])
         axes.set_ylim(0)
         largest = rows["keep_ratio"].max()
@@ -207,6 +222,7 @@ def set_sizes(ours: pd.DataFrame, published: pd.DataFrame | None = None) -> Figu
     about = "Size of the math-specific set by language, here in percent of the scored weights"
     labels = {"xlabel": "keep ratio", "ylabel": "math-specific share of top-K"}
     key = {_name(lang): look for lang, look in looks.items()}
+    key |= {} if floor.empty else {"math text minus other math text": noise_look}
     return _figure(about, sizes.groupby("model", sort=False), draw, key, **labels)
 
 
@@ -234,8 +250,8 @@ def overlap_pairs(
         _name_rows(axes, names)
         return ", ".join(notes)
 
-    key = {"two languages": _DOT, _CHANCE: _TICK}
-    key |= {} if controls is None else {_OTHER_SAMPLE: _SAME, "untrained model": _UNTRAINED}
+    key = {"two languages": _DOT, _MEANING["chance"]: _TICK}
+    key |= {_MEANING[kind]: looks[kind] for kind in CONTROLS if kind in set(overlaps["control"])}
     about = f"Global Jaccard of math-specific sets at keep ratio {keep_ratio:g}"
     models = overlaps.groupby("model", sort=False)
     return _figure(about, models, draw, key, xlabel="Jaccard", xlim=(-0.02, 1.02))
@@ -257,7 +273,7 @@ def layer_profile(
         rows = _over_seeds(pairs, ["pair", "layer"], "jaccard").sort_values("layer")
         for pair, line in rows.groupby("pair", sort=False):
             _line(axes, _depth(line["layer"]), line, looks[pair])
-        lines = {"": pairs.assign(jaccard=pairs["chance"])}
+        lines = {"chance": pairs.assign(jaccard=pairs["chance"])}
         lines |= {
             kind: table[table["control"] == kind] for kind in {*CONTROLS} & {*table["control"]}
         }
@@ -268,9 +284,8 @@ def layer_profile(
         peak = f"highest {mean.max():.3f} at layer {mean.idxmax()}"
         return f"{_listed(('first', 'last'), mean.iloc[[0, -1]])}, {peak}"
 
-    dashes = zip((_CHANCE, _OTHER_SAMPLE, "untrained model"), DASHES.values(), strict=True)
-    lines = {meaning: {"color": INK, "ls": dash} for meaning, dash in dashes}
-    key = looks | (lines if controls is not None else {_CHANCE: lines[_CHANCE]})
+    drawn = [kind for kind in DASHES if kind in {"chance", *overlaps["control"]}]
+    key = looks | {_MEANING[kind]: {"color": INK, "ls": DASHES[kind]} for kind in drawn}
     about = f"Jaccard by layer at keep ratio {keep_ratio:g}, by language pair. Mean of the pairs"
     labels = {"xlabel": "relative depth", "ylabel": "Jaccard"}
     models = overlaps.groupby("model", sort=False)
