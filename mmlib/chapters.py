@@ -307,6 +307,7 @@ def hashes(project: Project, name: str, values: Mapping[str, Any]) -> dict[str, 
     notebook = read_notebook(project.source(name))
     return {
         "source": _source_hash(notebook),
+        "cells": digest([_text(c) for c in notebook["cells"] if c["cell_type"] == "code"]),
         "parameters": digest(values),
         "evidence": _evidence_hashes(project, project.chapter(name)),
         "checkpoint": _checkpoint_hashes(project, values),
@@ -335,7 +336,10 @@ def stale_reasons(
     if not recorded:
         return ["never run"]
     old = recorded["hashes"]
-    reasons = [f"{kind} changed" for kind in ("source", "parameters") if old[kind] != current[kind]]
+    kinds = {"cells": "source", "parameters": "parameters"}
+    reasons = [f"{word} changed" for kind, word in kinds.items() if old[kind] != current[kind]]
+    if old["source"] != current["source"] and old["cells"] == current["cells"]:
+        reasons.append("text changed")
     for kind in ("evidence", "checkpoint", "code"):
         before, now = old[kind], current[kind]
         if names := sorted(n for n in {*before, *now} if before.get(n) != now.get(n)):

@@ -10,7 +10,6 @@ import re
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from mmlib.chapters import (
     run_record,
     stale_reasons,
 )
+from mmlib.progress import Progress
 from mmlib.results import RunInfo
 
 
@@ -80,7 +80,7 @@ class _Task:
     @property
     def id(self) -> str:
         """The chapter; with other parameters also a hash of what was asked for."""
-        asked = [self.hashes[key] for key in ("source", "parameters", "code")]
+        asked = [self.hashes[key] for key in ("cells", "parameters", "code")]
         return f"{self.name}-{digest(asked)[:10]}" if self.changed else self.name
 
     @property
@@ -110,7 +110,7 @@ def run(
     force: bool = False,
     label: str = "",
 ) -> Path:
-    """Execute a chapter, unless its results are up to date.
+    """Execute a chapter, unless its results are up to date; if only text differs, renew the text.
 
     Args:
         project: the checkout.
@@ -131,6 +131,11 @@ def run(
     place = task.short(task.executed)
     if not force and not task.stale_reasons:
         print(f"{label}{task.id}: up to date ({place}); --force runs it again", flush=True)
+        return task.executed
+    if not force and not task.changed and task.stale_reasons == ["text changed"]:
+        with _only_writer(task), _unfinished(task) as partial:
+            _renew_text(task, partial)
+        print(f"{label}{task.id}: text renewed, nothing executed ({place})", flush=True)
         return task.executed
     if absent := [table for table, found in task.hashes["evidence"].items() if found == "missing"]:
         raise ChapterError(
@@ -207,7 +212,7 @@ def _environment(task: _Task, partial: Path) -> Iterator[None]:
             os.environ.update(before)
 
 
-def _execute(task: _Task, partial: Path, progress: "Progress") -> None:
+def _execute(task: _Task, partial: Path, progress: Progress) -> None:
     from papermill import PapermillExecutionError, execute_notebook  # slow, and seldom needed
     from traitlets.config import Config
 
@@ -233,7 +238,7 @@ def _execute(task: _Task, partial: Path, progress: "Progress") -> None:
         raise ChapterFailedError(_explain(error, progress, kept / notebook.name)) from None
 
 
-def _explain(error: Exception, progress: "Progress", notebook: Path) -> str:
+def _explain(error: Exception, progress: Progress, notebook: Path) -> str:
     lines = [f"{progress.label} failed in cell {progress.number}: {progress.code}"]
     trace = "\n".join(getattr(error, "traceback", [])) or f"{error} (out of memory?)"
     lines += [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in trace.splitlines()[-15:]]
@@ -299,6 +304,25 @@ def _substitute(value: Any, substitutions: Iterable[tuple[re.Pattern, str]]) -> 
     return value
 
 
+def _renew_text(task: _Task, partial: Path) -> None:
+    """Put the outputs of the published copy into the source as it is now."""
+    old = nbformat.read(task.executed, as_version=4)
+    new = nbformat.read(task.project.source(task.name), as_version=4)
+    before, now = ([c for c in notebook.cells if c.cell_type == "code"] for notebook in (old, new))
+    for cell, executed in zip(now, before, strict=True):
+        cell.outputs, cell.execution_count = executed.outputs, executed.execution_count
+    new.metadata = old.metadata
+    new.metadata.mmlib.hashes = nbformat.from_dict(task.hashes)
+    nbformat.write(new, partial / task.executed.name)
+    _place(partial / task.executed.name, task.executed)
+
+
+def _place(path: Path, target: Path) -> None:
+    """Copy a file beside its target, then move it: atomic even if `runs/` is on another disk."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(shutil.copyfile(path, target.with_name(f".{target.name}")), target)
+
+
 def _replace_folder(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
@@ -319,58 +343,7 @@ def _move_in(task: _Task, partial: Path) -> None:
     tables = [p for p in partial.rglob("*") if p.is_file() and p != notebook]
     targets = {p: task.tables / p.relative_to(partial) for p in tables}
     for path, target in [*targets.items(), (notebook, task.executed)]:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Copied beside the target, then moved: atomic even if `runs/` lies on another disk.
-        os.replace(shutil.copyfile(path, target.with_name(f".{target.name}")), target)
+        _place(path, target)
     for path in old - set(targets.values()):
         path.unlink(missing_ok=True)
     return None
-
-
-# --- progress -----------------------------------------------------------------------------------
-
-
-class Progress:
-    """Say which cell runs, for how long, and how long the whole took last time."""
-
-    def __init__(self, label: str, expected: float) -> None:
-        self.label, self.expected = label, expected
-        self.number, self.cells, self.code = 0, 0, ""
-        self.start = time.monotonic()
-        self.terminal = sys.stdout.isatty()
-        self.stopped = threading.Event()
-        self.thread = threading.Thread(target=self._beat, daemon=True)
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the beginning."""
-        return time.monotonic() - self.start
-
-    def __enter__(self) -> "Progress":
-        self._show()
-        self.thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.stopped.set()
-        self.thread.join()
-        if self.terminal:
-            print("\r\x1b[K", end="", flush=True)
-
-    def begin(self, *, notebook: nbformat.NotebookNode) -> None:
-        """Called when the kernel is ready."""
-        self.cells = len(notebook.cells)
-
-    def cell(self, *, cell: nbformat.NotebookNode, cell_index: int) -> None:
-        """Called before a code cell is executed; cells are counted from 1, text included."""
-        self.number, self.code = cell_index + 1, cell.source.partition("\n")[0]
-
-    def _beat(self) -> None:
-        while not self.stopped.wait(1 if self.terminal else 10):
-            self._show()
-
-    def _show(self) -> None:
-        cell = f"cell {self.number}/{self.cells}: {self.code}" if self.number else "starting"
-        line = f"{self.label}: {self.elapsed:.0f} of about {self.expected:.0f} s, {cell}"[:110]
-        start, end = ("\r\x1b[K", "") if self.terminal else ("", "\n")
-        print(f"{start}{line}", end=end, flush=True)

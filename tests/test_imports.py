@@ -12,7 +12,17 @@ from mmlib.chapters import imported_modules
 PACKAGE = Path(__file__).parents[1] / "mmlib"
 TREES = {p.stem: ast.parse(p.read_text(encoding="utf-8")) for p in PACKAGE.glob("*.py")}
 LEVELS = {
-    0: {"languages", "models", "hooks", "masks", "results", "pages", "chapters", "__init__"},
+    0: {
+        "languages",
+        "models",
+        "hooks",
+        "masks",
+        "results",
+        "pages",
+        "chapters",
+        "progress",
+        "__init__",
+    },
     1: {"data", "importance", "plotting", "claims", "exercises"},
     2: {"localisation", "evaluation", "benchmark", "organism"},
     3: {"runner", "__main__"},
@@ -30,7 +40,7 @@ WITHOUT_TORCH = [
 ]
 ALLOWED = {
     "papermill": {"runner"},
-    "nbformat": {"runner"},
+    "nbformat": {"runner", "progress"},
     "transformers": {"models", "data", "localisation", "evaluation", "benchmark", "organism"},
     "lm_eval": {"evaluation"},
     "matplotlib": {"pages", "plotting"},

@@ -241,7 +241,7 @@ def test_a_chapter_that_ran_is_fresh_and_one_that_did_not_is_stale(executed):
 @pytest.mark.parametrize(
     ("path", "old", "new", "expected"),
     [
-        ("notebooks/chapters/01_toy.ipynb", "A question", "My question", ["source changed"]),
+        ("notebooks/chapters/01_toy.ipynb", "A question", "My question", ["text changed"]),
         ("notebooks/chapters/01_toy.ipynb", "write_text", "write_text ", ["source changed"]),
         (
             "notebooks/chapters/01_toy.ipynb",
@@ -293,9 +293,21 @@ def test_the_model_card_is_not_the_checkpoint(project):
     assert reasons(project) == []
 
 
-def test_tags_are_part_of_the_source(project):
+def test_changed_text_is_renewed_without_execution(project, capsys):
+    before = run_record(project.executed("01_toy"))
     edit(project.source("01_toy"), '"parameters"', '"parameters", "hide-input"')
-    assert reasons(project) == ["source changed"]
+    edit(project.source("01_toy"), "A question", "My question")
+    assert reasons(project) == ["text changed"]
+    (project.root / "fail").touch()
+    runner.run(project, "01_toy")
+    assert "nothing executed" in capsys.readouterr().out
+    text = project.executed("01_toy").read_text()
+    assert all(part in text for part in ("My question", "hide-input", "UserWarning: look"))
+    after = run_record(project.executed("01_toy"))
+    assert {k: v for k, v in after.items() if k != "hashes"} == {
+        k: v for k, v in before.items() if k != "hashes"
+    }
+    assert reasons(project) == []
 
 
 # --- failures
