@@ -18,6 +18,7 @@ from mmlib.importance import Batch, collect_activation_norms, collect_scores, ov
 from mmlib.models import linear_modules
 
 SHAPES = {
+    "1M": (128, 256, 4, 4, 4, 32, 1_000, True),
     "30M": (512, 1408, 8, 8, 8, 64, 8_000, True),
     "170M": (1024, 2816, 12, 16, 16, 64, 16_000, True),
     "1B": (2048, 8192, 16, 32, 8, 64, 128_256, True),
@@ -231,21 +232,90 @@ def _peak(work: str, shape: str, lengths: list[int], batch_size: int) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def ratios(times: pd.DataFrame, pairs: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
-    """Ratios of paired repeats: median with the smallest and largest.
+def paired_ratio(times: pd.DataFrame, top: str, bottom: str) -> dict[str, float]:
+    """Ratio of two works in `interleaved` rows, repeat by repeat: median, smallest, largest, n."""
+    wide = times.pivot(index="repeat", columns="work", values="seconds")
+    values = (wide[top] / wide[bottom]).to_numpy()
+    low, high = float(values.min()), float(values.max())
+    return {"value": float(np.median(values)), "low": low, "high": high, "n": len(values)}
+
+
+def report(
+    shape: str,
+    lengths: Sequence[int],
+    *,
+    sweep_lengths: Sequence[int],
+    batch_size: int,
+    repeats: int,
+    device: str = "cpu",
+    dtype: str = "bfloat16",
+) -> pd.DataFrame:
+    """Measure everything this module knows on one shape.
 
     Args:
-        times: Rows of `interleaved`.
-        pairs: Name of the ratio -> (numerator, denominator), two values of `work`.
+        shape: One of `SHAPES`.
+        lengths: Tokens of each prompt.
+        sweep_lengths: Tokens of each prompt of the sweep, which repeats 80 calibrations the
+            published way; empty leaves the sweep out.
+        batch_size: Prompts per forward pass (the published code takes one).
+        repeats: Interleaved repeats of each timing.
+        device: "cpu" or "cuda".
+        dtype: Of the weights.
 
     Returns:
-        `quantity`, `ratio`, `low`, `high`, `n`.
+        One row per quantity: `shape`, `device`, `dtype`, `prompts`, `tokens`, `quantity`, `value`,
+        `low`, `high`, `n`, `unit` (ratio, s, bytes), `aim`, `direction`.
     """
-    wide = times.pivot(index="repeat", columns="work", values="seconds")
-    rows = []
-    for quantity, (top, bottom) in pairs.items():
-        values = (wide[top] / wide[bottom]).dropna().to_numpy()
-        low, high = float(values.min()), float(values.max())
-        row = {"quantity": quantity, "ratio": float(np.median(values)), "low": low, "high": high}
-        rows.append(row | {"n": len(values)})
-    return pd.DataFrame(rows)
+    model = random_llama(shape, device=device, dtype=dtype)
+    times = localisation_cost(model, lengths, batch_size=batch_size, repeats=repeats)
+    rows = {
+        "localisation / forward pass": paired_ratio(times, "localisation", "forward")
+        | {"aim": 1.1 if device == "cuda" else 1.2, "direction": "at most"},
+        "published accumulation / forward pass": paired_ratio(
+            times, "as_published", "forward_single"
+        ),
+    }
+    if sweep_lengths:
+        rows |= _sweep_rows(model, times, len(lengths), sweep_lengths, batch_size)
+    top_k = selection_cost(model, lengths[:1]).seconds
+    rows["top-K at all keep ratios"] = {"value": float(top_k.median()), "n": 2, "unit": "s"}
+    stored = stored_bytes(model, lengths)
+    rows["stored per calibration, published / ours"] = {
+        "value": stored["matrices"] / stored["norms"]
+    }
+    rows["stored per calibration"] = {"value": stored["norms"], "unit": "bytes"}
+    del model
+    memory = peak_memory(shape, lengths, batch_size=batch_size)
+    for work in ("localisation", "as_published"):
+        extra = memory[work] - memory["forward"]
+        rows[f"extra memory, {work}"] = {"value": extra, "unit": "bytes"}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("quantity").reset_index()
+    about = {"shape": shape, "device": device, "dtype": dtype, "prompts": len(lengths)}
+    blank = {"unit": "ratio", "direction": "", "n": 1}
+    table = table.reindex(columns=["quantity", *ROW]).fillna(blank).astype({"n": int})
+    return table.assign(**about, tokens=sum(lengths))
+
+
+ROW = ("value", "low", "high", "n", "unit", "aim", "direction")
+
+
+def _sweep_rows(
+    model: PreTrainedModel,
+    times: pd.DataFrame,
+    num_prompts: int,
+    sweep_lengths: Sequence[int],
+    batch_size: int,
+) -> dict[str, dict]:
+    """The sweep as measured, and carried on to 500 prompts per sample at the measured rates."""
+    sweep = sweep_cost(model, sweep_lengths, batch_size=batch_size).set_index("work").seconds
+    per_prompt = times.groupby("work").seconds.median() / num_prompts
+    more = 500 - len(sweep_lengths)
+    ours = sweep["sweep"] + 2 * 4 * more * per_prompt["localisation"]
+    passes = 2 * 4 * len(KEEP_RATIOS)
+    theirs = sweep["sweep_as_published"] + passes * more * per_prompt["as_published"]
+    aim = {"aim": 20, "direction": "at least"}
+    measured = f"sweep, published / ours ({len(sweep_lengths)} prompts, measured)"
+    return {
+        measured: {"value": sweep["sweep_as_published"] / sweep["sweep"]},
+        "sweep, published / ours (500 prompts, projected)": {"value": theirs / ours} | aim,
+    }
