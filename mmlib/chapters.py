@@ -316,8 +316,11 @@ def hashes(project: Project, name: str, values: Mapping[str, Any]) -> dict[str, 
 
 
 def run_record(path: Path) -> dict[str, Any]:
-    """What an executed notebook says about its own run; empty where it says nothing."""
-    return read_notebook(path)["metadata"].get("mmlib", {}) if path.exists() else {}
+    """What an executed notebook says about its own run; empty where it says nothing readable."""
+    try:
+        return read_notebook(path)["metadata"].get("mmlib", {})
+    except (FileNotFoundError, ChapterError):
+        return {}
 
 
 def stale_reasons(
@@ -333,13 +336,14 @@ def stale_reasons(
     Returns:
         One phrase per reason; empty if the copy is up to date.
     """
-    if not recorded:
+    if not {"hashes", "tables"} <= set(recorded):
         return ["never run"]
     old = recorded["hashes"]
-    kinds = {"cells": "source", "parameters": "parameters"}
-    reasons = [f"{word} changed" for kind, word in kinds.items() if old[kind] != current[kind]]
-    if old["source"] != current["source"] and old["cells"] == current["cells"]:
-        reasons.append("text changed")
+    reasons = []
+    if old["source"] != current["source"]:
+        reasons.append("text changed" if old["cells"] == current["cells"] else "source changed")
+    if old["parameters"] != current["parameters"]:
+        reasons.append("parameters changed")
     for kind in ("evidence", "checkpoint", "code"):
         before, now = old[kind], current[kind]
         if names := sorted(n for n in {*before, *now} if before.get(n) != now.get(n)):

@@ -238,6 +238,11 @@ def test_a_chapter_that_ran_is_fresh_and_one_that_did_not_is_stale(executed):
     assert second.reasons == ["never run"]
 
 
+def test_a_broken_copy_counts_as_none(project):
+    project.executed("01_toy").write_text('{"cells": [')
+    assert reasons(project) == ["never run"]
+
+
 @pytest.mark.parametrize(
     ("path", "old", "new", "expected"),
     [
