@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from papermill import inspect_notebook
 from safetensors import safe_open
+from tokenizers import Tokenizer
 
 from mmlib import runner
 from mmlib.chapters import Project, convert, hashes, parameters, run_record
@@ -188,6 +189,10 @@ def test_miniature(name, borrowed, monkeypatch):
 # Each chapter: at least one number against a calculation that does not use the package.
 
 
+def organism(given):
+    return ROOT / "mmlib" / "organisms" / given["model"]
+
+
 def matrices(folder):
     """Sizes of the decoder's matrices, read from the checkpoint file itself."""
     with safe_open(folder / "model.safetensors", "pt") as file:
@@ -195,17 +200,27 @@ def matrices(folder):
     return [math.prod(s) for key, s in shapes.items() if ".layers." in key and len(s) == 2]
 
 
+def check_problems(tables, given):
+    """Tokens per language, by the tokenizer's own library on the frozen file."""
+    tokenizer = Tokenizer.from_file(str(organism(given) / "tokenizer.json"))
+    problems = pd.read_parquet(organism(given) / "heldout.parquet")
+    for lang, part in problems[problems.lang.isin(given["languages"])].groupby("lang"):
+        encoded = tokenizer.encode_batch((part.prompt + part.response).tolist(), False, False)
+        lengths = tables["token_lengths"]
+        assert lengths[lengths.lang == lang].tokens.sum() == sum(len(text.ids) for text in encoded)
+
+
 def check_math_weights(tables, given):
+    """Selected weights: int(size * K), summed over the matrices of the checkpoint file."""
     sizes = tables["set_sizes"].query("group == 'global'")
-    numel = matrices(ROOT / "mmlib" / "organisms" / given["model"])
+    numel = matrices(organism(given))
     expected = {ratio: sum(int(n * ratio) for n in numel) for ratio in given["keep_ratios"]}
-    assert dict(sizes.groupby("keep_ratio").n_topk.unique().map(list)) == {
-        ratio: [count] for ratio, count in expected.items()
-    }
+    assert sizes.n_topk.tolist() == [expected[ratio] for ratio in sizes.keep_ratio]
     assert set(sizes.n_scored) == {sum(numel)}
 
 
 def check_overlap(tables, given):
+    """Global Jaccard, from the counts of single matrices."""
     overlap = tables["overlap"].set_index(["lang_a", "lang_b", "keep_ratio", "seed"])
     parts = overlap.query("group == 'module'").groupby(level=[0, 1, 2, 3])
     counts = parts[["size_a", "size_b", "intersection"]].sum()
@@ -215,4 +230,31 @@ def check_overlap(tables, given):
     pd.testing.assert_series_equal(whole.jaccard, expected, check_names=False)
 
 
-CHECKS = {"03_math_weights": check_math_weights, "04_overlap": check_overlap}
+def check_cost(tables, given):
+    """Stored sizes of the smallest shape: width 128, inner width 256, 4 layers, full attention."""
+    cost = tables["localisation_cost"]
+    value = cost[cost["shape"] == "1M"].groupby("quantity").value.first()
+    stored, ratio = (value[f"stored per calibration{end}"] for end in ("", ", published / ours"))
+    assert stored * ratio == pytest.approx(2 * 4 * (4 * 128 * 128 + 3 * 128 * 256))
+    assert 0 < stored - 4 * 4 * (3 * 128 + 256) < 5000  # names and shared inputs
+
+
+def check_at_a_glance(tables, given):
+    """Effect of C1 in the published table, straight from the file."""
+    rows = pd.read_csv(ROOT / "mmlib" / "published" / "mathlang_overlap.csv").query(
+        "group == 'global' and lang_a != lang_b"
+    )
+    k, jaccard = rows.keep_ratio, rows.intersection / rows.union
+    effect = min((jaccard - k * (1 - k) / (k * k - k + 2)).min(), (2 / 3 - jaccard).min())
+    ledger = tables["ledger"].set_index("id")
+    assert ledger.published_effect["C1"] == pytest.approx(effect)
+    assert len(ledger) == len(pd.read_csv(ROOT / "mmlib" / "published" / "claims.csv"))
+
+
+CHECKS = {
+    "00_at_a_glance": check_at_a_glance,
+    "01_problems": check_problems,
+    "03_math_weights": check_math_weights,
+    "04_overlap": check_overlap,
+    "05_cost": check_cost,
+}
