@@ -1,0 +1,190 @@
+"""Ask, extract, grade: one row per problem.
+
+The asking is EleutherAI's lm-evaluation-harness, which the papers used. The model object itself is
+passed in, so an edited model is graded without a reload, and nothing is read from the network.
+"""
+
+import logging
+import math
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import datasets
+import pandas as pd
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mmlib.data import Problem, load_problems
+from mmlib.languages import get_language
+
+Extraction = Literal["strict", "flexible"]
+EXTRACTIONS: tuple[Extraction, ...] = ("strict", "flexible")
+COLUMNS = (
+    "lang task problem_id target response prediction extraction correct".split()  # noqa: SIM905
+)
+STOP = ["\n"]
+"""Organism answers have one line, so whatever follows a line break is not part of one."""
+
+_NUMBER = re.compile(r"-?\d(?:[\d.,\u00a0\u202f]*\d)?")
+_CLOSED_TEXT = {
+    "en": r"The answer is (.+?)\.",
+    "de": r"Die Antwort ist (.+?)\.",
+    "fr": r"La réponse est (.+?)\.",
+    "hi": r"उत्तर (.+?) है",
+}
+
+
+def _checked(mode: str) -> None:
+    if mode not in EXTRACTIONS:
+        raise ValueError(f"unknown extraction {mode!r}: choose from {', '.join(EXTRACTIONS)}")
+
+
+def extract_number(text: str, language: str, mode: Extraction = "strict") -> str | None:
+    """Read the number a response gives as its answer.
+
+    Args:
+        text: A model's response.
+        language: ISO 639-1 code, which says how an answer is closed.
+        mode: `strict` takes the number of the last closing phrase, `flexible` the last number
+            anywhere, as the harness' GSM8K filters of these names do.
+
+    Returns:
+        Digits without grouping marks, or None when there is no such number.
+    """
+    _checked(mode)
+    if mode == "strict":
+        found = get_language(language).extract_answer(text)
+    else:
+        numbers = _NUMBER.findall(text)
+        found = numbers[-1] if numbers else None
+    return re.sub(r"[,\u00a0\u202f]", "", found) if found else None
+
+
+def extract_text(text: str, language: str, mode: Extraction = "strict") -> str | None:
+    """Read the words a response gives as its answer.
+
+    `strict` takes what stands in the closing phrase; `flexible` takes the whole response, without
+    its final mark, when there is no closing phrase.
+    """
+    _checked(mode)
+    closed = re.search(_CLOSED_TEXT[get_language(language).code], text)
+    if closed:
+        return closed.group(1).strip()
+    return text.strip().rstrip(".।").strip() or None if mode == "flexible" else None
+
+
+EXTRACTORS: dict[str, Callable[..., str | None]] = {
+    "organism-math": extract_number,
+    "organism-reading": extract_text,
+}
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str,
+    *,
+    languages: Sequence[str],
+    limit: int | None = None,
+    batch_size: int = 256,
+    data_dir: str | Path | None = None,
+) -> pd.DataFrame:
+    """Grade the held-out items of a task in several languages, in one call of the harness.
+
+    Decoding is greedy and ends at a line break, at EOS, or 20 % beyond the longest gold response.
+
+    Args:
+        model: Any causal LM, also one whose weights have just been changed.
+        tokenizer: Its tokenizer.
+        task: One of `EXTRACTORS`.
+        languages: ISO 639-1 codes.
+        limit: Only the first `limit` items per language; they are parallel across languages.
+        batch_size: Prompts per batch.
+        data_dir: As in `load_problems`.
+
+    Returns:
+        Columns `COLUMNS`; two rows per problem, one per extraction. `prediction` is missing when
+        nothing could be extracted, and `correct` is then False.
+
+    Raises:
+        ValueError: Unknown task or language, no languages, or `limit` below 1.
+    """
+    if task not in EXTRACTORS:
+        raise ValueError(f"cannot grade task {task!r}: choose from {', '.join(EXTRACTORS)}")
+    if not languages or len(set(languages)) != len(languages):
+        raise ValueError(f"languages is {list(languages)}: give at least one, each of them once")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}: give at least 1, or None for all items")
+    problems = {code: load_problems(task, code, data_dir=data_dir)[:limit] for code in languages}
+    result = _ask(model, tokenizer, task, problems, batch_size)
+    rows = [
+        row
+        for code in languages
+        for sample in sorted(result["samples"][f"{task}-{code}"], key=lambda s: s["doc_id"])
+        for row in _rows(sample["doc"], sample["filtered_resps"][0], task, code)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _ask(model, tokenizer, task: str, problems: dict[str, list[Problem]], batch_size: int) -> dict:
+    """Run the harness on all languages at once; returns its results and logged samples."""
+    longest = max(_length(tokenizer, p.response) for part in problems.values() for p in part)
+    tokens = math.ceil(1.2 * longest)
+    tasks = [_harness_task(task, code, part, tokens) for code, part in problems.items()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice of the harness about defaults we set on purpose
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        return simple_evaluate(
+            HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+            tasks=tasks,
+            task_manager=TaskManager(include_defaults=False),
+            bootstrap_iters=0,
+            random_seed=None,
+            numpy_random_seed=None,
+            torch_random_seed=None,
+        )
+
+
+def _length(tokenizer, text: str) -> int:
+    """Tokens of a response and the EOS that ends it."""
+    return len(tokenizer(text, add_special_tokens=False).input_ids) + 1
+
+
+def _harness_task(task: str, language: str, problems: list[Problem], tokens: int) -> dict:
+    """A task of the harness, as a mapping instead of a YAML file."""
+    docs = datasets.Dataset.from_list(
+        [{"id": p.id, "prompt": p.prompt, "target": p.target} for p in problems]
+    )
+
+    def grade(doc: dict, responses: list[str]) -> dict[str, float]:
+        rows = _rows(doc, responses[0], task, language)
+        return {row["extraction"]: float(row["correct"]) for row in rows}
+
+    return {
+        "task": f"{task}-{language}",
+        "custom_dataset": lambda **_: {"test": docs},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": lambda doc: doc["prompt"],
+        "doc_to_target": lambda doc: doc["target"],
+        "process_results": grade,
+        "metric_list": [
+            {"metric": m, "aggregation": "mean", "higher_is_better": True} for m in EXTRACTIONS
+        ],
+        "generation_kwargs": {"until": STOP, "max_gen_toks": tokens, "do_sample": False},
+    }
+
+
+def _rows(doc: dict, response: str, task: str, language: str) -> list[dict]:
+    """The two graded rows of one response."""
+    rows = []
+    for mode in EXTRACTIONS:
+        prediction = EXTRACTORS[task](response, language, mode)
+        values = [language, task, doc["id"], doc["target"], response, prediction, mode]
+        rows.append(dict(zip(COLUMNS, [*values, prediction == doc["target"]], strict=True)))
+    return rows
