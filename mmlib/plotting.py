@@ -308,6 +308,7 @@ def overlap_heatmap(table: pd.DataFrame, *, keep_ratio: float = 0.1) -> Figure:
         # seaborn writes white or dark grey by a cell's lightness: colours that are not INK
         sns.heatmap(half.fillna(half.T), ax=axes, annot=True, fmt=".2f", **look)
         axes.set(xlabel="", ylabel="")
+        axes.tick_params(axis="y", rotation=0)
         return _listed(mean["pair"], mean["mean"])
 
     about = f"Global Jaccard between languages at keep ratio {keep_ratio:g}"
