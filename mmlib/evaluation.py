@@ -9,6 +9,8 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Literal
 
@@ -24,9 +26,16 @@ from mmlib.languages import get_language
 
 Extraction = Literal["strict", "flexible"]
 EXTRACTIONS: tuple[Extraction, ...] = ("strict", "flexible")
-COLUMNS = (
-    "lang task problem_id target response prediction extraction correct".split()  # noqa: SIM905
-)
+COLUMNS = [
+    "lang",
+    "task",
+    "problem_id",
+    "target",
+    "response",
+    "prediction",
+    "extraction",
+    "correct",
+]
 STOP = ["\n"]
 """Organism answers have one line, so whatever follows a line break is not part of one."""
 
@@ -93,6 +102,7 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = 256,
     data_dir: str | Path | None = None,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Grade the held-out items of a task in several languages, in one call of the harness.
 
@@ -106,6 +116,7 @@ def evaluate(
         limit: Only the first `limit` items per language; they are parallel across languages.
         batch_size: Prompts per batch.
         data_dir: As in `load_problems`.
+        progress: Show the harness' progress bars.
 
     Returns:
         Columns `COLUMNS`; two rows per problem, one per extraction. `prediction` is missing when
@@ -121,7 +132,8 @@ def evaluate(
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}: give at least 1, or None for all items")
     problems = {code: load_problems(task, code, data_dir=data_dir)[:limit] for code in languages}
-    result = _ask(model, tokenizer, task, problems, batch_size)
+    with nullcontext() if progress else redirect_stderr(StringIO()):
+        result = _ask(model, tokenizer, task, problems, batch_size)
     rows = [
         row
         for code in languages

@@ -1,0 +1,183 @@
+"""Extraction reads what a person reads; grading through the harness is our own grading."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+
+from mmlib import evaluation, organism
+from mmlib.data import load_problems
+from mmlib.evaluation import COLUMNS, evaluate, extract_number, extract_text
+from mmlib.languages import LANGUAGES
+
+CODES = ["en", "de", "fr", "hi"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Held-out items of a small corpus, in the layout of an organism's folder."""
+    folder = tmp_path_factory.mktemp("heldout")
+    recipe = dataclasses.replace(organism.RECIPES["organism-skewed"], heldout=6)
+    generate = organism.generate(recipe, "heldout").drop(columns="key")
+    generate.to_parquet(folder / "heldout.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder):
+    """A random model and its tokenizer."""
+    texts = pd.read_parquet(folder / "heldout.parquet")["prompt"].tolist()
+    tokenizer = organism.train_tokenizer(texts, vocab_size=600)
+    model = organism.new_model(
+        "llama",
+        tokenizer,
+        seed=1,
+        hidden_size=16,
+        intermediate_size=16,
+        layers=1,
+        heads=2,
+        kv_heads=1,
+    )
+    return model.eval(), tokenizer
+
+
+@pytest.fixture
+def answering(monkeypatch, folder):
+    """Replace the model's generation by given responses; returns the function that sets them."""
+
+    def use(respond):
+        def generate_until(self, requests, disable_tqdm=False):
+            return [respond(request.doc, request.task_name) for request in requests]
+
+        monkeypatch.setattr(evaluation.HFLM, "generate_until", generate_until)
+
+    return use
+
+
+# --- extraction ---
+
+
+@pytest.mark.parametrize("language", CODES)
+def test_gold_responses_of_both_tasks_are_read(language, folder):
+    for task, extract in evaluation.EXTRACTORS.items():
+        for problem in load_problems(task, language, data_dir=folder):
+            for mode in evaluation.EXTRACTIONS:
+                assert extract(problem.response, language, mode) == problem.target
+
+
+@pytest.mark.parametrize("language", CODES)
+def test_every_exemplar_is_read(language):
+    record = LANGUAGES[language]
+    assert extract_number(record.exemplar, language) == record.exemplar_answer
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "flexible"),
+    [
+        ("3 + 4 = 7. The answer is 7.", "7", "7"),
+        ("The answer is 1,234.", "1234", "1234"),
+        ("The answer is -5", "-5", "-5"),
+        ("The answer is 7. That is 8 less.", "7", "8"),
+        ("So it is 12", None, "12"),
+        ("none", None, None),
+        ("", None, None),
+    ],
+)
+def test_strict_and_flexible_numbers(text, strict, flexible):
+    assert extract_number(text, "en", "strict") == strict
+    assert extract_number(text, "en", "flexible") == flexible
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "strict", "flexible"),
+    [
+        (" The answer is a dog.", "en", "a dog", "a dog"),
+        (" a dog.", "en", None, "a dog"),
+        (" La réponse est l'histoire.", "fr", "l'histoire", "l'histoire"),
+        (" उत्तर नींबू पानी है।", "hi", "नींबू पानी", "नींबू पानी"),
+        (" नींबू पानी।", "hi", None, "नींबू पानी"),
+        ("", "de", None, None),
+    ],
+)
+def test_strict_and_flexible_words(text, language, strict, flexible):
+    assert extract_text(text, language, "strict") == strict
+    assert extract_text(text, language, "flexible") == flexible
+
+
+def test_unknown_mode_and_language_name_the_choices():
+    with pytest.raises(ValueError, match="strict, flexible"):
+        extract_number("7", "en", "lenient")
+    with pytest.raises(ValueError, match="unknown language 'xx'"):
+        extract_text("7", "xx")
+
+
+# --- evaluation ---
+
+
+@pytest.mark.parametrize("task", list(evaluation.EXTRACTORS))
+def test_gold_answers_are_right_and_empty_ones_wrong(task, checkpoint, folder, answering):
+    gold = {
+        (p.id, p.language): p.response
+        for language in CODES
+        for p in load_problems(task, language, data_dir=folder)
+    }
+    answering(lambda doc, name: gold[doc["id"], name.rsplit("-", 1)[1]])
+    table = evaluate(*checkpoint, task, languages=CODES, data_dir=folder)
+    assert list(table.columns) == COLUMNS
+    assert len(table) == 6 * 4 * 2
+    assert table["correct"].all()
+    assert set(table["extraction"]) == {"strict", "flexible"}
+    ids = table.groupby("lang")["problem_id"].unique().map(list)
+    assert (ids.map(str) == str(ids["en"])).all()
+    answering(lambda doc, name: "")
+    table = evaluate(*checkpoint, task, languages=["hi"], data_dir=folder)
+    assert not table["correct"].any()
+    assert table["prediction"].isna().all()
+
+
+def test_aggregates_equal_those_of_the_harness(checkpoint, folder, answering, monkeypatch):
+    answering(lambda doc, name: f"The answer is {doc['target'] if '1' in doc['target'] else 0}.")
+    results = []
+    ask = evaluation._ask
+    monkeypatch.setattr(evaluation, "_ask", lambda *a: results.append(ask(*a)) or results[-1])
+    table = evaluate(*checkpoint, "organism-math", languages=["en", "de"], data_dir=folder)
+    ours = table.groupby(["lang", "extraction"])["correct"].mean()
+    assert ours["en", "strict"] > 0
+    assert ours["de", "strict"] == 0 < ours["de", "flexible"]
+    for (lang, extraction), share in ours.items():
+        theirs = results[0]["results"][f"organism-math-{lang}"][f"{extraction},none"]
+        assert share == pytest.approx(theirs)
+
+
+def test_generation_through_the_harness_is_greedy_generation(checkpoint, folder):
+    model, tokenizer = checkpoint
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    seeded = torch.manual_seed(5).initial_seed()
+    table = evaluate(
+        model, tokenizer, "organism-math", languages=["en", "hi"], limit=3, data_dir=folder
+    )
+    assert torch.initial_seed() == seeded
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+    responses = table[table["extraction"] == "strict"]["response"].tolist()
+    problems = [
+        p for c in ("en", "hi") for p in load_problems("organism-math", c, data_dir=folder)[:3]
+    ]
+    golds = tokenizer([p.response for p in problems], add_special_tokens=False).input_ids
+    room = int(-(-1.2 * (max(map(len, golds)) + 1) // 1))
+    for problem, response in zip(problems, responses, strict=True):
+        ids = torch.tensor([tokenizer(problem.prompt).input_ids])
+        answer = model.generate(ids, max_new_tokens=room, do_sample=False)[0, ids.shape[1] :]
+        assert response == tokenizer.decode(answer, skip_special_tokens=True).split("\n")[0]
+
+
+def test_impossible_requests_are_refused_with_the_choices(checkpoint, folder):
+    for task, languages, limit, message in [
+        ("gsm8k", ["en"], None, "organism-math"),
+        ("organism-math", [], None, "at least one"),
+        ("organism-math", ["en", "en"], None, "each of them once"),
+        ("organism-math", ["en"], 0, "at least 1"),
+        ("organism-math", ["xx"], None, "unknown language 'xx'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            evaluate(*checkpoint, task, languages=languages, limit=limit, data_dir=folder)
