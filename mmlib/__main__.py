@@ -1,4 +1,4 @@
-"""Run chapters from the command line: `python -m mmlib list | run | status | train | random-model`.
+"""Run chapters from the command line: `python -m mmlib list | run | status | train | random-model | keep`.
 
 Exit codes: 0 done, 1 a chapter failed or is stale, 2 the request was wrong.
 """
@@ -49,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     for size in ("vocab-size", "hidden-size", "layers", "heads", "kv-heads", "intermediate-size"):
         untrained.add_argument(f"--{size}", type=int, default=argparse.SUPPRESS)
     untrained.add_argument("--seed", type=int, default=argparse.SUPPRESS)
+
+    keep = commands.add_parser("keep", help="ship tables of runs as one evidence table")
+    keep.add_argument("name", help="name of the evidence table")
+    keep.add_argument("tables", nargs="+", type=Path, help="CSV files of finished runs")
+    keep.add_argument("--where", default="", help="keep only these rows (a pandas query)")
     return parser
 
 
@@ -116,11 +121,23 @@ def _random_model(project: Project, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _keep(project: Project, arguments: argparse.Namespace) -> int:
+    from mmlib import results
+
+    folder = project.places["evidence"]
+    print(
+        results.keep_evidence(
+            arguments.name, arguments.tables, where=arguments.where, folder=folder
+        )
+    )
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command; wrong input is one message, never a traceback."""
     arguments = _parser().parse_args(argv)
     commands = {"list": _list, "run": _run, "status": _status, "train": _train}
-    command = {**commands, "random-model": _random_model}[arguments.command]
+    command = {**commands, "random-model": _random_model, "keep": _keep}[arguments.command]
     try:
         return command(Project(arguments.root.resolve()), arguments)
     except runner.ChapterFailedError as error:
