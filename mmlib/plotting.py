@@ -77,8 +77,8 @@ def _overlaps(
     Chance is E / (size_a + size_b - E), where the expected intersection E is the table's own or,
     where it has none (published tables), size_a size_b / n_scored.
     """
-    tables = [_need(t, figure, *_OVERLAP) for t in (ours, published) if t is not None]
-    tables = [t.assign(control="") for t in tables]
+    tables = [t for t in (ours, published) if t is not None]
+    tables = [_need(t, figure, *_OVERLAP).assign(control="") for t in tables]
     if controls is not None and not controls.empty:
         _need(controls, f"{figure} (controls)", *_OVERLAP, "control")
         if unknown := sorted(set(controls["control"]) - set(CONTROLS)):
@@ -89,18 +89,22 @@ def _overlaps(
         models = ours[["model"]].drop_duplicates()
         tables.append(controls[bare].drop(columns="model").merge(models, how="cross"))
     rows = pd.concat(tables).query("group == @group")
-    here = (rows["keep_ratio"] - keep_ratio).abs() < 1e-12
-    if not here.any():
-        have = sorted(set(rows["keep_ratio"]))
+    have = sorted(set(rows["keep_ratio"]))
+    rows = rows[(rows["keep_ratio"] - keep_ratio).abs() < 1e-12]
+    if rows.empty:
         raise ValueError(f"{figure}: no {group} rows at keep_ratio {keep_ratio}; there are {have}")
-    rows = rows[here]
     expected = rows["size_a"] * rows["size_b"] / rows["n_scored"]
     if "expected_intersection" in rows:
         expected = rows["expected_intersection"].fillna(expected)
     chance = expected / (rows["size_a"] + rows["size_b"] - expected)
-    order = _languages([*rows["lang_a"], *rows["lang_b"]])
     rows = rows.assign(pair=rows["lang_a"] + "–" + rows["lang_b"], chance=chance)
-    by = ["lang_a", "lang_b"]  # stable: models keep their order of appearance
+    return _in_order(rows, ["lang_a", "lang_b"])
+
+
+def _in_order(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Sort rows by language; models group in their order of appearance, ours first."""
+    order = _languages([code for column in by for code in rows[column]])
+    rows = rows.assign(model=pd.Categorical(rows["model"], rows["model"].unique()))
     return rows.sort_values(by, key=lambda c: c.map(order.index), kind="stable")
 
 
@@ -126,11 +130,11 @@ def _figure(
         axes = panels[-1].subplots()
         axes.set(title=title.rsplit("/", 1)[-1], **labels)
         notes.append(f"{axes.get_title()}: {draw(axes, rows)}".removeprefix(": "))
-    looks = looks or {}
-    glyphs = [MARKERS.get(look.get("marker"), look.get("ls")) for look in looks.values()]
-    colours = [look["color"] for look in looks.values()]
-    key = tuple(zip(glyphs, colours, looks, strict=True))
-    return Figure(f"{about}. {'; '.join(notes)}.", tuple(panels), key)
+    key = [
+        (MARKERS[look["marker"]] if "marker" in look else look["ls"], look["color"], meaning)
+        for meaning, look in (looks or {}).items()
+    ]
+    return Figure(f"{about}. {'; '.join(notes)}.", tuple(panels), tuple(key))
 
 
 def _name(code: str) -> str:
@@ -202,16 +206,15 @@ def set_sizes(
         table.query("group == 'global'").assign(share=lambda t: t["n_math_specific"] / t["n_topk"])
         for table in (pd.concat(tables), floor)
     )
-    sizes = sizes.sort_values("lang", key=lambda c: c.map(_languages(c).index), kind="stable")
-    looks, noise_look = _styles(sizes["lang"].unique()), {"color": INK, "ls": ":"}
+    sizes = _in_order(sizes, ["lang"])
+    looks, dotted = _styles(sizes["lang"].unique()), {"color": INK, "ls": ":"}
 
     def draw(axes: Axes, table: pd.DataFrame) -> str:
         rows = _over_seeds(table, ["lang", "keep_ratio"], "share").sort_values("keep_ratio")
         for lang, line in rows.groupby("lang", sort=False):
             _line(axes, line["keep_ratio"], line, looks[lang])
         mine = floor[floor["model"] == table["model"].iloc[0]]
-        noise = mine.groupby("keep_ratio")["share"].mean()
-        axes.plot(noise.index, noise, **noise_look)
+        axes.plot(mine.groupby("keep_ratio")["share"].mean(), **dotted)
         _plain(axes, rows["keep_ratio"])
         axes.set_ylim(0)
         largest = rows["keep_ratio"].max()
@@ -222,8 +225,8 @@ def set_sizes(
     about = "Size of the math-specific set by language, here in percent of the scored weights"
     labels = {"xlabel": "keep ratio", "ylabel": "math-specific share of top-K"}
     key = {_name(lang): look for lang, look in looks.items()}
-    key |= {} if floor.empty else {"math text minus other math text": noise_look}
-    return _figure(about, sizes.groupby("model", sort=False), draw, key, **labels)
+    key |= {} if floor.empty else {"math text minus other math text": dotted}
+    return _figure(about, sizes.groupby("model", observed=True), draw, key, **labels)
 
 
 def overlap_pairs(
@@ -253,8 +256,8 @@ def overlap_pairs(
     key = {"two languages": _DOT, _MEANING["chance"]: _TICK}
     key |= {_MEANING[kind]: looks[kind] for kind in CONTROLS if kind in set(overlaps["control"])}
     about = f"Global Jaccard of math-specific sets at keep ratio {keep_ratio:g}"
-    models = overlaps.groupby("model", sort=False)
-    return _figure(about, models, draw, key, xlabel="Jaccard", xlim=(-0.02, 1.02))
+    labels = {"xlabel": "Jaccard", "xlim": (-0.02, 1.02)}
+    return _figure(about, overlaps.groupby("model", observed=True), draw, key, **labels)
 
 
 def layer_profile(
@@ -287,9 +290,9 @@ def layer_profile(
     drawn = [kind for kind in DASHES if kind in {"chance", *overlaps["control"]}]
     key = looks | {_MEANING[kind]: {"color": INK, "ls": DASHES[kind]} for kind in drawn}
     about = f"Jaccard by layer at keep ratio {keep_ratio:g}, by language pair. Mean of the pairs"
-    labels = {"xlabel": "relative depth", "ylabel": "Jaccard"}
-    models = overlaps.groupby("model", sort=False)
-    return _figure(about, models, draw, key, xlim=(-0.03, 1.03), ylim=(0, 1), **labels)
+    labels = {"xlabel": "relative depth", "ylabel": "Jaccard", "xlim": (-0.03, 1.03)}
+    models = overlaps.groupby("model", observed=True)
+    return _figure(about, models, draw, key, ylim=(0, 1), **labels)
 
 
 def overlap_heatmap(table: pd.DataFrame, *, keep_ratio: float = 0.1) -> Figure:
@@ -312,7 +315,7 @@ def overlap_heatmap(table: pd.DataFrame, *, keep_ratio: float = 0.1) -> Figure:
         return _listed(mean["pair"], mean["mean"])
 
     about = f"Global Jaccard between languages at keep ratio {keep_ratio:g}"
-    return _figure(about, overlaps.groupby("model", sort=False), draw)
+    return _figure(about, overlaps.groupby("model", observed=True), draw)
 
 
 def accuracy(table: pd.DataFrame) -> Figure:

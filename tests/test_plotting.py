@@ -173,6 +173,18 @@ def test_the_floor_is_a_line_of_our_model_only():
     assert plotting.set_sizes(sizes(), None, pd.DataFrame()).key[-1][2] == "Hindi (hi)"
 
 
+@pytest.mark.parametrize("draw", [plotting.overlap_pairs, plotting.layer_profile])
+def test_our_model_comes_first_and_pairs_keep_their_colours(draw):
+    figure = draw(overlaps(["hi", "de"]).query("lang_a == 'hi'"), published("mathlang_overlap"))
+    titles = [panel.axes[0].get_title() for panel in figure.panels]
+    assert titles[0] == "organism-skewed"
+    assert titles[1:] == [m.split("/")[1] for m in published("mathlang_overlap")["model"].unique()]
+    table = published("mathlang_set_sizes").query("source == 'jaccard_file'")
+    figure = plotting.set_sizes(sizes(["hi"]), table)
+    assert figure.panels[0].axes[0].get_title() == "organism-skewed"
+    assert [entry[2][-3:-1] for entry in figure.key] == CODES
+
+
 def test_overlap_pairs_draws_every_pair_its_controls_and_chance():
     ours, extra = overlaps(), controls()
     figure = plotting.overlap_pairs(ours, published("mathlang_overlap"), extra, keep_ratio=0.1)
