@@ -2,14 +2,17 @@
 # make test        environment, lint, book from the committed chapters, tests
 # make book        only chapters that are stale are executed, then the book is built
 # make html        the book from the chapters as they are
+# make evidence    the shipped tables that are too long for a chapter (DATA=folder, an hour)
 #
 # PYTHON=python3.11        the interpreter of the environment (3.11 or newer)
-# PRESET=full              reproduce from nothing: the organisms are trained again first (hours)
+# PRESET=full              reproduce from nothing: organisms and evidence first (hours; needs DATA)
+# DATA=../shared/data      folder of the real GSM8K and MMLU files (see book/run_your_model.md)
 # PIP_EXTRA_INDEX_URL=...  pip's own setting; a CPU build of torch from there saves gigabytes
 
 PYTHON ?= python3
 PRESET ?= laptop
 ORGANISMS ?= organism-skewed
+DATA ?= ../shared/data
 PY := .venv/bin/python
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
@@ -17,12 +20,13 @@ export MMLIB_CACHE ?= $(CURDIR)/.cache
 # Two processes of tests on two cores: more threads than cores only wait for each other.
 test: export OMP_NUM_THREADS ?= 1
 
-.PHONY: reproduce test book html
+.PHONY: reproduce test book html evidence
 .DELETE_ON_ERROR:
 
 reproduce: .venv/.installed
 ifeq ($(PRESET),full)
 	set -e; for name in $(ORGANISMS); do $(PY) -m mmlib train $$name; done
+	$(MAKE) evidence
 else ifneq ($(PRESET),laptop)
 	$(error PRESET=$(PRESET): choose laptop or full)
 endif
@@ -42,6 +46,21 @@ book: .venv/.installed
 
 html: .venv/.installed
 	.venv/bin/jupyter-book build book/ -W -n --keep-going --all
+
+# The untrained-model control on real text, and what localisation costs.
+evidence: .venv/.installed
+	set -e; for kind in llama qwen3; do \
+	  $(PY) -m mmlib random-model runs/random-$$kind --architecture $$kind --data-dir $(DATA); \
+	  $(PY) -m mmlib run 04_overlap --force -p model=runs/random-$$kind -p dtype=bfloat16 \
+	    -p math=gsm8k -p nonmath=mmlu -p data_dir=$(DATA) -p languages='[en, de, hi]' \
+	    -p num_samples=100 -p seeds='[1, 101, 201]' -p batch_size=8 \
+	    -p untrained=false -p real_control=false; \
+	done
+	$(PY) -m mmlib keep untrained_overlap --where "group != 'module'" \
+	  $$(ls -t runs/04_overlap-*/overlap.csv | head -n 2)
+	$(PY) -m mmlib run 05_cost --force -p shapes='[30M, 170M]'
+	$(PY) -m mmlib keep localisation_cost --where "shape != '1M'" \
+	  $$(ls -t runs/05_cost-*/localisation_cost.csv | head -n 1)
 
 # torch first and alone: pip then takes a CPU build where one is on offer.
 .venv/.installed: pyproject.toml

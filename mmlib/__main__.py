@@ -1,4 +1,4 @@
-"""Run chapters from the command line: `python -m mmlib list | run | status | train | random-model | keep`.
+"""Run chapters and make what they read: `python -m mmlib COMMAND`.
 
 Exit codes: 0 done, 1 a chapter failed or is stale, 2 the request was wrong.
 """
