@@ -1,0 +1,49 @@
+"""Shipped tables against a slice that is computed again."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mmlib.__main__ import main
+from mmlib.localisation import across_languages, draw_samples, score_samples
+from mmlib.results import PACKAGE, evidence
+
+NAMES = sorted(path.stem for path in (PACKAGE / "evidence").glob("*.csv"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_table_says_which_runs_made_it(name):
+    table, manifest = evidence(name)
+    assert len(table) == manifest["rows"] > 0
+    runs = manifest["run"]["parameters"]["runs"]
+    assert all(run["hardware"] and run["date"] and run["parameters"] for run in runs)
+    assert "/" not in json.dumps([run["model"] for run in runs])
+
+
+def test_untrained_control_on_real_text_can_be_recomputed(real_data, tmp_path):
+    """The first layer of the Llama, from its seed: its norms need no further layer."""
+    folder = tmp_path / "random-llama"
+    main(["random-model", str(folder), "--data-dir", str(real_data)])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    del model.model.layers[1:]
+    model.config.num_hidden_layers = 1
+    shipped, manifest = evidence("untrained_overlap")
+    (run,) = (r for r in manifest["run"]["parameters"]["runs"] if r["model"] == folder.name)
+    options = {key: run["parameters"][key] for key in ("num_samples", "replacement")}
+    samples = draw_samples(
+        ["gsm8k", "mmlu"], ["en", "de"], [101], data_dir=str(real_data), **options
+    )
+    scores = score_samples(model, tokenizer, samples, batch_size=run["parameters"]["batch_size"])
+    _, ours = across_languages(scores, "gsm8k", "mmlu", run["parameters"]["keep_ratios"])
+    keys = ["lang_a", "lang_b", "keep_ratio", "seed", "layer"]
+    ours = ours.query("group == 'layer'").set_index(keys)
+    theirs = shipped.query("model == @folder.name and group == 'layer'").set_index(keys)
+    pair = pd.concat([ours, theirs], axis=1, keys=["ours", "theirs"], join="inner")
+    assert len(pair) == len(ours) == len(run["parameters"]["keep_ratios"])
+    assert (pair["ours"].n_scored == pair["theirs"].n_scored).all()
+    assert (pair["ours"].jaccard - pair["theirs"].jaccard).abs().max() < 2e-3
+    assert (pair["ours"].size_a / pair["theirs"].size_a - 1).abs().max() < 0.01
