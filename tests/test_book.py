@@ -61,7 +61,9 @@ def api_tables():
         if rows := list(public(tree)):
             lines += [f"## mmlib.{module}", "", ast.get_docstring(tree).splitlines()[0], ""]
             lines += ["| name | what it is |", "|---|---|"]
-            text = (what.replace("|", "\\|").replace("*", "\\*") for _, what in rows)
+            text = (
+                re.sub(r"\*(?=[^`]*(?:`[^`]*`[^`]*)*$)|\|", r"\\\g<0>", what) for _, what in rows
+            )
             lines += [f"| `{name}` | {what} |" for (name, _), what in zip(rows, text, strict=True)]
             lines += [""]
     return "\n".join(lines).rstrip() + "\n"
