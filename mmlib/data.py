@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -176,8 +175,9 @@ def load_calibration(
 ) -> Calibration:
     """Draw calibration texts, as published: 500 with replacement, seeds 1, 101 and 201.
 
-    One seed draws the same row numbers in every language, so parallel files give parallel samples
-    (in the published runs en, de and fr shared their problems).
+    The rows are those of the published code on the same file: pandas shuffles them with seed 1,
+    then samples with `seed`. One seed draws the same row numbers in every language, so parallel
+    files give parallel samples (in the published runs en, de and fr shared their problems).
 
     Args:
         task: One of `TASKS`.
@@ -196,9 +196,10 @@ def load_calibration(
             f"num_samples={num_samples}: give 1 or more, and without replacement at most the "
             f"{len(problems)} texts that {task} has in {language}"
         )
-    rng = np.random.default_rng(seed)
-    rows = rng.choice(len(problems), size=num_samples, replace=replacement)
-    chosen = [problems[row] for row in rows]
+    rows = pd.Series(range(len(problems))).sample(frac=1, random_state=1)
+    chosen = [
+        problems[row] for row in rows.sample(num_samples, replace=replacement, random_state=seed)
+    ]
     return Calibration(
         task=task,
         language=language,

@@ -80,6 +80,12 @@ def test_one_seed_draws_the_same_problems_in_every_language(folder):
     assert sample(folder).hash == sample(folder).hash != sample(folder, seed=101).hash
 
 
+def test_the_draw_is_that_of_the_published_procedure(folder):
+    frame = pd.DataFrame({"id": ["0", "1"]}).sample(frac=1, random_state=1)
+    frame = frame.sample(n=500, replace=True, random_state=101)
+    assert sample(folder, seed=101).ids == tuple(frame["id"])
+
+
 def test_with_and_without_replacement(folder):
     assert len(sample(folder).texts) == 500
     assert set(sample(folder).ids) == {"0", "1"}
