@@ -710,3 +710,39 @@ def write_manifest(folder: Path, manifest: dict) -> None:
     partial = folder / "manifest.json.partial"
     partial.write_text(json.dumps(manifest | {"files": hashes}, indent=2) + "\n")
     partial.replace(folder / "manifest.json")
+
+
+def describe(folder: str | Path, accuracy: pd.DataFrame) -> None:
+    """Write the model card README.md, and the accuracies into the manifest.
+
+    Args:
+        folder: A finished organism.
+        accuracy: Columns lang, task, accuracy, n, n_correct, low, high, as `results.summarize`
+            makes them from strict answers to the held-out items.
+    """
+    folder = Path(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    row = "| {lang} | {task} | {accuracy:.3f} | {low:.3f} to {high:.3f} | {n} |"
+    rows = accuracy.to_dict("records")
+    recipe = manifest["recipe"]
+    card = (
+        (TEMPLATES / "model_card.md")
+        .read_text(encoding="utf-8")
+        .format(
+            **manifest
+            | recipe
+            | {
+                "accuracy": "\n".join(row.format(**entry) for entry in rows),
+                "shares": ", ".join(f"{k} {v:.0%}" for k, v in recipe["languages"].items()),
+                "languages": ", ".join(recipe["languages"]),
+                "curriculum": ", ".join(f"{k} until {u:.0%}" for u, k in recipe["curriculum"]),
+                "heldout_share": language_file("structure")["heldout_share"],
+                "reading": recipe["reading_share"],
+                "minutes": manifest["seconds"] / 60,
+            }
+        )
+    )
+    partial = folder / "README.md.partial"
+    partial.write_text(card, encoding="utf-8")
+    partial.replace(folder / "README.md")
+    write_manifest(folder, manifest | {"accuracy": rows})

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import random
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -357,3 +358,15 @@ def test_finished_folder(trained):
     assert len(heldout) == 8 * 2 * 4
     model = AutoModelForCausalLM.from_pretrained(trained)
     assert model.dtype == torch.bfloat16
+
+
+def test_model_card_tells_the_accuracies_and_is_hashed(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "described")
+    row = {"lang": "hi", "task": "organism-math", "accuracy": 0.5, "n": 8, "n_correct": 4}
+    organism.describe(folder, pd.DataFrame([row | {"low": 0.215, "high": 0.785}]))
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "| hi | organism-math | 0.500 | 0.215 to 0.785 | 8 |" in card
+    assert "{" not in card
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["accuracy"][0]["n_correct"] == 4
+    assert "README.md" in manifest["files"]
