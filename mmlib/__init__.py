@@ -1,2 +1,1 @@
 """Where mathematics and language live in the weights of multilingual language models."""
-
