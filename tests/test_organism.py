@@ -1,6 +1,7 @@
 """The corpus is right in every language, and training is reproducible."""
 
 import dataclasses
+import hashlib
 import json
 import random
 import re
@@ -370,3 +371,19 @@ def test_model_card_tells_the_accuracies_and_is_hashed(trained, tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["accuracy"][0]["n_correct"] == 4
     assert "README.md" in manifest["files"]
+
+
+# --- the shipped folder ---
+
+
+def test_shipped_organism_is_what_its_recipe_and_manifest_say():
+    folder = organism.ORGANISMS / "organism-skewed"
+    recipe = RECIPES["organism-skewed"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["recipe"] == json.loads(json.dumps(dataclasses.asdict(recipe)))
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
+    for split in ("heldout", "calibration"):
+        shipped = pd.read_parquet(folder / f"{split}.parquet")
+        written = generate(recipe, split).drop(columns="key")
+        assert shipped.to_dict("list") == written.to_dict("list")
