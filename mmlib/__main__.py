@@ -101,11 +101,18 @@ def _status(project: Project, arguments: argparse.Namespace) -> int:
 
 
 def _train(project: Project, arguments: argparse.Namespace) -> int:
-    from mmlib import organism  # imports torch and the corpus generator
+    import pandas as pd  # these import torch, the harness and the corpus generator
+
+    from mmlib import evaluation, models, organism, results
 
     if arguments.recipe not in organism.RECIPES:
         raise ValueError(f"no recipe {arguments.recipe!r}; there is {', '.join(organism.RECIPES)}")
-    organism.train(arguments.recipe, arguments.out, resume=not arguments.restart)
+    folder = organism.train(arguments.recipe, arguments.out, resume=not arguments.restart)
+    model, tokenizer = models.load_model(str(folder))
+    tasks = ("organism-math", "organism-reading")
+    where = {"languages": list(organism.RECIPES[arguments.recipe].languages), "data_dir": folder}
+    answers = pd.concat([evaluation.evaluate(model, tokenizer, task, **where) for task in tasks])
+    organism.describe(folder, results.summarize(answers[answers.extraction == "strict"]))
     return 0
 
 

@@ -86,7 +86,8 @@ def across_languages(
     """Sizes of the math-specific sets T = math - nonmath, and their overlap between languages.
 
     Returns:
-        The two tables of `mmlib.importance.overlap_sweep`, with `seed` and `nonmath`.
+        The two tables of `mmlib.importance.overlap_sweep`, with `seed` and `nonmath`; both empty
+        if there are no scores.
     """
     sizes, overlaps = [], []
     for seed in _parts(scores, 2):
@@ -97,7 +98,7 @@ def across_languages(
         size, overlap = overlap_sweep(sets, keep_ratios)
         sizes.append(size.assign(seed=seed, nonmath=nonmath))
         overlaps.append(overlap.assign(seed=seed, nonmath=nonmath))
-    return pd.concat(sizes, ignore_index=True), pd.concat(overlaps, ignore_index=True)
+    return _joined(sizes), _joined(overlaps)
 
 
 def across_samples(
@@ -119,8 +120,7 @@ def across_samples(
         if not overlap.empty:
             pair = overlap.groupby(["lang_a", "lang_b"], sort=False).ngroup()
             tables.append(overlap.assign(seed=pair, lang_a=language, lang_b=language))
-    control = {"nonmath": nonmath, "control": "same language"}
-    return pd.concat(tables, ignore_index=True).assign(**control) if tables else pd.DataFrame()
+    return _joined(tables).assign(nonmath=nonmath, control="same language")
 
 
 def sampling_noise(
@@ -143,8 +143,11 @@ def sampling_noise(
             for language in _parts(scores, 0)
         }
         tables.append(overlap_sweep(sets, keep_ratios)[0].assign(seed=seed))
-    control = {"nonmath": math, "control": "same text"}
-    return pd.concat(tables, ignore_index=True).assign(**control) if tables else pd.DataFrame()
+    return _joined(tables).assign(nonmath=math, control="same text")
+
+
+def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def _parts(scores: Mapping[Key, ImportanceScores], position: int) -> list:

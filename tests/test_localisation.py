@@ -66,6 +66,10 @@ def test_one_seed_has_no_ceiling_and_no_floor(scores):
     assert sampling_noise(one, "gsm8k", RATIOS).empty
 
 
+def test_no_scores_have_empty_tables():
+    assert all(table.empty for table in across_languages({}, "gsm8k", "mmlu", RATIOS))
+
+
 def test_doubled_or_missing_values_are_refused():
     with pytest.raises(ValueError, match=r"languages=\['en', 'en'\]"):
         draw_samples(["gsm8k", "mmlu"], ["en", "en"], [1])
