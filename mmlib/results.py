@@ -101,9 +101,11 @@ def hardware() -> str:
 
 
 def _portable(value: Any) -> Any:
-    """Keep the last part of an absolute path: where a folder lies is nobody else's business."""
-    absolute = isinstance(value, str | Path) and Path(value).is_absolute()
-    return Path(value).name if absolute else value
+    """Keep the last part of a path: where a folder lies is nobody else's business."""
+    if not isinstance(value, str | Path) or not value:
+        return value
+    path = Path(value)
+    return path.name if path.is_absolute() or path.is_dir() else value
 
 
 @dataclass(frozen=True)

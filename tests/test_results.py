@@ -253,3 +253,13 @@ def test_evidence_is_the_rows_of_its_runs_and_names_them(tmp_path):
     assert [run["model"] for run in manifest["run"]["parameters"]["runs"]] == ["model-0", "model-1"]
     with pytest.raises(ValueError, match="no row satisfies 'seed == 5'"):
         results.keep_evidence("kept", paths, where="seed == 5", folder=tmp_path)
+
+
+def test_a_folder_is_known_by_its_name_wherever_it_lies(tmp_path, monkeypatch):
+    (tmp_path / "runs" / "my-model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/my-model", str(tmp_path / "runs" / "my-model"), "../elsewhere/my-model"):
+        known = results.RunInfo.collect(name, parameters={"model": name, "seed": 1})
+        expected = "my-model" if "elsewhere" not in name else name
+        assert (known.model, known.parameters) == (expected, {"model": expected, "seed": 1})
+    assert results.RunInfo.collect("org/my-model").model == "org/my-model"
