@@ -217,8 +217,9 @@ def batches(
     *,
     batch_size: int = 16,
     max_length: int | None = None,
+    sort: bool = True,
 ) -> list[dict[str, torch.Tensor]]:
-    """Tokenise texts into right-padded batches of similar length, longest first.
+    """Tokenise texts into right-padded batches, of similar length and longest first.
 
     Special tokens are those of the tokenizer's default (BOS for Llama, none for Qwen), as
     published. Longest first shows at once whether the memory suffices.
@@ -228,6 +229,7 @@ def batches(
         texts: A calibration sample, or plain texts; at least one.
         batch_size: Prompts per batch.
         max_length: Longest text allowed, in tokens (`model.config.max_position_embeddings`).
+        sort: Longest first; False keeps the order of the texts.
 
     Returns:
         Dicts of `input_ids` (int64) and `attention_mask`, both (batch, seq), on the CPU.
@@ -241,6 +243,7 @@ def batches(
     rows = tokenizer(texts, add_special_tokens=True)["input_ids"]
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
     longest, shortest = order[0], order[-1]
+    order = order if sort else list(range(len(rows)))
     if max_length and len(rows[longest]) > max_length:
         raise ValueError(
             f"text {longest} has {len(rows[longest])} tokens, the model reads {max_length}: "

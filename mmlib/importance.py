@@ -24,7 +24,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mmlib.hooks import observe
-from mmlib.masks import ParameterMask, add_groups, overlap_counts
+from mmlib.masks import (
+    OVERLAP_COUNTS,
+    ParameterMask,
+    add_groups,
+    intersections,
+    overlap_rows,
+    pairs_of,
+)
 from mmlib.models import linear_modules
 
 Batch = Mapping[str, torch.Tensor]
@@ -64,7 +71,9 @@ class ActivationNorms:
         modules = dict(model.named_modules())
         for name in self.shared:
             _check_weight(name, modules.get(name), len(self[name]))
-        return ImportanceScores({n: modules[n].weight for n in self.shared}, self)
+        moved = {n: v.to(modules[n].weight.device) for n, v in self.vectors.items()}
+        norms = ActivationNorms(moved, self.shared, self.num_samples)
+        return ImportanceScores({n: modules[n].weight for n in self.shared}, norms)
 
     def save(self, path: str | Path) -> None:
         """Write the vectors (safetensors; sharing and number of samples in the metadata)."""
@@ -109,14 +118,15 @@ class _NormSums:
 
     def __init__(self, modules: Mapping[str, nn.Linear]):
         self.modules = modules
+        self.shape: torch.Size = torch.Size()
         self.mask: torch.Tensor | None = None
         self.vectors: dict[str, torch.Tensor] = {}
         self.shared: dict[str, str] = {}
         self._previous: tuple[str, torch.Tensor] | None = None
 
-    def start(self, mask: torch.Tensor | None) -> None:
-        """Begin a batch; `mask` (batch, seq) is None when there is no padding."""
-        self.mask, self._previous = mask, None
+    def start(self, shape: torch.Size, mask: torch.Tensor | None) -> None:
+        """Begin a batch of (batch, seq) tokens; `mask` is None when there is no padding."""
+        self.shape, self.mask, self._previous = shape, mask, None
 
     def __call__(self, name: str, inputs: torch.Tensor) -> None:
         if self._previous is not None and inputs is self._previous[1]:
@@ -124,7 +134,7 @@ class _NormSums:
             return
         self._previous = (name, inputs)
         self.shared[name] = name
-        total = prompt_norms(name, inputs, self.mask).sum(0)
+        total = prompt_norms(name, inputs, self.shape, self.mask).sum(0)
         old = self.vectors.get(name)
         self.vectors[name] = total if old is None else old.add_(total)
 
@@ -150,25 +160,29 @@ def _not_finite(name: str, weight: torch.Tensor) -> str:
     return f"the input of {name}, the first of its kind, is not finite ({cause})"
 
 
-def prompt_norms(name: str, inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+def prompt_norms(
+    name: str, inputs: torch.Tensor, shape: torch.Size, mask: torch.Tensor | None
+) -> torch.Tensor:
     """L2 norm over the tokens of each prompt, per input feature, in float32.
 
     Args:
         name: Module name, for the error message.
-        inputs: (batch, seq, d_in), any floating dtype.
+        inputs: (batch, seq, d_in), or the same flattened to (batch · seq, d_in); any float dtype.
+        shape: (batch, seq).
         mask: (batch, seq) bool, False at padding; None when there is none.
 
     Returns:
         (batch, d_in) float32.
 
     Raises:
-        ValueError: `inputs` has lost the prompt dimension (as in mixture-of-experts routing).
+        ValueError: Not all tokens pass the module, as in mixture-of-experts routing.
     """
-    if inputs.ndim != 3:
+    if inputs.shape[:-1].numel() != shape.numel():
         raise ValueError(
-            f"{name} gets {tuple(inputs.shape)}, not (batch, seq, d_in): not supported"
+            f"{name} gets {tuple(inputs.shape)} for {tuple(shape)} tokens: modules that see only "
+            "some tokens (mixtures of experts) are not supported"
         )
-    squares = inputs.float().square()
+    squares = inputs.float().square().view(*shape, -1)
     if mask is None:
         return squares.sum(1).sqrt()
     inside = mask.to(squares.device, non_blocking=True).float()
@@ -195,8 +209,8 @@ def collect_activation_norms(
     """Sum the input norms of every scored linear module over the calibration prompts.
 
     Nothing but one float32 vector per distinct linear input is kept, on the device of its layer;
-    padding is left out, and the result does not depend on batching or padding side (up to the
-    rounding of the forward pass).
+    padding is left out, and the result does not depend on batching (up to the rounding of the
+    forward pass), nor on the padding side where positions are relative (rotary).
 
     Args:
         model: A Hugging Face causal language model made of `nn.Linear`.
@@ -213,7 +227,7 @@ def collect_activation_norms(
     num_samples = 0
     with observe(modules, sums):
         for batch in batches:
-            sums.start(_padding(model, batch))
+            sums.start(batch["input_ids"].shape, _padding(model, batch))
             _run(model, batch, sums.mask, head=model.get_output_embeddings() in modules.values())
             num_samples += len(batch["input_ids"])
     if not num_samples:
@@ -237,7 +251,7 @@ def cached_activation_norms(
     Args:
         model: As in `collect_activation_norms`.
         batches: Likewise, as a list.
-        model_hash: `mmlib.models.weights_hash(model)`.
+        model_hash: `mmlib.models.model_hash(model)`.
         include_head: As in `collect_activation_norms`.
     """
     if not batches:
@@ -333,7 +347,13 @@ def largest(scores: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
         One bool tensor (n,) per size, on the device of `scores`.
     """
     cuts = _thresholds(scores, [size for size in sizes if size])
-    return [_at_least(scores, cuts[size], size) if size else scores < 0 for size in sizes]
+    chosen = [scores >= cuts[size] if size else scores < 0 for size in sizes]
+    counts = torch.stack([members.count_nonzero() for members in chosen]).tolist()
+    for members, size, count in zip(chosen, sizes, counts, strict=True):
+        if count > size:
+            ties = (scores == cuts[size]).nonzero().squeeze(1)
+            members[ties[len(ties) - (count - size) :]] = False
+    return chosen
 
 
 def _thresholds(scores: torch.Tensor, sizes: Sequence[int]) -> dict[int, torch.Tensor | float]:
@@ -346,15 +366,6 @@ def _thresholds(scores: torch.Tensor, sizes: Sequence[int]) -> dict[int, torch.T
         return {size: float(tail[len(tail) - size]) for size in sizes}
     ordered = torch.topk(scores, max(sizes)).values
     return {size: ordered[size - 1] for size in sizes}
-
-
-def _at_least(scores: torch.Tensor, cut: torch.Tensor | float, size: int) -> torch.Tensor:
-    chosen = scores >= cut
-    surplus = int(chosen.count_nonzero()) - size
-    if surplus:
-        ties = (scores == cut).nonzero().squeeze(1)
-        chosen[ties[len(ties) - surplus :]] = False
-    return chosen
 
 
 @torch.no_grad()
@@ -374,10 +385,10 @@ def collect_scores(
         accumulation: "float32" keeps one vector per linear input and multiplies at the end.
             "as-published" repeats the arithmetic of the published code: prompt by prompt, the norm
             is cast to bfloat16, multiplied by |W| in bfloat16, and added to a running bfloat16
-            matrix per module, which stagnates after some hundred prompts. It needs a matrix per
-            weight and is there for comparison only.
+            matrix per module, which stagnates after some hundred prompts. The order of the prompts
+            matters then. It needs a matrix per weight and is there for comparison only.
         include_head: Score the output projection too, unless it is tied.
-        model_hash: `mmlib.models.weights_hash(model)`; if given, norms are looked up in the cache
+        model_hash: `mmlib.models.model_hash(model)`; if given, norms are looked up in the cache
             and kept there (see `cached_activation_norms`).
 
     Raises:
@@ -395,14 +406,18 @@ def collect_scores(
     modules = linear_modules(model, include_head=include_head)
     magnitudes = {n: m.weight.abs().bfloat16() for n, m in modules.items()}
     sums = {n: torch.zeros_like(magnitude) for n, magnitude in magnitudes.items()}
+
+    def add(name: str, inputs: torch.Tensor) -> None:
+        norm = prompt_norms(name, inputs, inputs.shape[:2], None)[0]
+        sums[name] += magnitudes[name] * norm.bfloat16()
+
     num_samples = 0
-    for batch in batches:
-        for row in range(len(batch["input_ids"])):
-            num_samples += 1
-            prompt = {key: batch[key][row : row + 1] for key in ("input_ids", "attention_mask")}
-            norms = collect_activation_norms(model, [prompt], include_head=include_head)
-            for name, total in sums.items():
-                total += magnitudes[name] * norms[name].bfloat16()
+    with observe(modules, add):
+        for batch in batches:
+            for ids, inside in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True):
+                prompt = {"input_ids": ids[inside][None]}
+                _run(model, prompt, None, head=model.get_output_embeddings() in modules.values())
+                num_samples += 1
     if not num_samples:
         raise ValueError(EMPTY)
     return ImportanceScores(sums, None)
@@ -450,14 +465,19 @@ def overlap_sweep(
     check_keep_ratios(keep_ratios, first)
     sizes, overlaps = [], []
     for module, weight in first.items():
-        sets = {name: math_specific(*pair, module, keep_ratios) for name, pair in scores.items()}
-        for index, ratio in enumerate(keep_ratios):
-            at_ratio = {name: masks[index] for name, masks in sets.items()}
-            sizes += _size_rows(module, weight.numel(), ratio, at_ratio)
-            overlaps += [row | {"keep_ratio": ratio} for row in overlap_counts(module, at_ratio)]
-    pair = ["lang_a", "lang_b", "keep_ratio"]
-    overlap = add_groups(pd.DataFrame(overlaps), pair) if overlaps else pd.DataFrame()
-    return add_groups(pd.DataFrame(sizes), ["lang", "keep_ratio"]), overlap
+        sets = [math_specific(*pair, module, keep_ratios) for pair in scores.values()]
+        at_ratio = [dict(zip(scores, masks, strict=True)) for masks in zip(*sets, strict=True)]
+        counts = torch.stack([intersections(masks) for masks in at_ratio]).tolist()
+        for ratio, count in zip(keep_ratios, counts, strict=True):
+            found = dict(zip(pairs_of(scores), count, strict=True))
+            about = {"module": module, "keep_ratio": ratio}
+            sizes += [about | row for row in _size_rows(found, weight.numel(), ratio)]
+            overlaps += [about | row for row in overlap_rows(found, weight.numel())]
+    pairs = pd.DataFrame(overlaps, columns=["lang_a", "lang_b", *about, *OVERLAP_COUNTS])
+    return (
+        add_groups(pd.DataFrame(sizes), ["lang", "keep_ratio"]),
+        add_groups(pairs, ["lang_a", "lang_b", "keep_ratio"]),
+    )
 
 
 def _check_same_weights(label: str, first: Mapping, pair: Sequence[ImportanceScores]) -> None:
@@ -473,15 +493,10 @@ def _check_same_weights(label: str, first: Mapping, pair: Sequence[ImportanceSco
             raise ValueError(f"the scores of {label!r} are over other weights: {differing[:3]}")
 
 
-def _size_rows(module: str, numel: int, ratio: float, sets: Mapping) -> list[dict]:
+def _size_rows(found: Mapping[tuple[str, str], int], numel: int, ratio: float) -> list[dict]:
+    kept = selection_size(numel, ratio)
     return [
-        {
-            "lang": name,
-            "keep_ratio": ratio,
-            "module": module,
-            "n_topk": selection_size(numel, ratio),
-            "n_math_specific": int(mask.count_nonzero()),
-            "n_scored": numel,
-        }
-        for name, mask in sets.items()
+        {"lang": a, "n_topk": kept, "n_math_specific": count, "n_scored": numel}
+        for (a, b), count in found.items()
+        if a == b
     ]

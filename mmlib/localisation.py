@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.data import Calibration, batches, load_calibration
 from mmlib.importance import ImportanceScores, collect_scores, overlap_sweep
-from mmlib.models import weights_hash
+from mmlib.models import model_hash
 
 Key = tuple[str, str, int]
 """Language, task, calibration seed."""
@@ -66,15 +66,14 @@ def score_samples(
         include_head: Score the output projection too, unless it is tied.
         accumulation: See `mmlib.importance.collect_scores`.
     """
-    longest = model.config.get_text_config().max_position_embeddings
-    digest = weights_hash(model)
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    options = {"accumulation": accumulation, "include_head": include_head}
+    options["model_hash"] = model_hash(model)
+    # The published sums depend on the order of the prompts.
+    sorting = {"batch_size": batch_size, "sort": accumulation != "as-published"}
     return {
         key: collect_scores(
-            model,
-            batches(tokenizer, sample, batch_size=batch_size, max_length=longest),
-            accumulation=accumulation,
-            include_head=include_head,
-            model_hash=digest,
+            model, batches(tokenizer, sample, max_length=longest, **sorting), **options
         )
         for key, sample in samples.items()
     }
@@ -117,9 +116,8 @@ def across_samples(
             for seed in _parts(scores, 2)
         }
         overlap = overlap_sweep(sets, keep_ratios)[1]
-        if not overlap.empty:
-            pair = overlap.groupby(["lang_a", "lang_b"], sort=False).ngroup()
-            tables.append(overlap.assign(seed=pair, lang_a=language, lang_b=language))
+        pair = overlap.groupby(["lang_a", "lang_b"], sort=False).ngroup()
+        tables.append(overlap.assign(seed=pair, lang_a=language, lang_b=language))
     return _joined(tables).assign(nonmath=nonmath, control="same language")
 
 
@@ -135,14 +133,14 @@ def sampling_noise(
         single seed.
     """
     seeds = _parts(scores, 2)
-    pairs = list(zip(seeds, seeds[1:] + seeds[:1], strict=True)) if len(seeds) > 1 else []
     tables = []
-    for seed, other in pairs:
+    for seed, other in zip(seeds, seeds[1:] + seeds[:1], strict=True):
         sets = {
             language: (scores[language, math, seed], scores[language, math, other])
             for language in _parts(scores, 0)
         }
-        tables.append(overlap_sweep(sets, keep_ratios)[0].assign(seed=seed))
+        sizes = overlap_sweep(sets, keep_ratios)[0].assign(seed=seed)
+        tables.append(sizes if seed != other else sizes.head(0))
     return _joined(tables).assign(nonmath=math, control="same text")
 
 

@@ -3,7 +3,7 @@
 import itertools
 import json
 import os
-from collections.abc import Callable, ItemsView, KeysView, Mapping
+from collections.abc import Callable, ItemsView, Iterable, KeysView, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +15,8 @@ from safetensors.torch import save_file
 
 from mmlib.models import layer_index
 
-COUNTS = [
-    "n_topk",
-    "n_math_specific",
-    "size_a",
-    "size_b",
-    "intersection",
-    "n_scored",
-    "expected_intersection",
-]
+OVERLAP_COUNTS = ["size_a", "size_b", "intersection", "n_scored", "expected_intersection"]
+COUNTS = ["n_topk", "n_math_specific", *OVERLAP_COUNTS]
 
 
 @dataclass(frozen=True)
@@ -159,41 +152,33 @@ def chance_jaccard(size_a: float, size_b: float, n_scored: float) -> float:
     return expected / (size_a + size_b - expected)
 
 
-def authors_chance(keep_ratio: float) -> float:
-    """Chance line of arXiv 2606.18453, Appendix C: K(1-K) / (K² - K + 2).
+def pairs_of(names: Iterable[str]) -> list[tuple[str, str]]:
+    """All pairs of names, each name with itself too, in the order of `intersections`."""
+    return list(itertools.combinations_with_replacement(names, 2))
 
-    It is the chance of two "random top-K minus random top-K" sets, and ignores their real sizes.
+
+def intersections(sets: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """|A ∩ B| of all `pairs_of` the sets of one matrix, int64, still on their device.
+
+    A pair of a set with itself gives its size.
     """
-    q = keep_ratio * (1 - keep_ratio)
-    return q / (2 - q)
+    return torch.stack([(sets[a] & sets[b]).count_nonzero() for a, b in pairs_of(sets)])
 
 
-def overlap_counts(module: str, sets: Mapping[str, torch.Tensor]) -> list[dict]:
-    """Counts of every pair of sets within one matrix (one row each, without ratios).
-
-    Args:
-        module: Dotted name of the matrix.
-        sets: Name of the set -> bool tensor; all of one shape and on one device.
-    """
-    names, masks = list(sets), list(sets.values())
-    pairs = list(itertools.combinations(range(len(names)), 2))
-    if not pairs:
-        return []
-    numel = masks[0].numel()
-    sizes = torch.stack([mask.count_nonzero() for mask in masks]).tolist()
-    both = torch.stack([(masks[i] & masks[j]).count_nonzero() for i, j in pairs]).tolist()
+def overlap_rows(found: Mapping[tuple[str, str], int], numel: int) -> list[dict]:
+    """Counts of each pair of different sets in a matrix of `numel` weights, without ratios."""
     return [
         {
-            "lang_a": names[i],
-            "lang_b": names[j],
-            "module": module,
-            "size_a": sizes[i],
-            "size_b": sizes[j],
+            "lang_a": a,
+            "lang_b": b,
+            "size_a": found[a, a],
+            "size_b": found[b, b],
             "intersection": count,
             "n_scored": numel,
-            "expected_intersection": sizes[i] * sizes[j] / numel,
+            "expected_intersection": found[a, a] * found[b, b] / numel,
         }
-        for (i, j), count in zip(pairs, both, strict=True)
+        for (a, b), count in found.items()
+        if a != b
     ]
 
 
@@ -214,9 +199,11 @@ def overlap_table(sets: Mapping[str, ParameterMask]) -> pd.DataFrame:
     first = next(iter(sets.values()))
     for other in sets.values():
         check_comparable(first, other)
-    rows = [
-        row for m in first.tensors for row in overlap_counts(m, {n: s[m] for n, s in sets.items()})
-    ]
+    rows = []
+    for module, mask in first.items():
+        counts = intersections({name: members[module] for name, members in sets.items()}).tolist()
+        found = dict(zip(pairs_of(sets), counts, strict=True))
+        rows += [{"module": module} | row for row in overlap_rows(found, mask.numel())]
     return add_groups(pd.DataFrame(rows), ["lang_a", "lang_b"])
 
 

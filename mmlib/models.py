@@ -1,6 +1,7 @@
 """Load a causal LM, and find its layers and linear modules by name."""
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -64,7 +64,9 @@ def load_model(
         )
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     except (SafetensorError, ValueError) as error:
-        raise OSError(f"the checkpoint {name!r} is damaged or incomplete: {error}") from error
+        raise OSError(
+            f"the checkpoint {name!r} is damaged, incomplete or not supported: {error}"
+        ) from error
     except OSError as error:
         raise OSError(
             f"cannot load {name!r}: {error}\nGive an organism name, a folder in hub layout, or a "
@@ -73,27 +75,33 @@ def load_model(
     return model.eval(), tokenizer
 
 
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over names, shapes and bytes of all parameters, wherever the model came from."""
-    digest = hashlib.sha256()
+def model_hash(model: PreTrainedModel) -> str:
+    """SHA-256 over all weights and the configuration, wherever the model came from.
+
+    The configuration counts because it changes activations too (rotary base, norm epsilon); names,
+    versions and dtype entries of it do not, since the dtype of every weight is hashed.
+    """
+    ignored = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"}
+    config = {k: v for k, v in model.config.to_dict().items() if k not in ignored}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().contiguous().view(torch.uint8).cpu().numpy())
     return digest.hexdigest()
 
 
-def load_untrained(name: str, *, seed: int, dtype: str = "auto") -> PreTrainedModel:
-    """The architecture of a checkpoint with freshly initialised weights: a control.
+def untrained_like(model: PreTrainedModel, *, seed: int) -> PreTrainedModel:
+    """A model like this one with freshly initialised weights: a control.
 
     Args:
-        name: As in `load_model`.
-        seed: Seed of the initialisation.
-        dtype: As in `load_model`.
+        model: Its configuration, dtype and device are taken; a model spread over several devices
+            gets its control on the first of them.
+        seed: Seed of the initialisation, which is drawn on the CPU.
     """
-    config = AutoConfig.from_pretrained(resolve(name))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        fresh = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype)
+    return fresh.to(model.device).eval()
 
 
 def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:

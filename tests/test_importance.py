@@ -19,7 +19,7 @@ from mmlib.importance import (
     selection_size,
 )
 from mmlib.masks import overlap_table
-from mmlib.models import decoder_layers, linear_modules, weights_hash
+from mmlib.models import decoder_layers, linear_modules, model_hash
 from mmlib.results import published
 
 RATIOS = [0.01, 0.1, 0.25]
@@ -319,7 +319,7 @@ def test_the_cache_is_keyed_by_content(llama, prompts, tmp_path, monkeypatch):
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path))
     files = lambda: len(list(tmp_path.rglob("*.safetensors")))  # noqa: E731
     cached = lambda batch: cached_activation_norms(  # noqa: E731
-        llama, [batch], model_hash=weights_hash(llama)
+        llama, [batch], model_hash=model_hash(llama)
     )
     first = cached(pad(prompts))
     again = cached(pad(prompts, side="left"))

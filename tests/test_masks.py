@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from mmlib.masks import (
     ParameterMask,
-    authors_chance,
     chance_jaccard,
     jaccard,
     overlap_table,
@@ -121,10 +120,3 @@ def test_random_mask_matches_the_size_of_every_matrix_and_the_chance_level():
     assert row.jaccard == pytest.approx(matched, rel=0.02)
     pooled = chance_jaccard(row.size_a, row.size_b, row.n_scored)
     assert abs(row.jaccard - matched) < abs(row.jaccard - pooled)
-
-
-@pytest.mark.parametrize(("keep_ratio", "printed"), [(0.01, 0.0050), (0.05, 0.0243), (0.1, 0.0471)])
-def test_authors_chance_line(keep_ratio, printed):
-    assert authors_chance(keep_ratio) == pytest.approx(printed, abs=5e-5)
-    q = keep_ratio * (1 - keep_ratio)
-    assert authors_chance(keep_ratio) == pytest.approx(chance_jaccard(q, q, 1))
