@@ -192,8 +192,8 @@ def _unfinished(task: _Task) -> Iterator[Path]:
 
 
 @contextmanager
-def _environment(task: _Task, partial: Path) -> Iterator[None]:
-    """Set what the kernel inherits."""
+def _environment(task: _Task, partial: Path) -> Iterator[str]:
+    """Set what the kernel inherits; yields a folder for its sockets."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="mm-") as sockets:  # a short path, as sockets need
         os.environ |= {
@@ -206,7 +206,7 @@ def _environment(task: _Task, partial: Path) -> Iterator[None]:
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else a debugger warning becomes output
         }
         try:
-            yield
+            yield sockets
         finally:
             os.environ.clear()
             os.environ.update(before)
@@ -218,7 +218,9 @@ def _execute(task: _Task, partial: Path, progress: Progress) -> None:
 
     notebook = partial / f"{task.name}.ipynb"
     try:
-        with _environment(task, partial):
+        with _environment(task, partial) as sockets:
+            # A socket path of its own: by default two kernels started at once share one.
+            kernel = {"transport": "ipc", "ip": f"{sockets}/kernel"}
             execute_notebook(
                 task.project.source(task.name),
                 notebook,
@@ -227,7 +229,7 @@ def _execute(task: _Task, partial: Path, progress: Progress) -> None:
                 kernel_name="python3",
                 progress_bar=False,
                 cwd=task.project.root,
-                config=Config(KernelManager={"transport": "ipc"}),
+                config=Config(KernelManager=kernel),
                 on_notebook_start=progress.begin,
                 on_cell_execute=progress.cell,
             )
