@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import pandas as pd
 import pytest
@@ -16,6 +17,7 @@ from mmlib.importance import (
     collect_scores,
     largest,
     overlap_sweep,
+    prompt_norms,
     selection_size,
 )
 from mmlib.masks import overlap_table
@@ -297,6 +299,24 @@ def test_offloaded_weights_are_refused_with_the_reason(llama, prompts):
         norms.scores(elsewhere)
 
 
+def test_modules_may_see_the_tokens_flattened_but_not_some_of_them_only():
+    x = torch.rand(6, 4)
+    whole = prompt_norms("w", x.view(2, 3, 4), torch.Size([2, 3]), None)
+    torch.testing.assert_close(prompt_norms("w", x, torch.Size([2, 3]), None), whole)
+    with pytest.raises(ValueError, match="mixtures of experts"):
+        prompt_norms("w", x[:5], torch.Size([2, 3]), None)
+
+
+def test_published_sums_ignore_padding_and_keep_the_order(llama, prompts):
+    model, many = llama.bfloat16(), prompts * 20
+    padded = collect_scores(model, [pad(many)], accumulation="as-published")
+    single = collect_scores(model, one_by_one(many), accumulation="as-published")
+    backward = collect_scores(model, one_by_one(many[::-1]), accumulation="as-published")
+    names = list(linear_modules(model))
+    assert all(torch.equal(padded.matrix(name), single.matrix(name)) for name in names)
+    assert not all(torch.equal(single.matrix(name), backward.matrix(name)) for name in names)
+
+
 def test_a_module_that_never_runs_is_named(llama, prompts):
     llama.model.layers[0].spare = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="never run"):
@@ -385,19 +405,27 @@ def test_cuda_agrees_with_cpu_and_stays_on_its_device(prompts, dtype):
     assert norms.scores(model).top(0.1)["model.layers.0.mlp.up_proj"].is_cuda
 
 
-@pytest.mark.cuda
-@needs_cuda
-def test_cuda_forward_passes_do_not_wait_for_the_host(prompts):
-    model = build("llama").cuda()
-    batches = [pad(prompts)] * 3
-    collect_activation_norms(model, batches)
+def waits(work):
+    """How often `work` made the host wait for the device."""
     torch.cuda.set_sync_debug_mode("warn")
     try:
-        with pytest.warns(UserWarning, match="synchron") as caught:
-            collect_activation_norms(model, batches)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            work()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len(caught) <= 1 + 3 * len(batches)
+    return sum("synchroniz" in str(warning.message) for warning in caught)
+
+
+@pytest.mark.cuda
+@needs_cuda
+def test_cuda_waits_for_the_host_do_not_grow_with_the_layers(prompts):
+    counts = []
+    for depth in (3, 12):
+        model = build("llama", num_hidden_layers=depth).cuda()
+        collect_activation_norms(model, [pad(prompts)])
+        counts.append(waits(lambda m=model: collect_activation_norms(m, [pad(prompts)] * 3)))
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.cuda

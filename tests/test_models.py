@@ -5,7 +5,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mmlib import models
-from mmlib.models import decoder_layers, layer_index, linear_modules, load_model, model_hash
+from mmlib.models import (
+    decoder_layers,
+    layer_index,
+    linear_modules,
+    load_model,
+    model_hash,
+    untrained_like,
+)
 
 
 def test_every_linear_of_the_layers_is_found_in_order(model):
@@ -45,6 +52,28 @@ def test_hash_sees_one_changed_bit(llama):
     with torch.no_grad():
         llama.model.norm.weight[0] += 1e-6
     assert model_hash(llama) != before
+
+
+def test_hash_sees_the_configuration_but_not_where_the_model_lay(llama):
+    other = build("llama", rope_theta=5e5)
+    assert weights_equal(llama, other)
+    assert model_hash(other) != model_hash(llama)
+    llama.config._name_or_path = "elsewhere"
+    assert model_hash(llama) == model_hash(build("llama"))
+
+
+def weights_equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_untrained_control_is_this_model_with_other_weights(llama):
+    model = llama.bfloat16()
+    control = untrained_like(model, seed=7)
+    assert {n: (p.shape, p.dtype) for n, p in control.named_parameters()} == {
+        n: (p.shape, p.dtype) for n, p in model.named_parameters()
+    }
+    assert weights_equal(control, untrained_like(model, seed=7))
+    assert not weights_equal(control, model)
 
 
 def test_unknown_names_are_refused_with_the_choices(tmp_path):
