@@ -157,7 +157,7 @@ def sweep_cost(
     _drain(model.device)
     middle = time.perf_counter()
     scores = {str(i): tuple(n.scores(model) for n in pair) for i, pair in enumerate(norms)}
-    overlap_sweep(scores, [ratio for ratio in KEEP_RATIOS if _selects(model, ratio)])
+    overlap_sweep(scores, usable_ratios(model))
     _drain(model.device)
     end = time.perf_counter()
     published = seconds(lambda: _published_sweep(model, single, languages), model.device)
@@ -165,12 +165,14 @@ def sweep_cost(
     return pd.DataFrame({"work": times.keys(), "repeat": 0, "seconds": times.values()})
 
 
-def _selects(model: PreTrainedModel, ratio: float) -> bool:
-    return min(m.weight.numel() for m in linear_modules(model).values()) * ratio >= 1
+def usable_ratios(model: PreTrainedModel) -> list[float]:
+    """The ratios of the published grid that select something in every matrix."""
+    smallest = min(module.weight.numel() for module in linear_modules(model).values())
+    return [ratio for ratio in KEEP_RATIOS if smallest * ratio >= 1]
 
 
 def _published_sweep(model: PreTrainedModel, single: Sequence[Batch], languages: int) -> None:
-    for ratio in KEEP_RATIOS:
+    for ratio in usable_ratios(model):
         for _ in range(languages):
             pair = [collect_scores(model, single, accumulation="as-published") for _ in range(2)]
             for name in pair[0].weights:
@@ -189,7 +191,7 @@ def selection_cost(model: PreTrainedModel, lengths: Sequence[int]) -> pd.DataFra
     """Time the top-K sets of the whole model at all keep ratios of the published grid."""
     batches = random_batches(lengths, batch_size=len(lengths), vocabulary=model.config.vocab_size)
     scores = collect_activation_norms(model, batches).scores(model)
-    ratios = [ratio for ratio in KEEP_RATIOS if _selects(model, ratio)]
+    ratios = usable_ratios(model)
 
     def select() -> None:
         for name in scores.weights:
@@ -208,17 +210,19 @@ def stored_bytes(model: PreTrainedModel, lengths: Sequence[int]) -> dict[str, in
         return {"norms": path.stat().st_size, "matrices": matrices}
 
 
-def peak_memory(shape: str, lengths: Sequence[int], *, batch_size: int) -> dict[str, int]:
+def peak_memory(
+    shape: str, lengths: Sequence[int], *, batch_size: int, device: str, dtype: str
+) -> dict[str, int]:
     """Peak memory in bytes of forward, localisation and as_published, each in its own process."""
     works = ("forward", "localisation", "as_published")
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        jobs = {w: pool.submit(_peak, w, shape, list(lengths), batch_size) for w in works}
+        model = {"shape": shape, "device": device, "dtype": dtype}
+        jobs = {w: pool.submit(_peak, w, model, list(lengths), batch_size) for w in works}
         return {work: job.result() for work, job in jobs.items()}
 
 
-def _peak(work: str, shape: str, lengths: list[int], batch_size: int) -> int:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = random_llama(shape, device=device)
+def _peak(work: str, about: dict[str, str], lengths: list[int], batch_size: int) -> int:
+    model = random_llama(**about)
     size = 1 if work == "as_published" else batch_size
     batches = random_batches(lengths, batch_size=size, vocabulary=model.config.vocab_size)
     if work == "forward":
@@ -226,7 +230,7 @@ def _peak(work: str, shape: str, lengths: list[int], batch_size: int) -> int:
     else:
         accumulation = {"localisation": "float32", "as_published": "as-published"}[work]
         collect_scores(model, batches, accumulation=accumulation)
-    if device == "cuda":
+    if model.device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -255,8 +259,8 @@ def report(
     Args:
         shape: One of `SHAPES`.
         lengths: Tokens of each prompt.
-        sweep_lengths: Tokens of each prompt of the sweep, which repeats 80 calibrations the
-            published way; empty leaves the sweep out.
+        sweep_lengths: Tokens of each prompt of the sweep, which repeats two calibrations per
+            language and keep ratio the published way; empty leaves the sweep out.
         batch_size: Prompts per forward pass (the published code takes one).
         repeats: Interleaved repeats of each timing.
         device: "cpu" or "cuda".
@@ -285,7 +289,7 @@ def report(
     }
     rows["stored per calibration"] = {"value": stored["norms"], "unit": "bytes"}
     del model
-    memory = peak_memory(shape, lengths, batch_size=batch_size)
+    memory = peak_memory(shape, lengths, batch_size=batch_size, device=device, dtype=dtype)
     for work in ("localisation", "as_published"):
         extra = memory[work] - memory["forward"]
         rows[f"extra memory, {work}"] = {"value": extra, "unit": "bytes"}
@@ -311,7 +315,7 @@ def _sweep_rows(
     per_prompt = times.groupby("work").seconds.median() / num_prompts
     more = 500 - len(sweep_lengths)
     ours = sweep["sweep"] + 2 * 4 * more * per_prompt["localisation"]
-    passes = 2 * 4 * len(KEEP_RATIOS)
+    passes = 2 * 4 * len(usable_ratios(model))
     theirs = sweep["sweep_as_published"] + passes * more * per_prompt["as_published"]
     aim = {"aim": 20, "direction": "at least"}
     measured = f"sweep, published / ours ({len(sweep_lengths)} prompts, measured)"

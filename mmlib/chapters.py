@@ -295,11 +295,23 @@ def _evidence_hashes(project: Project, chapter: Chapter) -> dict[str, str]:
 
 
 def _checkpoint_hashes(project: Project, values: Mapping[str, Any]) -> dict[str, str]:
-    """Hash the folder of every organism that a parameter names."""
+    """Hash every organism and every other folder that a parameter names.
+
+    A folder of a user's can be large: it counts by the names, sizes and times of its files.
+    """
     words = [w for v in values.values() for w in (v if isinstance(v, list) else [v])]
-    names = {w for w in words if isinstance(w, str) and re.fullmatch(r"organism-[\w-]+", w)}
-    found = {name: _folder_hash(project.places["organisms"] / name) for name in sorted(names)}
-    return {name: value for name, value in found.items() if value != "missing"}
+    names = sorted({w for w in words if isinstance(w, str) and w})
+    organisms = {
+        n: _folder_hash(project.places["organisms"] / n) for n in names if "organism-" in n
+    }
+    found = {name: value for name, value in organisms.items() if value != "missing"}
+    for name in names:
+        folder = project.root / name
+        if name not in found and folder.is_dir():
+            files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+            states = [[p.relative_to(folder).as_posix(), p.stat()] for p in files]
+            found[folder.name] = digest([[n, s.st_size, s.st_mtime_ns] for n, s in states])
+    return found
 
 
 def hashes(project: Project, name: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,11 +59,12 @@ def extract_number(text: str, language: str, mode: Extraction = "strict") -> str
     Args:
         text: A model's response.
         language: ISO 639-1 code, which says how an answer is closed.
-        mode: `strict` takes the number of the last closing phrase, `flexible` the last number
-            anywhere, as the harness' GSM8K filters of these names do.
+        mode: `strict` takes the number of the last closing phrase (the harness' GSM8K filter of
+            this name takes the first), `flexible` the last number anywhere.
 
     Returns:
-        Digits without grouping marks, or None when there is no such number.
+        Digits without commas and spaces between them, or None when there is no such number.
+        Right for whole numbers, which are all that the organism writes.
     """
     _checked(mode)
     if mode == "strict":

@@ -277,9 +277,8 @@ def layer_profile(
         for pair, line in rows.groupby("pair", sort=False):
             _line(axes, _depth(line["layer"]), line, looks[pair])
         lines = {"chance": pairs.assign(jaccard=pairs["chance"])}
-        lines |= {
-            kind: table[table["control"] == kind] for kind in {*CONTROLS} & {*table["control"]}
-        }
+        known = [kind for kind in CONTROLS if kind in set(table["control"])]
+        lines |= {kind: table[table["control"] == kind] for kind in known}
         for kind, control in lines.items():
             mean = control.groupby("layer")["jaccard"].mean().reset_index()
             axes.plot(_depth(mean["layer"]), mean["jaccard"], ls=DASHES[kind], color=INK, lw=1.1)
@@ -318,22 +317,28 @@ def overlap_heatmap(table: pd.DataFrame, *, keep_ratio: float = 0.1) -> Figure:
     return _figure(about, overlaps.groupby("model", observed=True), draw)
 
 
-def accuracy(table: pd.DataFrame) -> Figure:
+def accuracy(table: pd.DataFrame, controls: pd.DataFrame | None = None) -> Figure:
     """Draw accuracies with their Wilson intervals, one panel per task.
 
     Args:
         table: The result of `summarize`: `lang, task, accuracy, low, high`.
+        controls: `lang, task, accuracy` of the answers to beat, drawn as ticks.
     """
     _need(table, "accuracy", "lang", "task", "accuracy", "low", "high")
 
     def draw(axes: Axes, rows: pd.DataFrame) -> str:
         langs = _languages(rows["lang"])
         _dots(axes, langs, rows.assign(mean=rows["accuracy"]), "lang", **_DOT)
+        if controls is not None:
+            ticks = controls[controls["task"] == rows["task"].iloc[0]]
+            ticks = ticks[ticks["lang"].isin(langs)]
+            axes.plot(ticks["accuracy"], ticks["lang"].map(langs.index), ls="", ms=9, **_TICK)
         _name_rows(axes, [_name(lang) for lang in langs])
         return _listed(rows["lang"], rows["accuracy"])
 
+    key = {} if controls is None else {"model": _DOT, "to beat": _TICK}
     look = {"xlabel": "accuracy", "xlim": (-0.02, 1.02)}
-    return _figure("Accuracy", table.groupby("task", sort=False), draw, **look)
+    return _figure("Accuracy", table.groupby("task", sort=False), draw, key, **look)
 
 
 def training_curve(log: pd.DataFrame, *, columns: Sequence[str] = ("loss",)) -> Figure:

@@ -5,13 +5,20 @@ import json
 import pandas as pd
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mmlib.__main__ import main
 from mmlib.localisation import across_languages, draw_samples, score_samples
 from mmlib.results import PACKAGE, evidence
 
-NAMES = sorted(path.stem for path in (PACKAGE / "evidence").glob("*.csv"))
+CHAPTERS = yaml.safe_load((PACKAGE.parent / "notebooks" / "chapters.yml").read_text())
+READ = {entry for chapter in CHAPTERS.values() for entry in chapter.get("reads", ())}
+NAMES = sorted(entry.split("/")[1] for entry in READ if entry.startswith("evidence/"))
+
+
+def test_no_table_is_shipped_that_no_chapter_reads():
+    assert sorted(path.stem for path in (PACKAGE / "evidence").glob("*.csv")) == NAMES != []
 
 
 @pytest.mark.parametrize("name", NAMES)
