@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except runner.ChapterFailedError as error:
         print(error, file=sys.stderr)
         return 1
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"mmlib: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -1,8 +1,6 @@
 """Word problems and calibration text as plain records and batches."""
 
-import csv
 import hashlib
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,7 +85,8 @@ def _organism(task: str, language: str, data_dir: str | Path | None, split: str)
     folder = ORGANISMS / name if name.startswith("organism-") else Path(name)
     if split not in ("heldout", "calibration"):
         raise ValueError(f"unknown split {split!r}: choose heldout or calibration")
-    table = pd.read_parquet(_existing(folder / f"{split}.parquet"))
+    columns = ["id", "lang", "task", "prompt", "response", "target"]
+    table = _table(folder / f"{split}.parquet", columns)
     kind = task.removeprefix("organism-")
     rows = table[(table.lang == language) & (table.task == kind)]
     if rows.empty:
@@ -103,22 +102,21 @@ def _organism(task: str, language: str, data_dir: str | Path | None, split: str)
 
 def _gsm8k(task: str, language: str, data_dir: str | Path | None, split: str) -> list[Problem]:
     """GSM8K in the published calibration layout; golds come from the English row (datasets.md)."""
-    root = _folder(task, data_dir)
-    lines = _existing(root / "gsm8k" / "test.jsonl").read_text(encoding="utf-8").splitlines()
-    english = [json.loads(line) for line in lines]
-    rows = (
-        english
-        if language == "en"
-        else _csv(root / "gsm8k-translated" / f"gsm8k_{language}_test.csv", ["question", "answer"])
-    )
+    root, columns = _folder(task, data_dir), ["question", "answer"]
+    english = _table(root / "gsm8k" / "test.jsonl", columns)
+    path = root / "gsm8k-translated" / f"gsm8k_{language}_test.csv"
+    rows = english if language == "en" else _table(path, columns)
     if len(rows) != len(english):
-        raise ValueError(f"gsm8k {language} has {len(rows)} rows, English {len(english)}")
+        raise ValueError(f"{path} has {len(rows)} rows, the English file {len(english)}")
+    targets = english.answer.str.extract(r"####\s*(-?[\d,]+)\s*$")[0].str.replace(",", "")
+    if targets.isna().any():
+        row = targets.isna().idxmax()
+        raise ValueError(f"gsm8k/test.jsonl row {row}: the answer does not end in '#### number'")
     problems = []
-    for index, (row, gold) in enumerate(zip(rows, english, strict=True)):
-        target = gold["answer"].rsplit("####", 1)[1].strip().replace(",", "")
-        solution = re.split(r"####", row["answer"])[0].strip()
-        prompt, response = get_language(language).word_problem(row["question"], solution, target)
-        problems.append(Problem(str(index), language, task, prompt, response, target))
+    for row, target in zip(rows.itertuples(), targets, strict=True):
+        solution = row.answer.split("####")[0].strip()
+        prompt, response = get_language(language).word_problem(row.question, solution, target)
+        problems.append(Problem(str(row.Index), language, task, prompt, response, target))
     return problems
 
 
@@ -126,12 +124,12 @@ def _mmlu(task: str, language: str, data_dir: str | Path | None, split: str) -> 
     """MMLU validation without STEM: the paper's non-math text, as its `qa` column has it."""
     path = _folder(task, data_dir) / "mmlu" / f"mmlu_val_{language}.csv"
     problems = []
-    for index, row in enumerate(_csv(path, ["qa"])):
-        question, _, answer = row["qa"].rpartition("\n\n")
-        label, _, target = answer.partition(":")
-        prompt, target = f"{question}\n\n{label}:", target.strip()
-        response = row["qa"].removeprefix(prompt)
-        problems.append(Problem(str(index), language, task, prompt, response, target))
+    for index, text in enumerate(_table(path, ["qa"]).qa):
+        found = re.fullmatch(r"(.+\n\n[^\n:]+:)(\s*\S.*)", text, flags=re.DOTALL)
+        if not found:
+            raise ValueError(f"{path} row {index}: not 'question, choices, answer' ({text[:40]!r})")
+        prompt, response = found.groups()
+        problems.append(Problem(str(index), language, task, prompt, response, response.strip()))
     return problems
 
 
@@ -149,19 +147,26 @@ def _folder(task: str, data_dir: str | Path | None) -> Path:
     return Path(data_dir)
 
 
-def _existing(path: Path) -> Path:
+READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".parquet": pd.read_parquet,
+    ".csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False),
+    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False, convert_dates=False),
+}
+
+
+def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a file that must have `columns` and at least one row."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: check data_dir, task and language")
-    return path
-
-
-def _csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    with _existing(path).open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [column for column in columns if column not in (reader.fieldnames or [])]
-        if missing:
-            raise ValueError(f"{path} lacks the columns {missing}: it has {reader.fieldnames}")
-        return list(reader)
+    try:
+        table = READERS[path.suffix](path)
+    except (ValueError, OSError) as error:  # pyarrow's, pandas' and json's errors are among these
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if missing := [column for column in columns if column not in table]:
+        raise ValueError(f"{path} lacks the columns {missing}: it has {list(table.columns)}")
+    if table.empty:
+        raise ValueError(f"{path} has no rows")
+    return table
 
 
 def load_calibration(
@@ -235,9 +240,12 @@ def batches(
         Dicts of `input_ids` (int64) and `attention_mask`, both (batch, seq), on the CPU.
 
     Raises:
-        ValueError: No text, an empty text, or one that is longer than `max_length`.
+        ValueError: No text, an empty text, one that is longer than `max_length`, or a
+            `batch_size` below 1.
     """
     texts = list(texts.texts if isinstance(texts, Calibration) else texts)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: give 1 or more")
     if not texts:
         raise ValueError("the calibration set is empty: give at least one prompt")
     rows = tokenizer(texts, add_special_tokens=True)["input_ids"]

@@ -191,6 +191,13 @@ def prompt_norms(
 
 def _run(model: nn.Module, batch: Batch, mask: torch.Tensor | None, *, head: bool) -> None:
     """One forward pass; the head is left out unless it is scored."""
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    length = batch["input_ids"].shape[1]
+    if longest and length > longest:
+        raise ValueError(
+            f"a prompt has {length} tokens, the model reads {longest}: shorten or drop it "
+            "(`batches` names it if you give max_length)"
+        )
     ids = batch["input_ids"].to(model.device, non_blocking=True)
     attention = None if mask is None else mask.long()
     (model if head else model.base_model)(ids, attention_mask=attention, use_cache=False)
@@ -262,10 +269,19 @@ def cached_activation_norms(
             digest.update(ids[mask].numpy().tobytes() + b"|")
     root = Path(os.environ.get("MMLIB_CACHE", "~/.cache/mmlib")).expanduser() / "norms"
     path = root / f"{digest.hexdigest()[:32]}.safetensors"
-    if not path.exists():
+    try:
+        return ActivationNorms.load(path)
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        warnings.warn(f"{error}; it is computed again", stacklevel=2)
+    norms = collect_activation_norms(model, batches, include_head=include_head)
+    try:
         root.mkdir(parents=True, exist_ok=True)
-        collect_activation_norms(model, batches, include_head=include_head).save(path)
-    return ActivationNorms.load(path)
+        norms.save(path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"cannot write to the cache {root} (set MMLIB_CACHE): {error}") from error
+    return norms
 
 
 @dataclass(frozen=True)
@@ -312,8 +328,10 @@ def check_keep_ratios(keep_ratios: Sequence[float], weights: Mapping[str, torch.
     """Refuse impossible keep ratios, and warn when one selects nothing in some matrix.
 
     Raises:
-        ValueError: A ratio is not a number in (0, 1].
+        ValueError: No ratio, one twice, or one that is not a number in (0, 1].
     """
+    if not keep_ratios or len(set(keep_ratios)) < len(keep_ratios):
+        raise ValueError(f"keep_ratios={list(keep_ratios)}: give one or more, each once")
     for ratio in keep_ratios:
         if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
             raise ValueError(f"keep_ratio={ratio!r}: give numbers above 0 and at most 1, as 0.1")

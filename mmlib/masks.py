@@ -95,11 +95,13 @@ class ParameterMask:
             with safe_open(path, framework="np") as file:
                 shapes = json.loads((file.metadata() or {})["shapes"])
                 return cls({n: _unpack(file.get_tensor(n), s) for n, s in shapes.items()})
-        except (SafetensorError, KeyError) as error:
+        except (SafetensorError, KeyError, ValueError) as error:
             raise ValueError(f"{path} is not a readable ParameterMask: {error}") from error
 
 
 def _unpack(packed: np.ndarray, shape: list[int]) -> torch.Tensor:
+    if packed.size != -(-int(np.prod(shape)) // 8):
+        raise ValueError(f"{packed.size} bytes for the shape {shape}")
     bits = np.unpackbits(packed, count=int(np.prod(shape)))
     return torch.from_numpy(bits.astype(bool).reshape(shape))
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -58,20 +59,24 @@ def load_model(
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}: choose from {', '.join(DTYPES)}")
     path = resolve(name)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype=dtype, device_map=device_map
+    if path.startswith((".", "/", "~")) and not Path(path).is_dir():
+        raise OSError(f"cannot load {name!r}: there is no such folder")
+    model, missing = _load(
+        name,
+        "weights",
+        AutoModelForCausalLM,
+        path,
+        revision=revision,
+        dtype=dtype,
+        device_map=device_map,
+        output_loading_info=True,
+    )
+    if missing := sorted({*missing["missing_keys"], *missing["mismatched_keys"]}):
+        raise OSError(
+            f"the weights of {name!r} are incomplete: {len(missing)} tensors are missing or have "
+            f"another shape, for instance {missing[0]}. Write or download the checkpoint again"
         )
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-    except (SafetensorError, ValueError) as error:
-        raise OSError(
-            f"the checkpoint {name!r} is damaged, incomplete or not supported: {error}"
-        ) from error
-    except OSError as error:
-        raise OSError(
-            f"cannot load {name!r}: {error}\nGive an organism name, a folder in hub layout, or a "
-            "hub id that is cached or reachable from here (HF_HUB_OFFLINE must not be 1 then)."
-        ) from error
+    tokenizer = _load(name, "tokenizer", AutoTokenizer, path, revision=revision)
     return model.eval(), tokenizer
 
 
@@ -88,6 +93,24 @@ def model_hash(model: PreTrainedModel) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().contiguous().view(torch.uint8).cpu().numpy())
     return digest.hexdigest()
+
+
+def _load(name: str, part: str, kind: type, path: str, **options: object) -> Any:
+    """`kind.from_pretrained`, with errors that say which part of which checkpoint is at fault."""
+    try:
+        return kind.from_pretrained(path, **options)
+    except OSError as error:
+        raise OSError(
+            f"cannot load the {part} of {name!r}: {error}\nGive an organism name, a folder in hub "
+            "layout, or a hub id that is cached or reachable from here (HF_HUB_OFFLINE must not be "
+            "1 then)."
+        ) from error
+    except (SafetensorError, ValueError, RuntimeError, AssertionError) as error:
+        raise OSError(
+            f"the {part} of {name!r} cannot be read: {error}\nIf a file is damaged or missing, "
+            "download or copy the checkpoint again; if not, look at dtype, device_map and whether "
+            "it is a causal language model."
+        ) from error
 
 
 def untrained_like(model: PreTrainedModel, *, seed: int) -> PreTrainedModel:

@@ -53,7 +53,7 @@ def _over_seeds(table: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
     """Return mean, low and high of `value` over calibration seeds, one row per group of `by`."""
     if "seed" in table and table.duplicated([*by, "seed"]).any():
         raise ValueError(f"several rows with equal {', '.join([*by, 'seed'])}: filter to one run")
-    groups = table.groupby(by, sort=False)
+    groups = table.dropna(subset=[value]).groupby(by, sort=False)  # empty sets have no Jaccard
     rows = [(*key, *seed_interval(group[value])[:3]) for key, group in groups]
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high"])
 

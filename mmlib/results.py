@@ -240,11 +240,17 @@ def keep_evidence(
     Raises:
         ValueError: The tables have different columns, or no row is left.
     """
+    if wrong := [str(path) for path in paths if path.suffix != ".csv"]:
+        raise ValueError(f"{', '.join(wrong)}: give CSV files of finished runs")
     loaded = [_load(path.stem, path.parent) for path in paths]
     if len({tuple(table.columns) for table, _ in loaded}) > 1:
         raise ValueError(f"the tables {[str(path) for path in paths]} have different columns")
     table = pd.concat([table for table, _ in loaded], ignore_index=True)
-    table = table.query(where).reset_index(drop=True) if where else table
+    try:
+        table = table.query(where).reset_index(drop=True) if where else table
+    except (SyntaxError, KeyError, ValueError, NameError) as error:
+        has = ", ".join(table.columns)
+        raise ValueError(f"where={where!r} is no query over {has}: {error}") from error
     if table.empty:
         raise ValueError(f"no row satisfies {where!r}")
     runs = [manifest["run"] for _, manifest in loaded]

@@ -66,8 +66,26 @@ def test_a_missing_column_or_row_is_named(folder):
     with pytest.raises(ValueError, match=r"lacks the columns \['answer'\]"):
         load_problems("gsm8k", "de", data_dir=folder)
     pd.DataFrame({"question": ["a"], "answer": ["b"]}).to_csv(path, index=False)
-    with pytest.raises(ValueError, match="has 1 rows, English 2"):
+    with pytest.raises(ValueError, match="has 1 rows, the English file 2"):
         load_problems("gsm8k", "de", data_dir=folder)
+
+
+def test_unreadable_or_malformed_files_are_named_with_the_row(folder):
+    path = folder / "gsm8k" / "test.jsonl"
+    whole = path.read_text()
+    path.write_text(whole.replace("#### 1,125", "1,125"))
+    with pytest.raises(ValueError, match=r"test\.jsonl row 1"):
+        load_problems("gsm8k", "en", data_dir=folder)
+    path.write_text(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"test\.jsonl cannot be read"):
+        load_problems("gsm8k", "en", data_dir=folder)
+    (folder / "mmlu").mkdir()
+    (folder / "mmlu" / "mmlu_val_en.csv").write_text("qa\nhello\n")
+    with pytest.raises(ValueError, match=r"mmlu_val_en\.csv row 0"):
+        load_problems("mmlu", "en", data_dir=folder)
+    (folder / "mmlu" / "mmlu_val_en.csv").write_text("qa\n")
+    with pytest.raises(ValueError, match="no rows"):
+        load_problems("mmlu", "en", data_dir=folder)
 
 
 def sample(folder, code="en", **options):
@@ -113,6 +131,8 @@ def test_texts_that_cannot_be_read_are_refused(tokenizer):
         batches(tokenizer, ["short", "123456789"], max_length=8)
     with pytest.raises(ValueError, match="empty"):
         batches(tokenizer, [])
+    with pytest.raises(ValueError, match="batch_size=0"):
+        batches(tokenizer, ["short"], batch_size=0)
     with pytest.raises(ValueError, match="text 0 has no tokens"):
         batches(tokenizer, [""])
 

@@ -241,6 +241,29 @@ def test_impossible_keep_ratios_are_refused(llama, prompts, ratio):
         overlap_sweep({"en": (scores, scores)}, [0.1, ratio])
 
 
+@pytest.mark.parametrize("ratios", [[], [0.1, 0.1]])
+def test_no_ratio_or_one_twice_is_refused(llama, prompts, ratios):
+    scores = collect_scores(llama, one_by_one(prompts))
+    with pytest.raises(ValueError, match="one or more, each once"):
+        overlap_sweep({"en": (scores, scores)}, ratios)
+
+
+def test_a_prompt_beyond_the_context_is_refused(llama):
+    with pytest.raises(ValueError, match="65 tokens, the model reads 64"):
+        collect_activation_norms(llama, [pad([torch.ones(65, dtype=torch.int64)])])
+
+
+def test_a_damaged_cache_file_is_computed_again(llama, prompts, tmp_path, monkeypatch):
+    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path))
+    first = cached_activation_norms(llama, [pad(prompts)], model_hash="x")
+    (path,) = tmp_path.rglob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.warns(UserWarning, match="computed again"):
+        again = cached_activation_norms(llama, [pad(prompts)], model_hash="x")
+    assert all(torch.equal(first[name], again[name]) for name in first.shared)
+    assert ActivationNorms.load(path).shared == first.shared
+
+
 def test_nothing_to_calibrate_on_is_refused(llama):
     with pytest.raises(ValueError, match="empty"):
         collect_activation_norms(llama, [])

@@ -1,10 +1,12 @@
 import itertools
+import json
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from mmlib.masks import (
     ParameterMask,
@@ -76,6 +78,14 @@ def test_damaged_mask_file_is_named(tmp_path):
     drawn(0).save(path)
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(ValueError, match=r"mask\.safetensors"):
+        ParameterMask.load(path)
+
+
+def test_a_mask_file_with_too_few_bits_is_refused(tmp_path):
+    path = tmp_path / "mask.safetensors"
+    metadata = {"shapes": json.dumps({"w": [100, 100]})}
+    save_file({"w": torch.zeros(2, dtype=torch.uint8)}, path, metadata=metadata)
+    with pytest.raises(ValueError, match="2 bytes for the shape"):
         ParameterMask.load(path)
 
 

@@ -251,6 +251,10 @@ def test_evidence_is_the_rows_of_its_runs_and_names_them(tmp_path):
     table, manifest = results._load("kept", tmp_path)
     assert table.value.tolist() == [0.3, 0.7]
     assert [run["model"] for run in manifest["run"]["parameters"]["runs"]] == ["model-0", "model-1"]
+    with pytest.raises(ValueError, match="where='foo == 1' is no query over seed, value"):
+        results.keep_evidence("kept", paths, where="foo == 1", folder=tmp_path)
+    with pytest.raises(ValueError, match="give CSV files"):
+        results.keep_evidence("kept", [tmp_path / "found.json"], folder=tmp_path)
     with pytest.raises(ValueError, match="no row satisfies 'seed == 5'"):
         results.keep_evidence("kept", paths, where="seed == 5", folder=tmp_path)
 
