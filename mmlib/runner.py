@@ -203,7 +203,10 @@ def _environment(task: _Task, partial: Path) -> Iterator[str]:
             "MMLIB_CACHE": before.get("MMLIB_CACHE") or str(task.project.root / ".cache"),
             "JUPYTER_RUNTIME_DIR": sockets,
             "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not the account's
-            "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else a debugger warning becomes output
+            # Progress bars and advice about tools that are not used would become output.
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+            "TQDM_DISABLE": "1",
+            "PYTHONWARNINGS": "ignore:IProgress not found",
         }
         try:
             yield sockets
