@@ -55,6 +55,9 @@ evidence: .venv/.installed
 	    -p math=gsm8k -p nonmath=mmlu -p data_dir=$(DATA) -p languages='[en, de, hi]' \
 	    -p num_samples=100 -p seeds='[1, 101, 201]' -p batch_size=8 \
 	    -p untrained=false -p real_control=false; \
+	  $(PY) -m mmlib run 03_math_weights --force -p model=runs/random-$$kind -p dtype=bfloat16 \
+	    -p math=gsm8k -p nonmath=mmlu -p data_dir=$(DATA) -p languages='[en, de, hi]' \
+	    -p num_samples=100 -p seeds='[1, 101, 201]' -p batch_size=8; \
 	done
 	$(PY) -m mmlib keep untrained_overlap --where "group != 'module'" \
 	  $$(ls -t runs/04_overlap-*/overlap.csv | head -n 2)

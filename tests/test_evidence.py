@@ -30,10 +30,12 @@ def test_every_shipped_table_says_which_runs_made_it(name):
     assert "/" not in json.dumps([run["model"] for run in runs])
 
 
-def test_untrained_control_on_real_text_can_be_recomputed(real_data, tmp_path):
-    """The first layer of the Llama, from its seed: its norms need no further layer."""
-    folder = tmp_path / "random-llama"
-    main(["random-model", str(folder), "--data-dir", str(real_data)])
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_untrained_control_on_real_text_can_be_recomputed(kind, real_data, tmp_path):
+    """The first layer, from the seed of its weights: its norms need no further layer."""
+    folder = tmp_path / f"random-{kind}"
+    options = ["--data-dir", str(real_data), "--architecture", kind]
+    assert main(["random-model", str(folder), *options]) == 0
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
     del model.model.layers[1:]
