@@ -226,8 +226,9 @@ def collect_activation_norms(
         include_head: Score the output projection too, unless it is tied.
 
     Raises:
-        ValueError: No prompt, a module that never ran or runs without the prompt dimension, or
-            activations that are not finite (NaN weights, float16 overflow).
+        ValueError: No prompt, one beyond the model's context, a module that never ran or sees
+            some of the tokens only, or activations that are not finite (NaN weights, float16
+            overflow).
     """
     modules = linear_modules(model, include_head=include_head)
     sums = _NormSums(modules)
@@ -252,8 +253,8 @@ def cached_activation_norms(
     """`collect_activation_norms`, computed once per content.
 
     The cache is the folder `$MMLIB_CACHE` (default `~/.cache/mmlib`). Its key is the hash of
-    weights and dtype, of the token ids (hence of data, sampling, seed and tokenizer), and the
-    scope.
+    weights, dtype and configuration, of the token ids (hence of data, sampling, seed and
+    tokenizer), and the scope. A damaged file is computed again, with a warning.
 
     Args:
         model: As in `collect_activation_norms`.
