@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "mmlib"
 TREES = {p.stem: ast.parse(p.read_text(encoding="utf-8")) for p in PACKAGE.glob("*.py")}
 LEVELS = {
     0: {
+        "numerals",
         "languages",
         "models",
         "hooks",
@@ -29,6 +30,7 @@ LEVELS = {
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
 WITHOUT_TORCH = [
+    "numerals",
     "languages",
     "results",
     "claims",
