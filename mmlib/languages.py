@@ -73,13 +73,15 @@ class Language:
     def choice_problem(self, question: str, choices: Sequence[str], answer: str) -> tuple[str, str]:
         """Lay out a multiple-choice question as in the published MMLU calibration files.
 
+        They quote the choices with apostrophes and escape none.
+
         Returns:
             Prompt (question, choices, answer label: three paragraphs) and response (the text of
             the right choice).
         """
         ask, choose, reply = self.choice_labels
-        listed = _labelled(f"{choose}:", str(list(choices)))
-        return f"{_labelled(f'{ask}:', question)}\n\n{listed}\n\n{reply}:", f" {answer}"
+        listed = ", ".join(f"'{choice}'" for choice in choices)
+        return f"{ask}: {question.strip()}\n\n{choose}: [{listed}]\n\n{reply}:", f" {answer}"
 
     @property
     def closings(self) -> tuple[str, ...]:

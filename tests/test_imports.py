@@ -15,6 +15,7 @@ LEVELS = {
     0: {
         "numerals",
         "languages",
+        "sources",
         "models",
         "hooks",
         "masks",
@@ -24,7 +25,7 @@ LEVELS = {
         "progress",
         "__init__",
     },
-    1: {"data", "importance", "plotting", "claims", "exercises"},
+    1: {"corpora", "data", "importance", "plotting", "claims", "exercises"},
     2: {"localisation", "evaluation", "benchmark", "organism"},
     3: {"runner", "__main__"},
 }
@@ -32,6 +33,8 @@ LEVEL = {module: level for level, modules in LEVELS.items() for module in module
 WITHOUT_TORCH = [
     "numerals",
     "languages",
+    "sources",
+    "corpora",
     "results",
     "claims",
     "pages",
