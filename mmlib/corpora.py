@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Callable
 from difflib import SequenceMatcher
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -128,7 +129,7 @@ def _same_golds(golds: list[str], english: list[str], where: str) -> None:
 
 
 def _gsm8k(language: str, split: str, folder: Path | None) -> pd.DataFrame:
-    """Golds come from the English row: many translated ones are lost or garbled (datasets.md)."""
+    """Golds come from the English row: many translated ones are lost or garbled."""
     own = SPLITS["gsm8k"][split]
     untrained = folder and not (folder / HUB["gsm8k"].path.format(split="train")).is_file()
     if split == "calibration" and untrained:
@@ -198,6 +199,8 @@ def _parallel(name, question, answer, language, folder, prefix="") -> pd.DataFra
     """A test set without solutions, which must be parallel to its English file by row."""
     rows = fetch(name, folder, "test", language=language)
     where = rows.attrs["where"]
+    # MGSM's Parquet copies have the gold in a column of its own, and no text in `answer`.
+    answer = "answer_number" if "answer_number" in rows else answer
     golds = _golds(rows[answer], where)
     if language != "en":
         english = fetch(name, folder, "test", language="en")
@@ -263,61 +266,62 @@ def _instruct_gold(chosen: str, code: str) -> tuple[str, str | None]:
 # --- multiple choice ---
 
 
-def _race(level: str) -> Callable:
-    def read_level(language: str, split: str, folder: Path | None) -> pd.DataFrame:
-        """Ids are the passage's and the question's number in it: translations may lack some."""
-        if folder is None and language != "en":
-            raise ValueError("race is on the hub in English only: give data_dir for translations")
-        rows = fetch("race", folder, SPLITS["race"][split], language=language, level=level)
-        number = rows.groupby("example_id").cumcount()
-        options = [_listed(value) for value in rows.options]
-        choices = zip(options, rows.answer, strict=True)
-        where = rows.attrs["where"]
-        return pd.DataFrame(
-            {
-                "id": [
-                    f"{passage}-{n}" for passage, n in zip(rows.example_id, number, strict=True)
-                ],
-                "article": rows.article,
-                "question": rows.question,
-                "choices": options,
-                "target": [_choice(*pair, where, row) for row, pair in enumerate(choices)],
-            }
-        )
-
-    return read_level
+def _race(language: str, split: str, folder: Path | None, level: str = "high") -> pd.DataFrame:
+    """Ids are the passage's and the question's number in it: translations may lack some."""
+    if folder is None and language != "en":
+        raise ValueError("race is on the hub in English only: give data_dir for translations")
+    rows = fetch("race", folder, SPLITS["race"][split], language=language, level=level)
+    number = rows.groupby("example_id").cumcount()
+    ids = [f"{passage}-{n}" for passage, n in zip(rows.example_id, number, strict=True)]
+    options = [_listed(value) for value in rows.options]
+    return _with_choices(ids, rows, options, rows.attrs["where"]).assign(
+        article=rows.article.tolist()
+    )
 
 
 def _mmlu(language: str, split: str, folder: Path | None) -> pd.DataFrame:
     """MMLU without STEM: the paper's validation text, or Global-MMLU's test questions."""
-    own = SPLITS["mmlu"][split]
-    if folder:
-        if own == "test":
-            raise ValueError("a data folder has the validation questions of mmlu, not the test")
-        rows = fetch("mmlu", folder, "validation", language=language)
-        parts = [_laid_out(text, rows.attrs["where"], row) for row, text in enumerate(rows.qa)]
-        table = pd.DataFrame(parts, columns=["prompt", "response"])
-        return table.assign(id=[str(row) for row in range(len(rows))])
-    if own == "validation" and language != "en":
+    own = SPLITS["mmlu"][split] or ("validation" if folder else "test")
+    if own == "test":
+        return _global_mmlu(language, folder)
+    if folder is None and language != "en":
         raise ValueError(
             "mmlu's validation questions are on the hub in English only: "
             "take split='test' (Global-MMLU), or give data_dir"
         )
-    if language == "th":
-        raise ValueError("mmlu has no 'th' on the hub: Global-MMLU lacks Thai")
-    name = "mmlu" if own == "validation" else "global-mmlu"
-    rows = fetch(name, None, own or "test", language=language)
+    rows = fetch("mmlu", folder, own, language=language)
     where = rows.attrs["where"]
-    rows = rows[~rows.subject.isin(STEM)].reset_index(drop=True)
-    if name == "mmlu":
-        ids, options = [str(row) for row in range(len(rows))], [list(c) for c in rows.choices]
-    else:
-        ids = rows.sample_id
-        options = rows[[f"option_{letter}" for letter in "abcd"]].astype(str).values.tolist()
-    choices = zip(options, rows.answer, strict=True)
-    targets = [_choice(*pair, where, row) for row, pair in enumerate(choices)]
-    columns = {"id": ids, "question": rows.question, "choices": options, "target": targets}
-    return pd.DataFrame(columns)
+    if folder:
+        parts = [_laid_out(text, where, row) for row, text in enumerate(rows.qa)]
+        table = pd.DataFrame(parts, columns=["prompt", "response"])
+        return table.assign(id=[str(row) for row in range(len(rows))])
+    rows = rows[~rows.subject.isin(STEM)]
+    ids = [str(row) for row in range(len(rows))]
+    return _with_choices(ids, rows, [list(choices) for choices in rows.choices], where)
+
+
+def _global_mmlu(language: str, folder: Path | None) -> pd.DataFrame:
+    if language == "th":
+        raise ValueError("mmlu has no test questions in 'th': Global-MMLU lacks Thai")
+    rows = fetch("global-mmlu", folder, "test", language=language)
+    where = rows.attrs["where"]
+    rows = rows[~rows.subject.isin(STEM)]
+    options = rows[[f"option_{letter}" for letter in "abcd"]].astype(str).values.tolist()
+    return _with_choices(rows.sample_id.tolist(), rows, options, where)
+
+
+def _with_choices(
+    ids: list[str], rows: pd.DataFrame, options: list[list[str]], where: str
+) -> pd.DataFrame:
+    pairs = enumerate(zip(options, rows.answer, strict=True))
+    return pd.DataFrame(
+        {
+            "id": ids,
+            "question": rows.question.tolist(),
+            "choices": options,
+            "target": [_choice(*pair, where, row) for row, pair in pairs],
+        }
+    )
 
 
 def _laid_out(text: str, where: str, row: int) -> tuple[str, str]:
@@ -351,7 +355,7 @@ _READERS: dict[str, Callable[[str, str, Path | None], pd.DataFrame]] = {
     "mgsm": _mgsm,
     "msvamp": _msvamp,
     "mgsm8kinstruct": _mgsm8kinstruct,
-    "race": _race("high"),
-    "race-middle": _race("middle"),
+    "race": _race,
+    "race-middle": partial(_race, level="middle"),
     "mmlu": _mmlu,
 }

@@ -86,7 +86,7 @@ HUB = {
         columns=("question", "subject", "choices", "answer"),
     ),
     "global-mmlu": Source(
-        path="global-mmlu/{language}_{split}.parquet",
+        path="global-mmlu/{language}/{split}-00000-of-00001.parquet",
         id="CohereLabs/Global-MMLU",
         config="{language}",
         revision="0e619dbeb34206cd48705a1a0ea7fb21cae09993",

@@ -1,5 +1,6 @@
 """Every loader on the real files, and on small ones in the layouts of folder and hub."""
 
+import dataclasses
 import json
 import re
 
@@ -228,6 +229,17 @@ def test_race_from_a_folder(folder):
         load_problems("race", "fr", data_dir=folder)
 
 
+def test_global_mmlu_from_a_folder(folder):
+    rows = pd.DataFrame(ROWS["CohereLabs/Global-MMLU", "sw", "test"])
+    path = folder / "global-mmlu" / "sw" / "test-00000-of-00001.parquet"
+    path.parent.mkdir(parents=True)
+    rows.to_parquet(path)
+    (problem,) = load_problems("mmlu", "sw", data_dir=folder, split="test")
+    assert problem.text == "Swali: Q\n\nChaguo: ['a', 'b', 'c', 'd']\n\nJibu: b"
+    with pytest.raises(FileNotFoundError, match="mmlu_val_sw"):
+        load_problems("mmlu", "sw", data_dir=folder)
+
+
 def test_gsm8k_is_calibrated_on_train_where_the_folder_has_it(tmp_path):
     for split, count in (("train", 3), ("test", 2)):
         rows = [{"question": f"{split} {n}?", "answer": f"x\n#### {n}"} for n in range(count)]
@@ -329,8 +341,18 @@ def test_what_the_hub_does_not_have_is_refused(hub):
         load_problems("race", "fr")
     with pytest.raises(ValueError, match="English only: take split='test'"):
         load_problems("mmlu", "hi", split="validation")
-    with pytest.raises(ValueError, match="mmlu has no 'th' on the hub"):
+    with pytest.raises(ValueError, match="mmlu has no test questions in 'th'"):
         load_problems("mmlu", "th")
+
+
+def test_mgsm_from_a_parquet_copy(hub, monkeypatch):
+    """Another copy is a change of one record."""
+    copy = {"id": "jbross-ibm-research/mgsm", "file": None, "config": "{language}"}
+    monkeypatch.setitem(HUB, "mgsm", dataclasses.replace(HUB["mgsm"], revision="main", **copy))
+    for code in ("en", "de"):
+        row = {"question": code, "answer": None, "answer_number": 2125, "equation_solution": None}
+        monkeypatch.setitem(ROWS, (copy["id"], code, "test"), [row])
+    assert [p.target for p in load_problems("mgsm", "de")] == ["2125"]
 
 
 def test_other_columns_of_the_hub_are_named(hub, monkeypatch):
