@@ -25,7 +25,7 @@ LEVELS = {
         "progress",
         "__init__",
     },
-    1: {"corpora", "data", "importance", "plotting", "claims", "exercises"},
+    1: {"readers", "data", "importance", "plotting", "claims", "exercises"},
     2: {"localisation", "evaluation", "benchmark", "organism"},
     3: {"runner", "__main__"},
 }
@@ -34,7 +34,7 @@ WITHOUT_TORCH = [
     "numerals",
     "languages",
     "sources",
-    "corpora",
+    "readers",
     "results",
     "claims",
     "pages",
