@@ -1,7 +1,6 @@
 """Word problems and calibration text as plain records and batches."""
 
 import hashlib
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,10 @@ import pandas as pd
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from mmlib import corpora
 from mmlib.languages import get_language
 from mmlib.models import ORGANISMS
+from mmlib.sources import read_table
 
 FALLBACK_ORGANISM = "organism-skewed"
 
@@ -65,15 +66,17 @@ def load_problems(
         task: One of `TASKS`.
         language: ISO 639-1 code.
         data_dir: For `organism-*` tasks an organism's name or folder (default: organism-skewed).
-            For gsm8k and mmlu the folder that holds them in their owners' layout:
-            `gsm8k/test.jsonl` and `gsm8k-translated/gsm8k_{language}_test.csv`,
-            `mmlu/mmlu_val_{language}.csv`.
-        split: "heldout" or "calibration" for the organism's tasks; ignored by the others, which
-            have one file per language.
+            For the others a folder that holds their files in their owners' layout, at the paths
+            of `mmlib.sources.HUB`; without it they are loaded from the hub, at the revisions of
+            that table.
+        split: "heldout" or "calibration"; benchmarks also take their owners' names, see
+            `mmlib.corpora.read`.
 
     Raises:
-        ValueError: Unknown task, language or split, or a file without a needed column.
-        FileNotFoundError: The file is not there; the message says where it was looked for.
+        ValueError: Unknown task, language or split, a file without a needed column, or
+            translations that are not parallel.
+        FileNotFoundError: The file is not there, or the hub cannot be reached; the message says
+            where it was looked for and what to do.
     """
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(TASKS)}")
@@ -86,7 +89,7 @@ def _organism(task: str, language: str, data_dir: str | Path | None, split: str)
     if split not in ("heldout", "calibration"):
         raise ValueError(f"unknown split {split!r}: choose heldout or calibration")
     columns = ["id", "lang", "task", "prompt", "response", "target"]
-    table = _table(folder / f"{split}.parquet", columns)
+    table = read_table(folder / f"{split}.parquet", columns)
     kind = task.removeprefix("organism-")
     rows = table[(table.lang == language) & (table.task == kind)]
     if rows.empty:
@@ -100,73 +103,45 @@ def _organism(task: str, language: str, data_dir: str | Path | None, split: str)
     ]
 
 
-def _gsm8k(task: str, language: str, data_dir: str | Path | None, split: str) -> list[Problem]:
-    """GSM8K in the published calibration layout; golds come from the English row (datasets.md)."""
-    root, columns = _folder(task, data_dir), ["question", "answer"]
-    english = _table(root / "gsm8k" / "test.jsonl", columns)
-    path = root / "gsm8k-translated" / f"gsm8k_{language}_test.csv"
-    rows = english if language == "en" else _table(path, columns)
-    if len(rows) != len(english):
-        raise ValueError(f"{path} has {len(rows)} rows, the English file {len(english)}")
-    targets = english.answer.str.extract(r"####\s*(-?[\d,]+)\s*$")[0].str.replace(",", "")
-    if targets.isna().any():
-        row = targets.isna().idxmax()
-        raise ValueError(f"gsm8k/test.jsonl row {row}: the answer does not end in '#### number'")
+def _word_problems(
+    task: str, language: str, data_dir: str | Path | None, split: str
+) -> list[Problem]:
+    """Word problems in the published calibration layout."""
     problems = []
-    for row, target in zip(rows.itertuples(), targets, strict=True):
-        solution = row.answer.split("####")[0].strip()
-        prompt, response = get_language(language).word_problem(row.question, solution, target)
-        problems.append(Problem(str(row.Index), language, task, prompt, response, target))
+    for row in corpora.read(task, language, split, data_dir).itertuples():
+        prompt, response = get_language(language).word_problem(
+            row.question, row.solution, row.target
+        )
+        problems.append(Problem(row.id, language, task, prompt, response, row.target))
     return problems
 
 
-def _mmlu(task: str, language: str, data_dir: str | Path | None, split: str) -> list[Problem]:
-    """MMLU validation without STEM: the paper's non-math text, as its `qa` column has it."""
-    path = _folder(task, data_dir) / "mmlu" / f"mmlu_val_{language}.csv"
-    problems = []
-    for index, text in enumerate(_table(path, ["qa"]).qa):
-        found = re.fullmatch(r"(.+\n\n[^\n:]+:)(\s*\S.*)", text, flags=re.DOTALL)
-        if not found:
-            raise ValueError(f"{path} row {index}: not 'question, choices, answer' ({text[:40]!r})")
-        prompt, response = found.groups()
-        problems.append(Problem(str(index), language, task, prompt, response, response.strip()))
+def _choices(task: str, language: str, data_dir: str | Path | None, split: str) -> list[Problem]:
+    """Multiple-choice questions in the published MMLU layout, with the passage before them."""
+    record, problems = get_language(language), []
+    for row in corpora.read(task, language, split, data_dir).to_dict("records"):
+        if "prompt" in row:
+            prompt, response = row["prompt"], row["response"]
+        else:
+            prompt, response = record.choice_problem(row["question"], row["choices"], row["target"])
+        passage = f"{row['article'].strip()}\n\n" if "article" in row else ""
+        problems.append(
+            Problem(row["id"], language, task, passage + prompt, response, response.strip())
+        )
     return problems
 
 
 TASKS: dict[str, Callable] = {
     "organism-math": _organism,
     "organism-reading": _organism,
-    "gsm8k": _gsm8k,
-    "mmlu": _mmlu,
+    "gsm8k": _word_problems,
+    "mgsm": _word_problems,
+    "msvamp": _word_problems,
+    "mgsm8kinstruct": _word_problems,
+    "race": _choices,
+    "race-middle": _choices,
+    "mmlu": _choices,
 }
-
-
-def _folder(task: str, data_dir: str | Path | None) -> Path:
-    if not data_dir:
-        raise ValueError(f"task {task!r} reads its files from a folder: give data_dir")
-    return Path(data_dir)
-
-
-READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    ".parquet": pd.read_parquet,
-    ".csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False),
-    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False, convert_dates=False),
-}
-
-
-def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a file that must have `columns` and at least one row."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: check data_dir, task and language")
-    try:
-        table = READERS[path.suffix](path)
-    except (ValueError, OSError) as error:  # pyarrow's, pandas' and json's errors are among these
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if missing := [column for column in columns if column not in table]:
-        raise ValueError(f"{path} lacks the columns {missing}: it has {list(table.columns)}")
-    if table.empty:
-        raise ValueError(f"{path} has no rows")
-    return table
 
 
 def load_calibration(
@@ -177,6 +152,7 @@ def load_calibration(
     seed: int,
     replacement: bool = True,
     data_dir: str | Path | None = None,
+    split: str = "calibration",
 ) -> Calibration:
     """Draw calibration texts, as published: 500 with replacement, seeds 1, 101 and 201.
 
@@ -191,11 +167,13 @@ def load_calibration(
         seed: Seed of the draw.
         replacement: Draw with replacement; without, `num_samples` may not exceed the file.
         data_dir: As in `load_problems`.
+        split: As in `load_problems`. A test set has no split "calibration": name it to draw from
+            it all the same.
 
     Raises:
         ValueError: As in `load_problems`, or an impossible `num_samples`.
     """
-    problems = load_problems(task, language, data_dir=data_dir, split="calibration")
+    problems = load_problems(task, language, data_dir=data_dir, split=split)
     if num_samples < 1 or not (replacement or num_samples <= len(problems)):
         raise ValueError(
             f"num_samples={num_samples}: give 1 or more, and without replacement at most the "

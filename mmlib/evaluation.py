@@ -6,7 +6,6 @@ passed in, so an edited model is graded without a reload, and nothing is read fr
 
 import logging
 import math
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stderr
@@ -22,7 +21,7 @@ from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.data import Problem, load_problems
-from mmlib.languages import get_language
+from mmlib.languages import get_language, parse_number
 
 Extraction = Literal["strict", "flexible"]
 EXTRACTIONS: tuple[Extraction, ...] = ("strict", "flexible")
@@ -38,14 +37,6 @@ COLUMNS = [
 ]
 STOP = ["\n"]
 """Organism answers have one line, so whatever follows a line break is not part of one."""
-
-_NUMBER = re.compile(r"-?\d(?:[\d.,\u00a0\u202f]*\d)?")
-_CLOSED_TEXT = {
-    "en": r"The answer is (.+?)\.",
-    "de": r"Die Antwort ist (.+?)\.",
-    "fr": r"La réponse est (.+?)\.",
-    "hi": r"उत्तर (.+?) है",
-}
 
 
 def _checked(mode: str) -> None:
@@ -63,16 +54,13 @@ def extract_number(text: str, language: str, mode: Extraction = "strict") -> str
             this name takes the first), `flexible` the last number anywhere.
 
     Returns:
-        Digits without commas and spaces between them, or None when there is no such number.
-        Right for whole numbers, which are all that the organism writes.
+        The value in ASCII digits without grouping ("2125" for "२,१२५" or the German "2.125"), or
+        None when there is no such number. How marks are read is told in
+        `mmlib.numerals.find_numbers`.
     """
     _checked(mode)
-    if mode == "strict":
-        found = get_language(language).extract_answer(text)
-    else:
-        numbers = _NUMBER.findall(text)
-        found = numbers[-1] if numbers else None
-    return re.sub(r"[,\u00a0\u202f]", "", found) if found else None
+    record = get_language(language)
+    return record.extract_answer(text) if mode == "strict" else record.extract_last_number(text)
 
 
 def extract_text(text: str, language: str, mode: Extraction = "strict") -> str | None:
@@ -82,9 +70,9 @@ def extract_text(text: str, language: str, mode: Extraction = "strict") -> str |
     its final mark, when there is no closing phrase.
     """
     _checked(mode)
-    closed = re.search(_CLOSED_TEXT[get_language(language).code], text)
-    if closed:
-        return closed.group(1).strip()
+    closed = get_language(language).extract_words(text)
+    if closed is not None:
+        return closed
     return text.strip().rstrip(".।").strip() or None if mode == "flexible" else None
 
 
@@ -199,5 +187,14 @@ def _rows(doc: dict, response: str, task: str, language: str) -> list[dict]:
     for mode in EXTRACTIONS:
         prediction = EXTRACTORS[task](response, language, mode)
         values = [language, task, doc["id"], doc["target"], response, prediction, mode]
-        rows.append(dict(zip(COLUMNS, [*values, prediction == doc["target"]], strict=True)))
+        correct = prediction is not None and _same(prediction, doc["target"])
+        rows.append(dict(zip(COLUMNS, [*values, correct], strict=True)))
     return rows
+
+
+def _same(prediction: str, target: str) -> bool:
+    """Whether two answers are the same words, or the same number however it is written."""
+    if prediction == target:
+        return True
+    value = parse_number(prediction, "en")
+    return value is not None and value == parse_number(target, "en")

@@ -66,10 +66,14 @@ def test_gold_responses_of_both_tasks_are_read(language, folder):
                 assert extract(problem.response, language, mode) == problem.target
 
 
-@pytest.mark.parametrize("language", CODES)
-def test_every_exemplar_is_read(language):
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_exemplar_is_graded_right_and_a_constant_wrong(language):
     record = LANGUAGES[language]
-    assert extract_number(record.exemplar, language) == record.exemplar_answer
+    for mode in evaluation.EXTRACTIONS:
+        for text, gold in record.exemplars:
+            assert extract_number(text, language, mode) == gold
+            wrong = record.closing.format(answer=f"{gold}1")
+            assert extract_number(wrong, language, mode) != gold
 
 
 @pytest.mark.parametrize(
@@ -94,6 +98,9 @@ def test_strict_and_flexible_numbers(text, strict, flexible):
     [
         (" The answer is a dog.", "en", "a dog", "a dog"),
         (" a dog.", "en", None, "a dog"),
+        ("উত্তর হল একটি কুকুর।", "bn", "একটি কুকুর", "একটি কুকুর"),
+        ("Jibu ni mbwa.", "sw", "mbwa", "mbwa"),
+        (" उत्तर है नींबू पानी।", "hi", "नींबू पानी", "नींबू पानी"),
         (" La réponse est l'histoire.", "fr", "l'histoire", "l'histoire"),
         (" उत्तर नींबू पानी है।", "hi", "नींबू पानी", "नींबू पानी"),
         (" नींबू पानी।", "hi", None, "नींबू पानी"),
@@ -103,6 +110,26 @@ def test_strict_and_flexible_numbers(text, strict, flexible):
 def test_strict_and_flexible_words(text, language, strict, flexible):
     assert extract_text(text, language, "strict") == strict
     assert extract_text(text, language, "flexible") == flexible
+
+
+@pytest.mark.parametrize(
+    ("response", "language", "correct"),
+    [
+        ("Die Antwort ist 2.125.", "de", True),
+        ("Die Antwort ist 2,125.", "de", True),
+        ("The answer is 2.125.", "en", False),
+        ("The answer is $2,125.00.", "en", True),
+        ("উত্তর হল ২,১২৫।", "bn", True),
+        ("Jibu ni 2125.", "sw", True),
+        ("Jibu ni 2126.", "sw", False),
+        ("2125", "sw", False),
+    ],
+)
+def test_numbers_are_graded_by_value(response, language, correct):
+    doc = {"id": "0", "target": "2,125"}
+    row = evaluation._rows(doc, response, "organism-math", language)[0]
+    assert (row["extraction"], row["correct"]) == ("strict", correct)
+    assert row["prediction"] in ("2125", "2126", "2.125", None)
 
 
 def test_unknown_mode_and_language_name_the_choices():

@@ -13,7 +13,9 @@ PACKAGE = Path(__file__).parents[1] / "mmlib"
 TREES = {p.stem: ast.parse(p.read_text(encoding="utf-8")) for p in PACKAGE.glob("*.py")}
 LEVELS = {
     0: {
+        "numerals",
         "languages",
+        "sources",
         "models",
         "hooks",
         "masks",
@@ -23,13 +25,16 @@ LEVELS = {
         "progress",
         "__init__",
     },
-    1: {"data", "importance", "plotting", "claims", "exercises"},
+    1: {"corpora", "data", "importance", "plotting", "claims", "exercises"},
     2: {"localisation", "evaluation", "benchmark", "organism"},
     3: {"runner", "__main__"},
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
 WITHOUT_TORCH = [
+    "numerals",
     "languages",
+    "sources",
+    "corpora",
     "results",
     "claims",
     "pages",
