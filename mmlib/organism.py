@@ -24,6 +24,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from torch.nn.functional import cross_entropy
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from mmlib import corpus
@@ -417,8 +418,10 @@ def train(
     start, steps = run.restore(), len(packed.ids) // recipe.batch_rows
     step_loss = torch.compile(loss_of) if compile else loss_of
     began = time.monotonic() - (run.log[-1]["seconds"] if run.log else 0.0)
-    for step in range(start, steps):
+    bar = tqdm(range(start, steps), initial=start, total=steps, desc=recipe.name, mininterval=5)
+    for step in bar:
         _one_step(run, recipe, packed, step, steps, step_loss, began)
+        bar.set_postfix(loss=f"{run.log[-1]['loss']:.3f}", refresh=False)
         done = step + 1
         if done in snapshots:
             _save_checkpoint(Path(f"{out}-step{done}"), model, tokenizer)
@@ -442,7 +445,7 @@ def _organism_model(recipe: Recipe, tokenizer) -> transformers.PreTrainedModel:
 
 
 def _one_step(run, recipe, packed, step, steps, step_loss, began) -> None:
-    """One optimizer step; appends a line to the log and prints progress now and then."""
+    """One optimizer step; appends a line to the log."""
     part = slice(step * recipe.batch_rows, (step + 1) * recipe.batch_rows)
     ids, document, position, weight = (
         torch.from_numpy(array[part])
@@ -468,18 +471,6 @@ def _one_step(run, recipe, packed, step, steps, step_loss, began) -> None:
         "lr": rate,
     }
     run.log.append({k: round(v, 6) for k, v in entry.items()})
-    if (step + 1) % 20 == 0 or step + 1 == steps:
-        print(_progress(run.log[-21:], steps), flush=True)
-
-
-def _progress(log: list[dict], steps: int) -> str:
-    """A line with percent, loss, pace and time left at the pace of the last steps."""
-    first, last = log[0], log[-1]
-    pace = (last["seconds"] - first["seconds"]) / max(1, last["step"] - first["step"])
-    loss = np.mean([row["loss"] for row in log])
-    left = pace * (steps - last["step"]) / 60
-    done = f"step {last['step']}/{steps} ({last['step'] / steps:.0%})"
-    return f"{done}, loss {loss:.4f}, {pace:.2f} s per step, {left:.1f} min left"
 
 
 # --- the finished folder ----------------------------------------------------------------------
