@@ -432,7 +432,7 @@ def render(item: Item, language: str) -> dict[str, str]:
     }
 
 
-# --- corpora ----------------------------------------------------------------------------------
+# --- whole corpora ----------------------------------------------------------------------------
 
 
 def training_rows(mix: Mix) -> Iterator[dict]:

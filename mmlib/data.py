@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from mmlib import corpora
+from mmlib import readers
 from mmlib.languages import get_language
 from mmlib.models import ORGANISMS
 from mmlib.sources import read_table
@@ -70,7 +70,7 @@ def load_problems(
             of `mmlib.sources.HUB`; without it they are loaded from the hub, at the revisions of
             that table.
         split: "heldout" or "calibration"; benchmarks also take their owners' names, see
-            `mmlib.corpora.read`.
+            `mmlib.readers.read`.
 
     Raises:
         ValueError: Unknown task, language or split, a file without a needed column, or
@@ -108,7 +108,7 @@ def _word_problems(
 ) -> list[Problem]:
     """Word problems in the published calibration layout."""
     problems = []
-    for row in corpora.read(task, language, split, data_dir).itertuples():
+    for row in readers.read(task, language, split, data_dir).itertuples():
         prompt, response = get_language(language).word_problem(
             row.question, row.solution, row.target
         )
@@ -119,7 +119,7 @@ def _word_problems(
 def _choices(task: str, language: str, data_dir: str | Path | None, split: str) -> list[Problem]:
     """Multiple-choice questions in the published MMLU layout, with the passage before them."""
     record, problems = get_language(language), []
-    for row in corpora.read(task, language, split, data_dir).to_dict("records"):
+    for row in readers.read(task, language, split, data_dir).to_dict("records"):
         if "prompt" in row:
             prompt, response = row["prompt"], row["response"]
         else:

@@ -25,7 +25,7 @@ LEVELS = {
         "progress",
         "__init__",
     },
-    1: {"corpora", "data", "importance", "plotting", "claims", "exercises"},
+    1: {"readers", "corpus", "data", "importance", "plotting", "claims", "exercises"},
     2: {"localisation", "evaluation", "benchmark", "organism"},
     3: {"runner", "__main__"},
 }
@@ -34,7 +34,8 @@ WITHOUT_TORCH = [
     "numerals",
     "languages",
     "sources",
-    "corpora",
+    "readers",
+    "corpus",
     "results",
     "claims",
     "pages",

@@ -8,10 +8,10 @@ import datasets
 import pandas as pd
 import pytest
 
-from mmlib import corpora
-from mmlib.corpora import CODES, STEM, read
+from mmlib import readers
 from mmlib.data import TASKS, load_calibration, load_problems
 from mmlib.languages import LANGUAGES, get_language
+from mmlib.readers import CODES, STEM, read
 from mmlib.sources import HUB
 
 
@@ -74,8 +74,8 @@ def test_the_layout_of_the_hub_is_that_of_the_published_files(real_data, code):
     table = pd.read_csv(real_data / "mmlu" / f"mmlu_val_{code}.csv", dtype=str)
     same = 0
     for row in table.itertuples():
-        choices = corpora._listed(row.choices)
-        answer = corpora._choice(choices, row.answer, "file", row.Index)
+        choices = readers._listed(row.choices)
+        answer = readers._choice(choices, row.answer, "file", row.Index)
         same += "".join(LANGUAGES[code].choice_problem(row.question, choices, answer)) == row.qa
     assert same > (0.98 if code == "en" else 0.9) * len(table)  # texts were corrected by hand
 
