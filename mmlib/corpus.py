@@ -187,16 +187,31 @@ def _draw_math(rng: random.Random, stage: str, task: str = "math") -> Item:
 
 
 def _draw_reading(rng: random.Random, stage: str) -> Item:
-    """One relation, and a passage with as many facts of it as `stage` allows."""
-    relations = language_file("en")["reading"]
-    template = rng.choice(sorted(relations))
+    """A passage with as many facts as `stage` allows, all of one kind or each of another kind."""
+    relations = sorted(language_file("en")["reading"])
     count = rng.randint(*language_file("structure")["facts"][stage])
-    values = tuple(rng.sample(range(len(relations[template]["values"])), count))
-    reverse = int("who" in relations[template] and rng.random() < 0.4)
+    template = rng.choice(("same", "mixed"))
+    kinds = rng.sample(range(len(relations)), count)
+    if template == "same":
+        kinds = kinds[:1] * count
+        values = rng.sample(range(_value_count(relations[kinds[0]])), count)
+    else:
+        values = [rng.randrange(_value_count(relations[kind])) for kind in kinds]
+    asked = rng.randrange(count)
     opening = rng.randrange(len(language_file("en")["openings"]))
-    phrases = [rng.randrange(2) for _ in values]
-    wording = (rng.randrange(count), reverse, opening, *phrases)
-    return Item("reading", template, (), _people(rng, count), values, _layout(rng), wording)
+    phrases = [rng.randrange(2) for _ in kinds]
+    wording = (asked, _reversed(rng, relations[kinds[asked]]), opening, *phrases)
+    people, layout = _people(rng, count), _layout(rng)
+    return Item("reading", template, tuple(kinds), people, tuple(values), layout, wording)
+
+
+def _value_count(relation: str) -> int:
+    return len(language_file("en")["reading"][relation]["values"])
+
+
+def _reversed(rng: random.Random, relation: str) -> int:
+    """Whether to ask for the person instead of the value, where a question for that exists."""
+    return int("who" in language_file("en")["reading"][relation] and rng.random() < 0.4)
 
 
 def _draw_knowledge(rng: random.Random, stage: str) -> Item:
@@ -333,29 +348,30 @@ def _write_choice(item: Item, language: str, texts: dict) -> tuple[str, str, str
     return texts["choice"].format(text=text, options=" ".join(options)), calculation, letter
 
 
-def _facts(item: Item, texts: dict) -> list[dict]:
-    values = texts["reading"][item.template]["values"]
+def _facts(item: Item, texts: dict) -> list[tuple[dict, dict]]:
+    """The facts of a passage: the sentences of each one's kind, and the words to fill in."""
+    kinds = [texts["reading"][name] for name in sorted(texts["reading"])]
     return [
-        {"p": person(texts, who), "v": values[value]}
-        for who, value in zip(item.people, item.things, strict=True)
+        (kinds[kind], {"p": person(texts, who), "v": kinds[kind]["values"][value]})
+        for kind, who, value in zip(item.numbers, item.people, item.things, strict=True)
     ]
 
 
 def _reading_question(item: Item, texts: dict) -> tuple[str, str]:
     """The question about a passage, and its answer."""
     asked, reverse = item.wording[:2]
-    fact = _facts(item, texts)[asked]
-    pattern = texts["reading"][item.template]["who" if reverse else "ask"]
-    return fill(pattern, fact), fact["p"]["many"] if reverse else fact["v"]
+    kind, words = _facts(item, texts)[asked]
+    return fill(kind["who" if reverse else "ask"], words), (
+        words["p"]["many"] if reverse else words["v"]
+    )
 
 
 def _write_reading(item: Item, language: str, texts: dict) -> tuple[str, str, str]:
     opening, *phrases = item.wording[2:]
-    patterns = texts["reading"][item.template]["facts"]
     facts = zip(phrases, _facts(item, texts), strict=True)
-    sentences = [texts["openings"][opening], *(fill(patterns[k], fact) for k, fact in facts)]
+    sentences = [fill(kind["facts"][phrase], words) for phrase, (kind, words) in facts]
     text, target = _reading_question(item, texts)
-    return " ".join([*sentences, text]), "", target
+    return " ".join([texts["openings"][opening], *sentences, text]), "", target
 
 
 def _town_words(place: int, relation: str, texts: dict) -> dict:
@@ -458,9 +474,11 @@ def training_rows(mix: Mix) -> Iterator[dict]:
 def _more_questions(rng: random.Random, item: Item, language: str) -> list[tuple[str, str]]:
     """Further questions about a training passage, in the layout of the first."""
     texts, turns = language_file(language), []
+    relations = sorted(texts["reading"])
     for _ in range(language_file("structure")["questions"] - 1):
-        reverse = int("who" in texts["reading"][item.template] and rng.random() < 0.4)
-        wording = (rng.randrange(len(item.people)), reverse, *item.wording[2:])
+        asked = rng.randrange(len(item.people))
+        reverse = _reversed(rng, relations[item.numbers[asked]])
+        wording = (asked, reverse, *item.wording[2:])
         text, target = _reading_question(dataclasses.replace(item, wording=wording), texts)
         prompt = "\n" + texts["layouts"][item.layout].format(text=text)
         turns.append((prompt, " " + texts["closing"].format(x=target)))
@@ -499,9 +517,16 @@ def _distinct(rng: random.Random, part: str, split: str, size: int) -> list[Item
     items: dict[str, Item] = {}
     while len(items) < size:
         item = draw(rng, task, heldout=split == "heldout", heldout_template=kind == "new")
-        if not kind.isdigit() or tier(item.template) == int(kind):
+        if _belongs(item, kind):
             items.setdefault(item.key, item)
     return list(items.values())
+
+
+def _belongs(item: Item, kind: str) -> bool:
+    """Whether an item is of a part of its task: a math tier, or a form of passage."""
+    if kind.isdigit():
+        return tier(item.template) == int(kind)
+    return item.task != "reading" or not kind or item.template == kind
 
 
 def frozen(split: str, sizes: dict[str, int] | None = None) -> pd.DataFrame:
