@@ -38,21 +38,21 @@ class Mix:
     """Share of the documents per language."""
     tasks: dict[str, float] = field(
         default_factory=lambda: {
-            "math": 0.34,
-            "choice": 0.06,
-            "reading": 0.36,
+            "math": 0.29,
+            "choice": 0.05,
+            "reading": 0.28,
             "knowledge": 0.05,
-            "telling": 0.04,
-            "generation": 0.15,
+            "telling": 0.03,
+            "generation": 0.30,
         }
     )
     """Share of the documents per task."""
     foreign_math: float | None = None
     """Share of the math documents that are not English, evenly over the other languages; None
     when math follows `languages` like everything else."""
-    curriculum: tuple[tuple[float, str], ...] = ((0.2, "easy"), (0.5, "mixed"), (1.0, "full"))
+    curriculum: tuple[tuple[float, str], ...] = ((0.1, "easy"), (0.3, "mixed"), (1.0, "full"))
     """Until which share of the documents passages have the facts of which stage."""
-    documents: int = 200_000
+    documents: int = 400_000
     seed: int = 1
 
 

@@ -23,7 +23,7 @@ TINY = dataclasses.replace(
     intermediate_size=48,
     layers=2,
     heads=2,
-    kv_heads=1,
+    kv_heads=2,
     row_length=288,
     batch_rows=4,
 )
@@ -154,6 +154,19 @@ def test_a_position_does_not_see_later_ones(documents):
     before = organism.loss_of(model, ids.long(), document, position.long(), only)
     ids[:, 11:20] = tokenizer.eos_token_id
     assert organism.loss_of(model, ids.long(), document, position.long(), only) == before
+
+
+def test_attention_starts_as_a_copy_of_what_it_attends_to(documents):
+    recipe = TINY
+    model = organism._organism_model(recipe, tokenizer_for(documents.head(40), 600))
+    x = torch.randn(5, recipe.hidden_size)
+    for layer in model.model.layers:
+        copied = layer.self_attn.o_proj(layer.self_attn.v_proj(x))
+        torch.testing.assert_close(copied, recipe.copying_start * x)
+    usual = organism._organism_model(
+        dataclasses.replace(recipe, copying_start=0), tokenizer_for(documents.head(40), 600)
+    )
+    assert usual.model.norm.weight.eq(1).all()
 
 
 # --- training ---
