@@ -52,7 +52,7 @@ class Mix:
     when math follows `languages` like everything else."""
     curriculum: tuple[tuple[float, str], ...] = ((0.1, "easy"), (0.3, "mixed"), (1.0, "full"))
     """Until which share of the documents passages have the facts of which stage."""
-    documents: int = 400_000
+    documents: int = 300_000
     seed: int = 1
 
 
