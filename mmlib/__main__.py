@@ -115,7 +115,8 @@ def _train(project: Project, arguments: argparse.Namespace) -> int:
         snapshots=arguments.snapshots,
     )
     model, tokenizer = models.load_model(str(folder))
-    organism.describe(folder, evaluation.family_accuracy(model, tokenizer, folder))
+    where = {"languages": list(organism.RECIPES[arguments.recipe].mix.languages)}
+    organism.describe(folder, evaluation.family_accuracy(model, tokenizer, folder, **where))
     return 0
 
 
