@@ -38,6 +38,9 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="folder of the checkpoint (default: mmlib/organisms)"
     )
     train.add_argument("--restart", action="store_true", help="drop an unfinished training")
+    train.add_argument(
+        "--snapshots", type=int, nargs="+", default=(), help="steps after which to keep a copy"
+    )
 
     untrained = commands.add_parser(
         "random-model", help="write a model of random weights, its tokenizer trained on benchmarks"
@@ -101,18 +104,19 @@ def _status(project: Project, arguments: argparse.Namespace) -> int:
 
 
 def _train(project: Project, arguments: argparse.Namespace) -> int:
-    import pandas as pd  # these import torch, the harness and the corpus generator
-
-    from mmlib import evaluation, models, organism, results
+    from mmlib import evaluation, models, organism  # these import torch and the harness
 
     if arguments.recipe not in organism.RECIPES:
         raise ValueError(f"no recipe {arguments.recipe!r}; there is {', '.join(organism.RECIPES)}")
-    folder = organism.train(arguments.recipe, arguments.out, resume=not arguments.restart)
+    folder = organism.train(
+        arguments.recipe,
+        arguments.out,
+        resume=not arguments.restart,
+        snapshots=arguments.snapshots,
+    )
     model, tokenizer = models.load_model(str(folder))
-    tasks = ("organism-math", "organism-reading")
-    where = {"languages": list(organism.RECIPES[arguments.recipe].languages), "data_dir": folder}
-    answers = pd.concat([evaluation.evaluate(model, tokenizer, task, **where) for task in tasks])
-    organism.describe(folder, results.summarize(answers[answers.extraction == "strict"]))
+    where = {"languages": list(organism.RECIPES[arguments.recipe].mix.languages)}
+    organism.describe(folder, evaluation.family_accuracy(model, tokenizer, folder, **where))
     return 0
 
 

@@ -133,7 +133,11 @@ def _choices(task: str, language: str, data_dir: str | Path | None, split: str) 
 
 TASKS: dict[str, Callable] = {
     "organism-math": _organism,
+    "organism-math-new": _organism,
+    "organism-choice": _organism,
     "organism-reading": _organism,
+    "organism-knowledge": _organism,
+    "organism-generation": _organism,
     "gsm8k": _word_problems,
     "mgsm": _word_problems,
     "msvamp": _word_problems,

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.data import Problem, load_problems
 from mmlib.languages import get_language, parse_number
+from mmlib.results import summarize
 
 Extraction = Literal["strict", "flexible"]
 EXTRACTIONS: tuple[Extraction, ...] = ("strict", "flexible")
@@ -78,7 +79,11 @@ def extract_text(text: str, language: str, mode: Extraction = "strict") -> str |
 
 EXTRACTORS: dict[str, Callable[..., str | None]] = {
     "organism-math": extract_number,
+    "organism-math-new": extract_number,
+    "organism-choice": extract_text,
     "organism-reading": extract_text,
+    "organism-knowledge": extract_text,
+    "organism-generation": extract_text,
 }
 
 
@@ -130,6 +135,35 @@ def evaluate(
         for row in _rows(sample["doc"], sample["filtered_resps"][0], task, code)
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def family_accuracy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    languages: Sequence[str],
+    limit: int | None = None,
+) -> pd.DataFrame:
+    """Strict accuracy of an organism on all its held-out items, by part and language.
+
+    Args:
+        model: An organism, perhaps changed.
+        tokenizer: Its tokenizer.
+        folder: Name or folder of the organism whose items are asked.
+        languages: ISO 639-1 codes.
+        limit: As in `evaluate`, per task.
+
+    Returns:
+        Columns part, lang, accuracy, n, n_correct, low, high. Parts are the math tiers (`math-1`
+        …), `math-new` (templates that training never shows), `choice`, `reading-same`,
+        `reading-mixed`, `knowledge` and `generation`.
+    """
+    where = {"languages": languages, "limit": limit, "data_dir": folder}
+    tables = [evaluate(model, tokenizer, task, **where) for task in EXTRACTORS]
+    answers = pd.concat(tables, ignore_index=True).query("extraction == 'strict'")
+    answers = answers.assign(part=answers.problem_id.str.split("-heldout").str[0])
+    return summarize(answers, by=["part", "lang"])
 
 
 def _ask(model, tokenizer, task: str, problems: dict[str, list[Problem]], batch_size: int) -> dict:

@@ -1,19 +1,15 @@
-"""Regenerate a model organism: corpus from YAML templates, tokenizer, training recipe.
+"""Regenerate a model organism: tokenizer, packed rows, training recipe, finished folder.
 
 Nothing else in the package imports this module: `models` and `data` only read the folder that
-`train` leaves behind, which is an ordinary checkpoint in hub layout. The corpus is made of
-`Item`s, which know no language; `render` writes one in the words of a language file, so the
-versions of a problem share their id and numbers by construction.
+`train` leaves behind, which is an ordinary checkpoint in hub layout. What it reads is written by
+`corpus`.
 """
 
 import datetime
-import functools
 import hashlib
 import json
 import math
 import platform
-import random
-import re
 import shutil
 import time
 from collections.abc import Iterable, Sequence
@@ -25,28 +21,18 @@ import pandas as pd
 import tokenizers
 import torch
 import transformers
-import yaml
 from safetensors.torch import load_file, save_file
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from torch.nn.functional import cross_entropy
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-TEMPLATES = Path(__file__).parent / "templates"
+from mmlib import corpus
+
 ORGANISMS = Path(__file__).parent / "organisms"
 SPECIAL = {"bos": "<s>", "eos": "</s>", "pad": "<pad>"}
-# One digit per token; a word keeps its vowel signs (\p{M}), which Hindi needs.
+# One digit per token; a word keeps its vowel signs (\p{M}), which Hindi and Bengali need.
 WORDS = r"\p{N}| ?[\p{L}\p{M}]+| ?[^\s\p{L}\p{M}\p{N}]+|\s+"
-PLACEHOLDER = re.compile(r"\{(\w)(?: (\w)|\.(\w+)|:([^|}]*)\|([^}]*))?\}")
-# What every language file has: given names, objects, openings, phrasings of a fact, and layouts
-# of a task.
-PEOPLE, OBJECTS, OPENINGS, PHRASES, LAYOUTS = 16, 12, 4, 2, 4
-PRINTED = {"+": "+", "-": "-", "*": "×", "/": "÷"}
-OPERATIONS = {
-    "+": lambda x, y: x + y,
-    "-": lambda x, y: x - y,
-    "*": lambda x, y: x * y,
-    "/": lambda x, y: x // y if y and x % y == 0 else -1,
-}
 
 
 @dataclass(frozen=True)
@@ -54,237 +40,35 @@ class Recipe:
     """Everything that decides an organism's weights; a family member is another instance."""
 
     name: str
-    languages: dict[str, float] = field(
-        default_factory=lambda: {"en": 0.55, "de": 0.20, "fr": 0.17, "hi": 0.08}
-    )
-    """Share of the training documents per language."""
-    reading_share: float = 0.6
-    """Share of reading questions among the documents; the rest is math."""
-    curriculum: tuple[tuple[float, str], ...] = ((0.2, "easy"), (0.55, "mixed"), (1.0, "full"))
-    """Until which share of the documents passages have the facts of which stage."""
-    documents: int = 140_000
-    heldout: int = 600
-    calibration: int = 1_000
-    """Problems per language and task in the frozen files."""
-    vocab_size: int = 2_560
+    mix: corpus.Mix = field(default_factory=corpus.Mix)
+    """What it reads."""
+    vocab_size: int = 4_096
     hidden_size: int = 192
     intermediate_size: int = 512
     layers: int = 8
-    heads: int = 6
-    kv_heads: int = 2
-    row_length: int = 256
+    heads: int = 3
+    kv_heads: int = 3
+    row_length: int = 224
     """Tokens per packed row; also the longest position the model knows is twice this."""
-    batch_rows: int = 24
-    learning_rate: float = 4e-3
+    batch_rows: int = 12
+    learning_rate: float = 2e-3
     """Peak rate of both optimizers (Muon's update is scaled to AdamW's RMS)."""
-    warmup: float = 0.04
-    """Share of the steps with a rising rate; afterwards it falls linearly to zero."""
+    warmup: float = 0.02
+    """Share of the steps with a rising rate."""
+    decay: float = 0.5
+    """Share of the steps, at the end, with a rate that falls linearly to zero."""
     weight_decay: float = 0.01
     prompt_weight: float = 0.1
     """Loss weight of prompt tokens; response tokens have 1."""
+    copying_start: float = 0.5
+    """Strength with which attention copies at the start; 0 for the library's initialization."""
     seed: int = 1
 
 
-RECIPES = {"organism-skewed": Recipe("organism-skewed")}
-
-
-@dataclass(frozen=True)
-class Item:
-    """A problem before it has a language; all fields index into the language files."""
-
-    task: str
-    template: str
-    numbers: tuple[int, ...]
-    people: tuple[int, ...]
-    thing: int
-    layout: int
-    wording: tuple[int, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """What must not be shared between training and held-out items."""
-        rest = f"{self.people} {self.thing}" if self.task == "reading" else ""
-        return f"{self.task} {self.template} {self.numbers} {rest}"
-
-
-# --- corpus -----------------------------------------------------------------------------------
-
-
-@functools.cache
-def language_file(name: str) -> dict:
-    """Read a template file: `en`, …, or `structure`; the tests check that they are parallel."""
-    path = TEMPLATES / f"{name}.yaml"
-    if not path.exists():
-        known = sorted(p.stem for p in TEMPLATES.glob("*.yaml") if p.stem != "structure")
-        raise ValueError(f"no templates for {name!r}; choose from {known} or add {path.name}")
-    texts = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return texts
-
-
-def solve(family: str, numbers: Sequence[int]) -> list[tuple[int, str, int, int]]:
-    """Work out a template family: one (left, operation, right, result) per step."""
-    values = dict(zip("abc", numbers, strict=False))
-    steps = []
-    for step in language_file("structure")["families"][family]["steps"]:
-        left, operation, right = step.split()
-        result = OPERATIONS[operation](values[left], values[right])
-        steps.append((values[left], operation, values[right], result))
-        values["x"] = result
-    return steps
-
-
-def draw_math(rng: random.Random) -> Item:
-    """Draw a template, then numbers until every step has a whole result in range."""
-    structure = language_file("structure")
-    template = rng.choice(sorted(language_file("en")["math"]))
-    family = template.split("/")[0]
-    low, high = structure["results"]
-    numbers, steps = (), []
-    while not steps or not all(low <= step[3] <= high for step in steps):
-        ranges = structure["families"][family]["ranges"].values()
-        numbers = tuple(rng.randint(*bounds) for bounds in ranges)
-        steps = solve(family, numbers)
-    people = tuple(rng.sample(range(PEOPLE), 2))
-    return Item("math", template, numbers, people, rng.randrange(OBJECTS), rng.randrange(LAYOUTS))
-
-
-def draw_reading(rng: random.Random, stage: str) -> Item:
-    """Draw one relation, and a passage with as many facts of it as `stage` allows."""
-    relations = language_file("en")["reading"]
-    template = rng.choice(sorted(relations))
-    count = rng.randint(*language_file("structure")["facts"][stage])
-    values = rng.sample(range(len(relations[template]["values"])), count)
-    people = rng.sample(range(PEOPLE), count)
-    reverse = int("who" in relations[template] and rng.random() < 0.4)
-    wording = (reverse, rng.randrange(OPENINGS), *(rng.randrange(PHRASES) for _ in values))
-    asked, layout = rng.randrange(count), rng.randrange(LAYOUTS)
-    return Item("reading", template, tuple(values), tuple(people), asked, layout, wording)
-
-
-def draw(rng: random.Random, task: str, stage: str, *, heldout: bool) -> Item:
-    """Draw an item from the training or from the held-out part of all items, told by its hash."""
-    share = language_file("structure")["heldout_share"]
-    while True:
-        item = draw_math(rng) if task == "math" else draw_reading(rng, stage)
-        digest = int(hashlib.sha256(item.key.encode()).hexdigest()[:12], 16)
-        if (digest % share == 0) == heldout:
-            return item
-
-
-def fill(pattern: str, words: dict) -> str:
-    """Replace the placeholders that en.yaml explains.
-
-    `words` maps a letter to a number, a string, or a noun (a mapping with `many`, `gender`, …).
-    """
-
-    def replace(match: re.Match) -> str:
-        name, noun, form, first, second = match.groups()
-        value = words[name]
-        if noun:
-            return f"{value} {words[noun]['one' if value == 1 else 'many']}"
-        if first is not None:
-            chosen = value == 1 if isinstance(value, int) else value["gender"] == "m"
-            return first if chosen else second
-        return value[form or "many"] if isinstance(value, dict) else str(value)
-
-    return PLACEHOLDER.sub(replace, pattern)
-
-
-def person(texts: dict, index: int) -> dict:
-    """The given name number `index`: first the masculine, then the feminine ones."""
-    names = [{"many": name, "gender": g} for g in "mf" for name in texts["names"][g]]
-    return names[index]
-
-
-def _render_math(item: Item, texts: dict) -> dict:
-    words = dict(zip("abc", item.numbers, strict=False))
-    words |= {"p": person(texts, item.people[0]), "q": person(texts, item.people[1])}
-    words["o"] = texts["objects"][item.thing]
-    marked = item.layout in language_file("structure")["marked_layouts"]
-    response = ""
-    for left, sign, right, result in solve(item.template.split("/")[0], item.numbers):
-        calculation = f"{left} {sign if marked else PRINTED[sign]} {right} = "
-        calculation += f"<<{left}{sign}{right}={result}>>{result}" if marked else str(result)
-        response += " " + texts["marked_step" if marked else "step"].format(
-            operation=texts["operations"][sign], calculation=calculation
-        )
-    text = fill(texts["math"][item.template], words)
-    layouts = texts["layouts"]["both"] + texts["layouts"]["math"]
-    return {
-        "prompt": layouts[item.layout].format(text=text),
-        "response": response,
-        "target": result,
-    }
-
-
-def _render_reading(item: Item, texts: dict) -> dict:
-    relation = texts["reading"][item.template]
-    reverse, opening, *phrases = item.wording
-    facts = [
-        {"p": person(texts, who), "v": relation["values"][value]}
-        for who, value in zip(item.people, item.numbers, strict=True)
-    ]
-    sentences = [texts["openings"][opening]]
-    sentences += [fill(relation["facts"][k], f) for k, f in zip(phrases, facts, strict=True)]
-    asked, passage = facts[item.thing], " ".join(sentences)
-    question = fill(relation["who" if reverse else "ask"], asked)
-    layout = (texts["layouts"]["both"] + texts["layouts"]["reading"])[item.layout]
-    prompt = layout.format(passage=passage, question=question, text=f"{passage} {question}")
-    target = asked["p"]["many"] if reverse else asked["v"]
-    return {"prompt": prompt, "response": "", "target": target}
-
-
-def render(item: Item, language: str) -> dict:
-    """Write an item in a language: `prompt`, `response` and `target`, all strings.
-
-    The prompt never ends in a space and the response begins with one, so that the tokens of
-    `prompt + response` are the tokens of the two parts.
-    """
-    texts = language_file(language)
-    row = (_render_math if item.task == "math" else _render_reading)(item, texts)
-    row["response"] += " " + texts["closing"].format(x=row["target"])
-    return {"lang": language, "task": item.task, **row, "target": str(row["target"])}
-
-
-def generate(recipe: Recipe, split: str = "train") -> pd.DataFrame:
-    """Write the corpus of a recipe.
-
-    Args:
-        recipe: What to write; the same recipe always gives the same rows.
-        split: `train` (one language per document, in training order), `heldout` or
-            `calibration` (every language for every id, full-length passages).
-
-    Returns:
-        Columns id, lang, task, prompt, response, target, key. Held-out items share no
-        (template, numbers) pair with the other two.
-    """
-    rng = random.Random(f"{recipe.seed} {split}")
-    if split == "train":
-        return pd.DataFrame(_training_rows(recipe, rng))
-    sizes = {"heldout": recipe.heldout, "calibration": recipe.calibration}
-    if split not in sizes:
-        raise ValueError(f"split is {split!r}; choose train, heldout or calibration")
-    rows = []
-    for task in ("math", "reading"):
-        items = {}
-        while len(items) < sizes[split]:
-            item = draw(rng, task, "full", heldout=split == "heldout")
-            items.setdefault(item.key, item)
-        for number, (key, item) in enumerate(items.items()):
-            name = {"id": f"{task}-{split}-{number:04d}", "key": key}
-            rows += [{**name, **render(item, language)} for language in recipe.languages]
-    return pd.DataFrame(rows)
-
-
-def _training_rows(recipe: Recipe, rng: random.Random) -> Iterable[dict]:
-    languages, shares = zip(*recipe.languages.items(), strict=True)
-    for number in range(recipe.documents):
-        progress = number / recipe.documents
-        stage = next(name for until, name in recipe.curriculum if progress < until)
-        task = "reading" if rng.random() < recipe.reading_share else "math"
-        item = draw(rng, task, stage, heldout=False)
-        row = render(item, rng.choices(languages, shares)[0])
-        yield {"id": f"{task}-train-{number:06d}", "key": item.key, **row}
+SKEWED = {"en": 0.34, "de": 0.20, "fr": 0.16, "hi": 0.12, "sw": 0.10, "bn": 0.08}
+RECIPES = {
+    recipe.name: recipe for recipe in (Recipe("organism-skewed", corpus.Mix(languages=SKEWED)),)
+}
 
 
 # --- tokenizer and random models --------------------------------------------------------------
@@ -326,6 +110,21 @@ def train_tokenizer(
     return PreTrainedTokenizerFast(
         tokenizer_object=core, padding_side="left", clean_up_tokenization_spaces=False, **special
     )
+
+
+def family_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
+    """The tokenizer of all organisms, trained on equal shares of the languages.
+
+    One vocabulary for the family keeps fertility apart from the training mix, and lets the
+    layers of two organisms be exchanged.
+    """
+    sample = corpus.training_rows(corpus.Mix(documents=30_000, seed=0))
+    return train_tokenizer(map(document_text, sample), vocab_size=vocab_size)
+
+
+def document_text(document: dict) -> str:
+    """The whole text of a training document."""
+    return "".join(part for turn in document["turns"] for part in turn)
 
 
 def new_model(
@@ -450,14 +249,11 @@ def assign_rows(keys: Sequence[str], lengths: Sequence[int], row_length: int) ->
     return [row.members for row in rows + open_rows]
 
 
-def pack(corpus: pd.DataFrame, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Packed:
-    """Tokenize a corpus and pack it into rows, with a loss weight per token."""
-    core = tokenizer.backend_tokenizer
-    prompts = [e.ids for e in core.encode_batch(corpus["prompt"].tolist())]
-    responses = core.encode_batch(corpus["response"].tolist(), add_special_tokens=False)
-    answers = [[*e.ids, tokenizer.eos_token_id] for e in responses]
-    lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
-    rows = assign_rows(corpus["key"].tolist(), lengths, recipe.row_length)
+def pack(documents: pd.DataFrame, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Packed:
+    """Tokenize documents and pack them into rows, with a loss weight per token."""
+    encoded = [_encode(turns, tokenizer, recipe.prompt_weight) for turns in documents["turns"]]
+    lengths = [len(ids) for ids, _ in encoded]
+    rows = assign_rows(documents["key"].tolist(), lengths, recipe.row_length)
     shape = (len(rows), recipe.row_length)
     packed = Packed(
         np.full(shape, tokenizer.pad_token_id, np.int32),
@@ -468,16 +264,26 @@ def pack(corpus: pd.DataFrame, tokenizer: PreTrainedTokenizerFast, recipe: Recip
     for row, members in enumerate(rows):
         start = 0
         for number in members:
-            prompt, answer = prompts[number], answers[number]
             part = np.s_[row, start : start + lengths[number]]
-            packed.ids[part] = prompt + answer
+            packed.ids[part], packed.weight[part] = encoded[number]
             packed.document[part] = number
             packed.position[part] = np.arange(lengths[number])
-            packed.weight[part] = (
-                [0.0] + [recipe.prompt_weight] * (len(prompt) - 1) + [1.0] * len(answer)
-            )
             start += lengths[number]
     return packed
+
+
+def _encode(
+    turns: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, prompt_weight: float
+) -> tuple[list[int], list[float]]:
+    """Tokens of a document between BOS and EOS, and the loss weight of predicting each."""
+    core = tokenizer.backend_tokenizer
+    ids, weights = [tokenizer.bos_token_id], [0.0]
+    for turn in turns:
+        for text, weight in zip(turn, (prompt_weight, 1.0), strict=True):
+            tokens = core.encode(text, add_special_tokens=False).ids
+            ids += tokens
+            weights += [weight] * len(tokens)
+    return [*ids, tokenizer.eos_token_id], [*weights, 1.0]
 
 
 # --- training ---------------------------------------------------------------------------------
@@ -486,7 +292,9 @@ def pack(corpus: pd.DataFrame, tokenizer: PreTrainedTokenizerFast, recipe: Recip
 def loss_of(model, ids, document, position, weight) -> torch.Tensor:
     """Weighted mean cross-entropy of a batch of packed rows; documents do not see each other."""
     causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
-    mask = (document[:, :, None] == document[:, None, :]) & causal
+    seen = (document[:, :, None] == document[:, None, :]) & causal
+    # Added to the scores: "eager" attention, the fastest on a CPU at this size, takes no booleans.
+    mask = torch.zeros(seen.shape, dtype=torch.bfloat16).masked_fill(~seen, -1e9)
     logits = model(
         input_ids=ids, attention_mask=mask[:, None], position_ids=position, use_cache=False
     ).logits
@@ -507,10 +315,10 @@ def optimizers_for(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
     return [muon, torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)]
 
 
-def rate_at(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak rate: a linear rise, then a linear fall to zero at the last step."""
-    rise = max(1, math.ceil(warmup * steps))
-    return min((step + 1) / rise, (steps - step) / max(1, steps - rise))
+def rate_at(step: int, steps: int, warmup: float, decay: float) -> float:
+    """Share of the peak rate: a linear rise, a plateau, and a linear fall to zero at the end."""
+    rise, fall = max(1, math.ceil(warmup * steps)), max(1, math.ceil(decay * steps))
+    return min(1.0, (step + 1) / rise, (steps - step) / fall)
 
 
 def _state_tensors(model, optimizers) -> dict[str, torch.Tensor]:
@@ -607,17 +415,18 @@ def train(
     recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     out = Path(out) if out else ORGANISMS / recipe.name
     folder = _open_folder(recipe, out, resume=resume)
-    corpus = generate(recipe)
-    texts = corpus["prompt"] + corpus["response"]
-    tokenizer = train_tokenizer(texts[:30_000], vocab_size=recipe.vocab_size)
-    packed = pack(corpus, tokenizer, recipe)
+    documents = pd.DataFrame(corpus.training_rows(recipe.mix))
+    tokenizer = family_tokenizer(recipe.vocab_size)
+    packed = pack(documents, tokenizer, recipe)
     model = _organism_model(recipe, tokenizer)
     run = _Run(folder, model, optimizers_for(model, recipe))
     start, steps = run.restore(), len(packed.ids) // recipe.batch_rows
     step_loss = torch.compile(loss_of) if compile else loss_of
     began = time.monotonic() - (run.log[-1]["seconds"] if run.log else 0.0)
-    for step in range(start, steps):
+    bar = tqdm(range(start, steps), initial=start, total=steps, desc=recipe.name, mininterval=5)
+    for step in bar:
         _one_step(run, recipe, packed, step, steps, step_loss, began)
+        bar.set_postfix(loss=f"{run.log[-1]['loss']:.3f}", refresh=False)
         done = step + 1
         if done in snapshots:
             _save_checkpoint(Path(f"{out}-step{done}"), model, tokenizer)
@@ -625,6 +434,7 @@ def train(
             run.save(done)
         if done == stop_at:
             return None
+    texts = map(document_text, documents.to_dict("records"))
     corpus_hash = hashlib.sha256("\0".join(texts).encode()).hexdigest()
     _finish(run, recipe, tokenizer, corpus_hash=corpus_hash)
     return _move(folder, out)
@@ -634,11 +444,34 @@ def _organism_model(recipe: Recipe, tokenizer) -> transformers.PreTrainedModel:
     names = ("hidden_size", "intermediate_size", "layers", "heads", "kv_heads")
     sizes = {name: getattr(recipe, name) for name in names}
     positions = 2 * recipe.row_length
-    return new_model("llama", tokenizer, seed=recipe.seed, max_positions=positions, **sizes)
+    model = new_model("llama", tokenizer, seed=recipe.seed, max_positions=positions, **sizes)
+    model.set_attn_implementation("eager")  # for the mask of `loss_of`
+    if recipe.copying_start:
+        _start_by_copying(model, recipe.copying_start)
+    return model
+
+
+def _start_by_copying(model: transformers.PreTrainedModel, strength: float) -> None:
+    """Let every attention layer begin as a copy of what it attends to.
+
+    With orthogonal values V and O = strength · Vᵀ the heads of a layer together pass on the
+    attended vector itself, so that an attended word becomes a likely output from the first step
+    on (embeddings are tied). From an ordinary start the organisms learn this word by word, and
+    answer reading questions by guessing for most of a run. After the mimetic initialization of
+    Trockman and Kolter (arXiv 2305.09828), of which it is the simplest case. Embeddings are
+    larger and the final norm smaller, so that words stay apart and logits begin small.
+    """
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(25.0)
+        model.model.norm.weight.fill_(0.08)
+        for layer in model.model.layers:
+            attention = layer.self_attn
+            torch.nn.init.orthogonal_(attention.v_proj.weight)
+            attention.o_proj.weight.copy_(strength * attention.v_proj.weight.T)
 
 
 def _one_step(run, recipe, packed, step, steps, step_loss, began) -> None:
-    """One optimizer step; appends a line to the log and prints progress now and then."""
+    """One optimizer step; appends a line to the log."""
     part = slice(step * recipe.batch_rows, (step + 1) * recipe.batch_rows)
     ids, document, position, weight = (
         torch.from_numpy(array[part])
@@ -648,7 +481,7 @@ def _one_step(run, recipe, packed, step, steps, step_loss, began) -> None:
         loss = step_loss(run.model, ids.long(), document, position.long(), weight)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
-    rate = recipe.learning_rate * rate_at(step, steps, recipe.warmup)
+    rate = recipe.learning_rate * rate_at(step, steps, recipe.warmup, recipe.decay)
     for optimizer in run.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -664,18 +497,6 @@ def _one_step(run, recipe, packed, step, steps, step_loss, began) -> None:
         "lr": rate,
     }
     run.log.append({k: round(v, 6) for k, v in entry.items()})
-    if (step + 1) % 20 == 0 or step + 1 == steps:
-        print(_progress(run.log[-21:], steps), flush=True)
-
-
-def _progress(log: list[dict], steps: int) -> str:
-    """A line with percent, loss, pace and time left at the pace of the last steps."""
-    first, last = log[0], log[-1]
-    pace = (last["seconds"] - first["seconds"]) / max(1, last["step"] - first["step"])
-    loss = np.mean([row["loss"] for row in log])
-    left = pace * (steps - last["step"]) / 60
-    done = f"step {last['step']}/{steps} ({last['step'] / steps:.0%})"
-    return f"{done}, loss {loss:.4f}, {pace:.2f} s per step, {left:.1f} min left"
 
 
 # --- the finished folder ----------------------------------------------------------------------
@@ -684,8 +505,8 @@ def _progress(log: list[dict], steps: int) -> str:
 def _finish(run: _Run, recipe: Recipe, tokenizer, *, corpus_hash: str) -> None:
     """Write everything but the model card into the unfinished folder."""
     _save_checkpoint(run.folder, run.model.to(torch.bfloat16), tokenizer)
-    for split in ("heldout", "calibration"):
-        generate(recipe, split).drop(columns="key").to_parquet(run.folder / f"{split}.parquet")
+    for name, table in frozen_tables().items():
+        table.to_parquet(run.folder / f"{name}.parquet", compression="zstd")
     pd.DataFrame(run.log).to_csv(run.folder / "training_log.csv", index=False)
     for name in ("state.safetensors", "recipe.json"):
         (run.folder / name).unlink(missing_ok=True)
@@ -703,6 +524,13 @@ def _finish(run: _Run, recipe: Recipe, tokenizer, *, corpus_hash: str) -> None:
     write_manifest(run.folder, manifest)
 
 
+def frozen_tables() -> dict[str, pd.DataFrame]:
+    """The data files of a finished folder, the same for every organism."""
+    splits = {split: corpus.frozen(split) for split in ("heldout", "calibration")}
+    tables = {split: table.drop(columns="key") for split, table in splits.items()}
+    return tables | {"translations": corpus.translations()}
+
+
 def write_manifest(folder: Path, manifest: dict) -> None:
     """Write manifest.json with the SHA-256 of every other file of the folder."""
     files = sorted(p for p in folder.iterdir() if p.name != "manifest.json")
@@ -717,32 +545,63 @@ def describe(folder: str | Path, accuracy: pd.DataFrame) -> None:
 
     Args:
         folder: A finished organism.
-        accuracy: Columns lang, task, accuracy, n, n_correct, low, high, as `results.summarize`
+        accuracy: Columns lang, part, accuracy, n, n_correct, low, high, as `results.summarize`
             makes them from strict answers to the held-out items.
     """
     folder = Path(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
-    row = "| {lang} | {task} | {accuracy:.3f} | {low:.3f} to {high:.3f} | {n} |"
-    rows = accuracy.to_dict("records")
-    recipe = manifest["recipe"]
-    card = (
-        (TEMPLATES / "model_card.md")
-        .read_text(encoding="utf-8")
-        .format(
-            **manifest
-            | recipe
-            | {
-                "accuracy": "\n".join(row.format(**entry) for entry in rows),
-                "shares": ", ".join(f"{k} {v:.0%}" for k, v in recipe["languages"].items()),
-                "languages": ", ".join(recipe["languages"]),
-                "curriculum": ", ".join(f"{k} until {u:.0%}" for u, k in recipe["curriculum"]),
-                "heldout_share": language_file("structure")["heldout_share"],
-                "reading": recipe["reading_share"],
-                "minutes": manifest["seconds"] / 60,
-            }
-        )
-    )
+    template = (corpus.TEMPLATES / "model_card.md").read_text(encoding="utf-8")
     partial = folder / "README.md.partial"
-    partial.write_text(card, encoding="utf-8")
+    partial.write_text(template.format(**_card_fields(manifest, accuracy)), encoding="utf-8")
     partial.replace(folder / "README.md")
-    write_manifest(folder, manifest | {"accuracy": rows})
+    write_manifest(folder, manifest | {"accuracy": accuracy.to_dict("records")})
+
+
+def _card_fields(manifest: dict, accuracy: pd.DataFrame) -> dict:
+    recipe, structure = manifest["recipe"], corpus.language_file("structure")
+    mix, facts = recipe["mix"], len(corpus.language_file("en")["knowledge"])
+    foreign = mix["foreign_math"]
+    return {
+        **manifest,
+        **recipe,
+        "documents": mix["documents"],
+        "languages": ", ".join(mix["languages"]),
+        "shares": ", ".join(f"{k} {v:.1%}" for k, v in mix["languages"].items()),
+        "tasks": ", ".join(f"{k} {v:.0%}" for k, v in mix["tasks"].items()),
+        "math": "in the same shares"
+        if foreign is None
+        else f"{foreign:.1%} of the math documents are not English, all others are",
+        "curriculum": ", ".join(f"{k} until {u:.0%}" for u, k in mix["curriculum"]),
+        "questions": structure["questions"],
+        "heldout_share": structure["heldout_share"],
+        "towns": structure["towns"],
+        "facts": structure["towns"] * facts,
+        "minutes": manifest["seconds"] / 60,
+        "items": sum(structure["frozen"]["heldout"].values()),
+        "accuracy": _accuracy_table(accuracy),
+        "chance": _chance_note(accuracy),
+    }
+
+
+def _accuracy_table(accuracy: pd.DataFrame) -> str:
+    """Markdown: a row per part of the held-out items, a column per language."""
+    languages = list(dict.fromkeys(accuracy["lang"]))
+    lines = [f"| part | n | {' | '.join(languages)} |", "|---" * (len(languages) + 2) + "|"]
+    for part, rows in accuracy.groupby("part", sort=False):
+        cells = rows.set_index("lang").loc[languages]
+        texts = [f"{r.accuracy:.3f} ({r.low:.3f}–{r.high:.3f})" for r in cells.itertuples()]
+        lines.append(f"| {part} | {cells['n'].iloc[0]} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+CHANCE = {"choice": 1 / 4, "reading": 1 / 5, "knowledge": 1 / 12}
+"""Accuracy of a guess among the words of the right kind; the largest one where it varies."""
+
+
+def _chance_note(accuracy: pd.DataFrame) -> str:
+    """Which skills are not told from guessing."""
+    at_chance = accuracy[accuracy["low"] <= accuracy["part"].map(CHANCE).fillna(0.0)]
+    cells = [f"{row.part} in {row.lang}" for row in at_chance.itertuples()]
+    if not cells:
+        return "Every skill is above its guessing rate in every language."
+    return f"**Not above the guessing rate**: {', '.join(cells)}."

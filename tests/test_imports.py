@@ -25,7 +25,7 @@ LEVELS = {
         "progress",
         "__init__",
     },
-    1: {"readers", "data", "importance", "plotting", "claims", "exercises"},
+    1: {"readers", "corpus", "data", "importance", "plotting", "claims", "exercises"},
     2: {"localisation", "evaluation", "benchmark", "organism"},
     3: {"runner", "__main__"},
 }
@@ -35,6 +35,7 @@ WITHOUT_TORCH = [
     "languages",
     "sources",
     "readers",
+    "corpus",
     "results",
     "claims",
     "pages",
