@@ -9,7 +9,7 @@ from mmlib.data import load_problems
 from mmlib.evaluation import COLUMNS, evaluate, extract_number, extract_text
 from mmlib.languages import LANGUAGES
 
-CODES = ["en", "de", "fr", "hi"]
+CODES = list(corpus.LANGUAGES)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_gold_answers_are_right_and_empty_ones_wrong(task, checkpoint, folder, a
     answering(lambda doc, name: gold[doc["id"], name.rsplit("-", 1)[1]])
     table = evaluate(*checkpoint, task, languages=CODES, data_dir=folder)
     assert list(table.columns) == COLUMNS
-    assert len(table) == 6 * 4 * 2
+    assert len(table) == 6 * 6 * 2
     assert table["correct"].all()
     assert set(table["extraction"]) == {"strict", "flexible"}
     ids = table.groupby("lang")["problem_id"].unique().map(list)
@@ -160,6 +160,20 @@ def test_gold_answers_are_right_and_empty_ones_wrong(task, checkpoint, folder, a
     table = evaluate(*checkpoint, task, languages=["hi"], data_dir=folder)
     assert not table["correct"].any()
     assert table["prediction"].isna().all()
+
+
+def test_accuracy_of_an_organism_is_told_by_part(checkpoint, folder, answering):
+    gold = {
+        p.id: p.response
+        for t in evaluation.EXTRACTORS
+        for p in load_problems(t, "sw", data_dir=folder)
+    }
+    answering(lambda doc, name: gold[doc["id"]] if "math" in doc["id"] else "")
+    table = evaluation.family_accuracy(*checkpoint, folder, languages=["sw"])
+    right = table.set_index("part")["accuracy"].to_dict()
+    asked = {"choice": 0.0, "reading-mixed": 0.0, "knowledge": 0.0, "generation": 0.0}
+    assert right == {"math-1": 1.0, "math-new": 1.0} | asked
+    assert table["n"].eq(6).all()
 
 
 def test_aggregates_equal_those_of_the_harness(checkpoint, folder, answering, monkeypatch):
