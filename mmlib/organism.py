@@ -67,7 +67,11 @@ class Recipe:
 
 SKEWED = {"en": 0.34, "de": 0.20, "fr": 0.16, "hi": 0.12, "sw": 0.10, "bn": 0.08}
 RECIPES = {
-    recipe.name: recipe for recipe in (Recipe("organism-skewed", corpus.Mix(languages=SKEWED)),)
+    recipe.name: recipe
+    for recipe in (
+        Recipe("organism-skewed", corpus.Mix(languages=SKEWED)),
+        Recipe("organism-even"),
+    )
 }
 
 
@@ -594,8 +598,9 @@ def _accuracy_table(accuracy: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-CHANCE = {"choice": 1 / 4, "reading": 1 / 5, "knowledge": 1 / 12}
-"""Accuracy of a guess among the words of the right kind; the largest one where it varies."""
+CHANCE = {"choice": 1 / 4, "reading-same": 1 / 5, "reading-mixed": 1 / 5, "knowledge": 1 / 12}
+"""Accuracy of a guess among the options, the passage's values or persons, or the values that a
+fact can have; the largest one where it varies."""
 
 
 def _chance_note(accuracy: pd.DataFrame) -> str:

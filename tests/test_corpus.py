@@ -293,7 +293,7 @@ def test_gold_is_the_result_of_the_written_calculation(training, frozen):
 
 def test_the_letter_of_a_choice_stands_for_the_result_and_the_options_differ(training):
     for row in training[training["task"] == "choice"].itertuples():
-        options = dict(re.findall(r"\(([A-D])\) (\d+)", row.prompt))
+        options = {letter: n for n, letter in re.findall(r"(\d+) \(([A-D])\)", row.prompt)}
         assert len(options) == len(set(options.values())) == 4
         assert options[row.target] == calculated(row.response)[1]
         assert row.response.rstrip(".।").replace(" है", "").endswith(row.target)

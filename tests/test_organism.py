@@ -213,13 +213,13 @@ def test_finished_folder(trained):
 
 def test_model_card_tells_the_accuracies_and_is_hashed(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "described")
-    row = {"lang": "hi", "part": "reading", "accuracy": 0.5, "n": 8, "n_correct": 4}
+    row = {"lang": "hi", "part": "reading-mixed", "accuracy": 0.5, "n": 8, "n_correct": 4}
     row |= {"low": 0.215, "high": 0.785}
     rows = [row, row | {"lang": "bn", "accuracy": 0.25, "low": 0.071, "high": 0.591}]
     organism.describe(folder, pd.DataFrame(rows))
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "| reading | 8 | 0.500 (0.215–0.785) | 0.250 (0.071–0.591) |" in card
-    assert "**Not above the guessing rate**: reading in bn." in card
+    assert "| reading-mixed | 8 | 0.500 (0.215–0.785) | 0.250 (0.071–0.591) |" in card
+    assert "**Not above the guessing rate**: reading-mixed in bn." in card
     assert "{" not in card
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["accuracy"][0]["n_correct"] == 4
