@@ -104,7 +104,7 @@ def _status(project: Project, arguments: argparse.Namespace) -> int:
 
 
 def _train(project: Project, arguments: argparse.Namespace) -> int:
-    from mmlib import evaluation, models, organism  # these import torch and the harness
+    from mmlib import evaluation, models, organism, results  # these import torch and the harness
 
     if arguments.recipe not in organism.RECIPES:
         raise ValueError(f"no recipe {arguments.recipe!r}; there is {', '.join(organism.RECIPES)}")
@@ -116,7 +116,8 @@ def _train(project: Project, arguments: argparse.Namespace) -> int:
     )
     model, tokenizer = models.load_model(str(folder))
     where = {"languages": list(organism.RECIPES[arguments.recipe].mix.languages)}
-    organism.describe(folder, evaluation.family_accuracy(model, tokenizer, folder, **where))
+    answers = evaluation.family_answers(model, tokenizer, folder, **where)
+    organism.describe(folder, results.summarize(answers, by=["part", "lang"]))
     return 0
 
 

@@ -7,7 +7,7 @@ passed in, so an edited model is graded without a reload, and nothing is read fr
 import logging
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext, redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -22,7 +22,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.data import Problem, load_problems
 from mmlib.languages import get_language, parse_number
-from mmlib.results import summarize
 
 Extraction = Literal["strict", "flexible"]
 EXTRACTIONS: tuple[Extraction, ...] = ("strict", "flexible")
@@ -94,6 +93,7 @@ def evaluate(
     *,
     languages: Sequence[str],
     limit: int | None = None,
+    only: Collection[str] | None = None,
     batch_size: int = 256,
     data_dir: str | Path | None = None,
     progress: bool = False,
@@ -108,6 +108,7 @@ def evaluate(
         task: One of `EXTRACTORS`.
         languages: ISO 639-1 codes.
         limit: Only the first `limit` items per language; they are parallel across languages.
+        only: Only the items with these ids, before `limit` counts; None for all.
         batch_size: Prompts per batch.
         data_dir: As in `load_problems`.
         progress: Show the harness' progress bars.
@@ -117,7 +118,8 @@ def evaluate(
         nothing could be extracted, and `correct` is then False.
 
     Raises:
-        ValueError: Unknown task or language, no languages, or `limit` below 1.
+        ValueError: Unknown task or language, no languages, `limit` below 1, or `only` has an id
+            that the task does not have.
     """
     if task not in EXTRACTORS:
         raise ValueError(f"cannot grade task {task!r}: choose from {', '.join(EXTRACTORS)}")
@@ -125,7 +127,10 @@ def evaluate(
         raise ValueError(f"languages is {list(languages)}: give at least one, each of them once")
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}: give at least 1, or None for all items")
-    problems = {code: load_problems(task, code, data_dir=data_dir)[:limit] for code in languages}
+    problems = {
+        code: _chosen(load_problems(task, code, data_dir=data_dir), only)[:limit]
+        for code in languages
+    }
     with nullcontext() if progress else redirect_stderr(StringIO()):
         result = _ask(model, tokenizer, task, problems, batch_size)
     rows = [
@@ -137,33 +142,56 @@ def evaluate(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def family_accuracy(
+def _chosen(problems: list[Problem], only: Collection[str] | None) -> list[Problem]:
+    if only is None:
+        return problems
+    if unknown := set(only) - {problem.id for problem in problems}:
+        example = problems[0]
+        raise ValueError(
+            f"{example.task} has no item {min(unknown)!r} in {example.language!r}; its ids look "
+            f"like {example.id!r}"
+        )
+    return [problem for problem in problems if problem.id in only]
+
+
+def family_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: str | Path,
     *,
     languages: Sequence[str],
-    limit: int | None = None,
+    items: int = 0,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """Strict accuracy of an organism on all its held-out items, by part and language.
+    """Ask an organism its held-out items of every task; strict extraction.
 
     Args:
         model: An organism, perhaps changed.
         tokenizer: Its tokenizer.
         folder: Name or folder of the organism whose items are asked.
         languages: ISO 639-1 codes.
-        limit: As in `evaluate`, per task.
+        items: How many items of each part to draw, the same in every language; 0 asks all.
+        seed: Seed of the draw.
 
     Returns:
-        Columns part, lang, accuracy, n, n_correct, low, high. Parts are the math tiers (`math-1`
-        …), `math-new` (templates that training never shows), `choice`, `reading-same`,
+        One row per item and language: part and the columns of `evaluate`. Parts are the math tiers
+        (`math-1` …), `math-new` (templates that training never shows), `choice`, `reading-same`,
         `reading-mixed`, `knowledge` and `generation`.
     """
-    where = {"languages": languages, "limit": limit, "data_dir": folder}
-    tables = [evaluate(model, tokenizer, task, **where) for task in EXTRACTORS]
+    tables = []
+    for task in EXTRACTORS:
+        ids = pd.Series([p.id for p in load_problems(task, languages[0], data_dir=folder)])
+        if items:
+            ids = ids.groupby(ids.map(_part)).sample(items, random_state=seed)
+        asked = {"languages": languages, "data_dir": folder, "only": set(ids)}
+        tables.append(evaluate(model, tokenizer, task, **asked))
     answers = pd.concat(tables, ignore_index=True).query("extraction == 'strict'")
-    answers = answers.assign(part=answers.problem_id.str.split("-heldout").str[0])
-    return summarize(answers, by=["part", "lang"])
+    answers.insert(0, "part", answers.problem_id.map(_part))
+    return answers.reset_index(drop=True)
+
+
+def _part(problem_id: str) -> str:
+    return problem_id.split("-heldout")[0]
 
 
 def _ask(model, tokenizer, task: str, problems: dict[str, list[Problem]], batch_size: int) -> dict:

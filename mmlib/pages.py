@@ -67,9 +67,10 @@ class Figure:
 
 def _swatch(glyph: str, colour: str) -> str:
     colour = "currentColor" if colour == INK else colour
-    if glyph not in ("--", "-.", ":"):
+    dashes = {"-": "none", "--": "5 2", "-.": "6 2 1.5 2", ":": "1.5 2"}
+    if glyph not in dashes:
         return f'<span aria-hidden="true" style="color:{colour}">{glyph}</span>'
-    dash = {"--": "5 2", "-.": "6 2 1.5 2", ":": "1.5 2"}[glyph]
+    dash = dashes[glyph]
     line = f'<path d="M0 4h28" stroke="{colour}" stroke-width="1.5" stroke-dasharray="{dash}"/>'
     return f'<svg aria-hidden="true" width="28" height="8">{line}</svg>'
 

@@ -152,10 +152,12 @@ def _line(axes: Axes, x: pd.Series, rows: pd.DataFrame, look: Mapping[str, str])
     axes.vlines(x, rows["low"], rows["high"], color=look["color"], alpha=0.6, lw=1)
 
 
-def _dots(axes: Axes, names: Sequence[str], rows: pd.DataFrame, by: str, **look) -> None:
+def _dots(
+    axes: Axes, names: Sequence[str], rows: pd.DataFrame, by: str, *, shift: float = 0, **look
+) -> None:
     """Draw a dot with its interval for each row, at the height of its name in `names`."""
     rows = rows[rows[by].isin(names)]
-    y = rows[by].map(names.index)
+    y = rows[by].map(names.index) + shift
     axes.plot(rows["mean"], y, ls="", **look)
     axes.hlines(y, rows["low"], rows["high"], color=look["color"], lw=1.4)
 
@@ -321,38 +323,60 @@ def accuracy(table: pd.DataFrame, controls: pd.DataFrame | None = None) -> Figur
     """Draw accuracies with their Wilson intervals, one panel per task.
 
     Args:
-        table: The result of `summarize`: `lang, task, accuracy, low, high`.
+        table: The result of `summarize`: `lang, task, accuracy, low, high`, and `model` where
+            several are compared.
         controls: `lang, task, accuracy` of the answers to beat, drawn as ticks.
     """
     _need(table, "accuracy", "lang", "task", "accuracy", "low", "high")
+    table = table.assign(mean=table["accuracy"], model=table.get("model", "model"))
+    models = list(table["model"].unique())
+    looks = _styles(models) if len(models) > 1 else {models[0]: _DOT}
 
     def draw(axes: Axes, rows: pd.DataFrame) -> str:
         langs = _languages(rows["lang"])
-        _dots(axes, langs, rows.assign(mean=rows["accuracy"]), "lang", **_DOT)
+        for place, (model, mine) in enumerate(rows.groupby("model", sort=False)):
+            shift = 0.22 * (place - (len(models) - 1) / 2)
+            _dots(axes, langs, mine, "lang", shift=shift, **looks[model])
         if controls is not None:
             ticks = controls[controls["task"] == rows["task"].iloc[0]]
             ticks = ticks[ticks["lang"].isin(langs)]
             axes.plot(ticks["accuracy"], ticks["lang"].map(langs.index), ls="", ms=9, **_TICK)
         _name_rows(axes, [_name(lang) for lang in langs])
-        return _listed(rows["lang"], rows["accuracy"])
+        values = rows["lang"] if len(models) == 1 else rows["model"] + " " + rows["lang"]
+        return _listed(values, rows["accuracy"])
 
-    key = {} if controls is None else {"model": _DOT, "to beat": _TICK}
+    key = looks if len(models) > 1 or controls is not None else {}
+    key = key if controls is None else key | {"to beat": _TICK}
     look = {"xlabel": "accuracy", "xlim": (-0.02, 1.02)}
     return _figure("Accuracy", table.groupby("task", sort=False), draw, key, **look)
 
 
 def training_curve(log: pd.DataFrame, *, columns: Sequence[str] = ("loss",)) -> Figure:
-    """Draw columns of a training log against `tokens`, one panel each, rows without it left out."""
+    """Draw columns of a training log against `tokens`, one panel each and a line per `model`.
+
+    Rows without a value of the column are left out.
+    """
     _need(log, "training_curve", "tokens", *columns)
+    log = log.assign(model=log.get("model", "model"))
+    looks = {
+        model: {"color": look["color"], "ls": dash}
+        for (model, look), dash in zip(
+            _styles(log["model"].unique()).items(), cycle(["-", "--", ":"])
+        )
+    }
 
     def draw(axes: Axes, rows: pd.DataFrame) -> str:
-        y = rows[axes.get_title()]
-        axes.plot(rows["tokens"] / 1e6, y, color=COLOURS[0])
-        return f"from {y.iloc[0]:.3g} to {y.iloc[-1]:.3g}"
+        column, notes = axes.get_title(), []
+        for model, line in rows.groupby("model", sort=False):
+            axes.plot(line["tokens"] / 1e6, line[column], lw=1, **looks[model])
+            name = f"{model} " if len(looks) > 1 else ""
+            notes.append(f"{name}from {line[column].iloc[0]:.3g} to {line[column].iloc[-1]:.3g}")
+        return ", ".join(notes)
 
     groups = [(column, log.dropna(subset=[column])) for column in columns]
     about = f"Training over {log['tokens'].max() / 1e6:.3g} million tokens"
-    return _figure(about, groups, draw, xlabel="million tokens seen")
+    key = looks if len(looks) > 1 else {}
+    return _figure(about, groups, draw, key, xlabel="million tokens seen")
 
 
 def ratios(table: pd.DataFrame) -> Figure:

@@ -348,3 +348,102 @@ def compare(
         "only_b": only_b,
         "p_value": float(test.pvalue),
     }
+
+
+# --- answers shipped as evidence ------------------------------------------------------------------
+
+
+def pack_answers(answers: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Shrink graded answers to one row per group, small enough to ship.
+
+    Args:
+        answers: One row per problem: `by`, problem_id and a boolean `correct`.
+        by: Columns that define the groups; a group has a problem once.
+
+    Returns:
+        `by` and `correct`: one character per problem in the order of problem_id, 1 for correct.
+    """
+    require_columns(answers, [*by, "problem_id", "correct"], "the table of answers")
+    if answers.duplicated([*by, "problem_id"]).any():
+        raise ValueError(
+            f"a problem occurs twice within {', '.join(by)}: add what tells them apart"
+        )
+    groups = answers.sort_values("problem_id").groupby(list(by), sort=False).correct
+    packed = groups.agg(lambda correct: "".join("01"[int(value)] for value in correct))
+    return packed.reset_index().sort_values(list(by), ignore_index=True)
+
+
+def unpack_answers(packed: pd.DataFrame, problems: pd.DataFrame) -> pd.DataFrame:
+    """The answers that `pack_answers` shrank, one row per problem.
+
+    Args:
+        packed: Its result.
+        problems: All problems once: problem_id and those columns of `packed` that tell which
+            group a problem is in, for instance its part.
+
+    Raises:
+        ValueError: A group has another number of problems than it has answers.
+    """
+    require_columns(problems, ["problem_id"], "the table of problems")
+    keys = [column for column in problems if column in packed]
+    if not keys:
+        raise ValueError(f"name the group of a problem by some of {', '.join(packed.columns)}")
+    ids = problems.sort_values("problem_id").groupby(keys, sort=False).problem_id.agg(list)
+    table = packed.merge(ids.reset_index(), on=keys, how="left")
+    for row in table.to_dict("records"):
+        known = len(row["problem_id"]) if isinstance(row["problem_id"], list) else 0
+        if known != len(row["correct"]):
+            group = {key: row[key] for key in keys}
+            raise ValueError(f"{len(row['correct'])} answers but {known} problems in {group}")
+    table = table.assign(correct=table.correct.map(list)).explode(["problem_id", "correct"])
+    return table.assign(correct=table.correct == "1").reset_index(drop=True)
+
+
+class AuditError(ValueError):
+    """What was computed again is not what was shipped."""
+
+
+def audit(kept: pd.DataFrame, again: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
+    """Compare answers computed again with the shipped ones, problem by problem.
+
+    Single answers may change with the hardware or the number of threads. More than that stops:
+    in no group may the 95 % interval of the paired difference (see `compare`) leave out zero.
+
+    Args:
+        kept: Shipped answers: problem_id, correct and columns that, with `by`, name a problem.
+        again: The same columns for some of these problems.
+        by: Columns that define the groups.
+
+    Returns:
+        One row per group: `by`, n, changed (problems with another answer), accuracy_kept,
+        accuracy_again, low, high (of again minus kept).
+
+    Raises:
+        AuditError: A group differs beyond its interval, or has problems that were not shipped.
+    """
+    on = [c for c in kept if c in again and c != "correct"]
+    paired = again[[*on, "correct"]].merge(
+        kept[[*on, "correct"]], on=on, how="left", validate="1:1"
+    )
+    if missing := int(paired.correct_y.isna().sum()):
+        raise AuditError(f"{missing} of {len(again)} problems are not among the shipped answers")
+    rows = []
+    for key, group in paired.groupby(list(by), sort=False):
+        sides = [group.rename(columns={f"correct_{s}": "correct"})[[*on, "correct"]] for s in "xy"]
+        found = compare(*sides, on=on)
+        rows.append(
+            (
+                *key,
+                found["n"],
+                found["only_a"] + found["only_b"],
+                found["accuracy_b"],
+                found["accuracy_a"],
+                found["low"],
+                found["high"],
+            )
+        )
+    columns = [*by, "n", "changed", "accuracy_kept", "accuracy_again", "low", "high"]
+    table = pd.DataFrame(rows, columns=columns)
+    if not (wrong := table[(table.low > 0) | (table.high < 0)]).empty:
+        raise AuditError(f"not what was shipped:\n{wrong.to_string(index=False)}")
+    return table

@@ -169,11 +169,30 @@ def test_accuracy_of_an_organism_is_told_by_part(checkpoint, folder, answering):
         for p in load_problems(t, "sw", data_dir=folder)
     }
     answering(lambda doc, name: gold[doc["id"]] if "math" in doc["id"] else "")
-    table = evaluation.family_accuracy(*checkpoint, folder, languages=["sw"])
-    right = table.set_index("part")["accuracy"].to_dict()
+    table = evaluation.family_answers(*checkpoint, folder, languages=["sw"])
+    right = table.groupby("part").correct.mean().to_dict()
     asked = {"choice": 0.0, "reading-mixed": 0.0, "knowledge": 0.0, "generation": 0.0}
     assert right == {"math-1": 1.0, "math-new": 1.0} | asked
-    assert table["n"].eq(6).all()
+    assert table.part.value_counts().eq(6).all()
+
+
+def test_a_draw_of_items_is_the_same_in_every_language_and_follows_its_seed(
+    checkpoint, folder, answering
+):
+    answering(lambda doc, name: "")
+    draw = {"languages": ["en", "bn"], "items": 3}
+    one, again, other = (
+        evaluation.family_answers(*checkpoint, folder, **draw, seed=seed) for seed in (1, 1, 2)
+    )
+    pd.testing.assert_frame_equal(one, again)
+    assert set(one.problem_id) != set(other.problem_id)
+    assert set(one[one.lang == "en"].problem_id) == set(one[one.lang == "bn"].problem_id)
+    assert one.groupby(["part", "lang"]).size().eq(3).all()
+
+
+def test_unknown_item_is_named(checkpoint, folder):
+    with pytest.raises(ValueError, match="no item 'nonsense' in 'en'"):
+        evaluate(*checkpoint, "organism-math", languages=["en"], data_dir=folder, only=["nonsense"])
 
 
 def test_aggregates_equal_those_of_the_harness(checkpoint, folder, answering, monkeypatch):

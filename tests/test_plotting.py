@@ -275,6 +275,25 @@ def test_token_lengths_draws_quantiles():
     assert thin[:, 0] == pytest.approx(np.percentile(first, [5, 95]))
 
 
+def test_several_models_stand_beside_each_other_and_are_named():
+    two = pd.concat([answers().assign(model=name) for name in ("a", "b")])
+    figure = plotting.accuracy(two)
+    first, second = figure.panels[0].axes[0].lines[:2]
+    assert list(first.get_xdata()) == list(second.get_xdata())
+    assert np.subtract(second.get_ydata(), first.get_ydata()) == pytest.approx([0.22] * 3)
+    assert [name for *_, name in figure.key] == ["a", "b"]
+    assert "a hi 0.900" in figure.alt
+    assert "b hi 0.900" in figure.alt
+
+
+def test_training_curves_of_several_models_have_a_line_each():
+    both = pd.concat([log().assign(model=name) for name in ("a", "b")])
+    figure = plotting.training_curve(both)
+    styles = [line.get_linestyle() for line in figure.panels[0].axes[0].lines]
+    assert styles == ["-", "--"]
+    assert [name for *_, name in figure.key] == ["a", "b"]
+
+
 def test_training_curve_leaves_out_empty_cells():
     loss, rate = plotting.training_curve(log(), columns=["loss", "lr"]).panels
     assert loss.axes[0].lines[0].get_xydata().tolist() == [[0.1, 6], [0.2, 3], [0.3, 2.5]]

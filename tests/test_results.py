@@ -267,3 +267,69 @@ def test_a_folder_is_known_by_its_name_wherever_it_lies(tmp_path, monkeypatch):
         expected = "my-model" if "elsewhere" not in name else name
         assert (known.model, known.parameters) == (expected, {"model": expected, "seed": 1})
     assert results.RunInfo.collect("org/my-model").model == "org/my-model"
+
+
+# --- answers shipped as evidence
+
+
+def graded(seed, n=200, share=0.7):
+    """Answers of one model in two languages, in no order."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        {"model": "m", "lang": lang, "problem_id": f"p-{k:03d}", "correct": rng.random() < share}
+        for lang in ("en", "bn")
+        for k in range(n)
+    ]
+    return pd.DataFrame(rows).sample(frac=1, random_state=seed, ignore_index=True)
+
+
+def test_packed_answers_come_back(tmp_path):
+    answers = graded(1)
+    packed = results.pack_answers(answers, by=["model", "lang"])
+    assert packed.correct.str.len().tolist() == [200, 200]
+    assert packed.set_index("lang").correct["bn"][7] == str(
+        int(answers.set_index(["lang", "problem_id"]).correct["bn", "p-007"])
+    )
+    path = write_table(packed, "packed", RunInfo("m"), folder=tmp_path)
+    back = results.unpack_answers(
+        pd.read_csv(path, dtype=str), answers[["model", "problem_id"]].drop_duplicates()
+    )
+    order = ["lang", "problem_id"]
+    pd.testing.assert_frame_equal(
+        back[answers.columns].sort_values(order, ignore_index=True),
+        answers.sort_values(order, ignore_index=True),
+        check_dtype=False,
+    )
+
+
+def test_packed_answers_need_their_problems_and_one_answer_each():
+    answers = graded(1)
+    packed = results.pack_answers(answers, by=["model", "lang"])
+    with pytest.raises(ValueError, match="200 answers but 3 problems"):
+        results.unpack_answers(packed, pd.DataFrame({"model": "m", "problem_id": list("abc")}))
+    with pytest.raises(ValueError, match="name the group"):
+        results.unpack_answers(packed, answers[["problem_id"]])
+    with pytest.raises(ValueError, match="occurs twice"):
+        results.pack_answers(answers, by=["model"])
+
+
+def test_audit_lets_single_answers_change_and_stops_at_more():
+    kept = graded(1)
+    again = kept.groupby("lang").head(100).copy()
+    assert results.audit(kept, again, by=["lang"]).changed.eq(0).all()
+    wrong = again.index[again.lang.eq("en") & again.correct]
+    again.loc[wrong[:2], "correct"] = False
+    table = results.audit(kept, again, by=["lang"]).set_index("lang")
+    assert table.changed.to_dict() == {"en": 2, "bn": 0}
+    assert table.accuracy_kept["en"] - table.accuracy_again["en"] == pytest.approx(0.02)
+    again.loc[wrong[:12], "correct"] = False
+    with pytest.raises(results.AuditError, match="not what was shipped"):
+        results.audit(kept, again, by=["lang"])
+
+
+def test_audit_stops_at_problems_that_were_not_shipped():
+    kept = graded(1)
+    again = kept.head(20).assign(problem_id="unknown")
+    again["problem_id"] += again.index.astype(str)
+    with pytest.raises(results.AuditError, match="20 of 20 problems are not among"):
+        results.audit(kept, again, by=["lang"])
