@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
+import yaml
+
 from mmlib import runner
 from mmlib.chapters import ChapterError, Project, parameters, resolve
 
@@ -38,6 +40,14 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="folder of the checkpoint (default: mmlib/organisms)"
     )
     train.add_argument("--restart", action="store_true", help="drop an unfinished training")
+    train.add_argument(
+        "-p",
+        dest="given",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another value of the recipe, as in seed=2 or mix.foreign_math=0.01; needs --out",
+    )
     train.add_argument(
         "--snapshots", type=int, nargs="+", default=(), help="steps after which to keep a copy"
     )
@@ -73,14 +83,18 @@ def _list(project: Project, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _given(arguments: argparse.Namespace) -> dict[str, str]:
+    pairs = [text.partition("=") for text in arguments.given]
+    if wrong := [name for name, sign, _ in pairs if not sign]:
+        raise ChapterError(f"write -p name=value, not -p {wrong[0]}")
+    return {name: value for name, _, value in pairs}
+
+
 def _run(project: Project, arguments: argparse.Namespace) -> int:
     every = arguments.all or arguments.stale
     if every == bool(arguments.chapter):
         raise ChapterError("name the chapters to run, or use --stale or --all")
-    pairs = [text.partition("=") for text in arguments.given]
-    if wrong := [name for name, sign, _ in pairs if not sign]:
-        raise ChapterError(f"write -p name=value, not -p {wrong[0]}")
-    given = {name: value for name, _, value in pairs}
+    given = _given(arguments)
     names = list(project.chapters) if every else arguments.chapter
     names = [project.chapter(name).name for name in names]
     for name in names:
@@ -108,15 +122,18 @@ def _train(project: Project, arguments: argparse.Namespace) -> int:
 
     if arguments.recipe not in organism.RECIPES:
         raise ValueError(f"no recipe {arguments.recipe!r}; there is {', '.join(organism.RECIPES)}")
+    given = {name: yaml.safe_load(value) for name, value in _given(arguments).items()}
+    if given and not arguments.out:
+        raise ValueError("a changed recipe needs --out: the shipped organism keeps its name")
     folder = organism.train(
-        arguments.recipe,
+        organism.vary(organism.RECIPES[arguments.recipe], given),
         arguments.out,
         resume=not arguments.restart,
         snapshots=arguments.snapshots,
     )
     model, tokenizer = models.load_model(str(folder))
-    where = {"languages": list(organism.RECIPES[arguments.recipe].mix.languages)}
-    answers = evaluation.family_answers(model, tokenizer, folder, **where)
+    codes = list(organism.RECIPES[arguments.recipe].mix.languages)
+    answers = evaluation.family_answers(model, tokenizer, folder, languages=codes)
     organism.describe(folder, results.summarize(answers, by=["part", "lang"]))
     return 0
 

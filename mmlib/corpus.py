@@ -28,6 +28,9 @@ OPERATIONS = {
 }
 TASKS = ("math", "choice", "reading", "knowledge", "generation")
 """The skills with held-out items; training has `telling` (a town's facts as a text) as well."""
+CHANCE = {"choice": 1 / 4, "reading-same": 1 / 5, "reading-mixed": 1 / 5, "knowledge": 1 / 12}
+"""Accuracy of a guess among the options, the passage's values or persons, or the values that a
+fact can have; the largest one where it varies. Other parts cannot be guessed."""
 
 
 @dataclass(frozen=True)

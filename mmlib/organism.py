@@ -5,6 +5,7 @@ Nothing else in the package imports this module: `models` and `data` only read t
 `corpus`.
 """
 
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -12,9 +13,10 @@ import math
 import platform
 import shutil
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,13 +68,40 @@ class Recipe:
 
 
 SKEWED = {"en": 0.34, "de": 0.20, "fr": 0.16, "hi": 0.12, "sw": 0.10, "bn": 0.08}
+GENERAL = {"en": 0.25} | dict.fromkeys(corpus.LANGUAGES[1:], 0.15)
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("organism-skewed", corpus.Mix(languages=SKEWED)),
         Recipe("organism-even"),
+        Recipe("organism-base", corpus.Mix(languages=GENERAL, foreign_math=0.01)),
     )
 }
+
+
+def vary(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values.
+
+    Args:
+        recipe: What to start from.
+        given: Values by the name of a field; `mix.NAME` is a field of the corpus mix.
+
+    Raises:
+        ValueError: There is no such field, or its values are of another type; the message names
+            the fields or the type.
+    """
+    for name, value in given.items():
+        target, key = (recipe.mix, name[4:]) if name.startswith("mix.") else (recipe, name)
+        if key not in {f.name for f in fields(target)} - {"mix"}:
+            names = [f.name for f in fields(Recipe)] + [f"mix.{f.name}" for f in fields(corpus.Mix)]
+            raise ValueError(f"a recipe has no {name!r}; choose from {', '.join(names)}")
+        current = getattr(target, key)
+        wanted = float if current is None else type(current)
+        if not isinstance(value, (float, int) if wanted is float else wanted):
+            raise ValueError(f"{name} is {value!r}; it has to be of type {wanted.__name__}")
+        changed = dataclasses.replace(target, **{key: value})
+        recipe = changed if target is recipe else dataclasses.replace(recipe, mix=changed)
+    return recipe
 
 
 # --- tokenizer and random models --------------------------------------------------------------
@@ -598,14 +627,9 @@ def _accuracy_table(accuracy: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-CHANCE = {"choice": 1 / 4, "reading-same": 1 / 5, "reading-mixed": 1 / 5, "knowledge": 1 / 12}
-"""Accuracy of a guess among the options, the passage's values or persons, or the values that a
-fact can have; the largest one where it varies."""
-
-
 def _chance_note(accuracy: pd.DataFrame) -> str:
     """Which skills are not told from guessing."""
-    at_chance = accuracy[accuracy["low"] <= accuracy["part"].map(CHANCE).fillna(0.0)]
+    at_chance = accuracy[accuracy["low"] <= accuracy["part"].map(corpus.CHANCE).fillna(0.0)]
     cells = [f"{row.part} in {row.lang}" for row in at_chance.itertuples()]
     if not cells:
         return "Every skill is above its guessing rate in every language."

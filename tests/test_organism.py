@@ -169,6 +169,18 @@ def test_attention_starts_as_a_copy_of_what_it_attends_to(documents):
     assert usual.model.norm.weight.eq(1).all()
 
 
+def test_a_recipe_takes_other_values_and_refuses_unknown_ones():
+    varied = organism.vary(TINY, {"seed": 5, "mix.foreign_math": 0.25, "mix.seed": 7})
+    assert (varied.seed, varied.mix.foreign_math, varied.mix.seed) == (5, 0.25, 7)
+    back = organism.vary(varied, {"seed": TINY.seed, "mix.seed": TINY.mix.seed})
+    assert dataclasses.replace(back, mix=TINY.mix) == TINY
+    for wrong in ("sead", "mix.sead", "mix.mix", "mix"):
+        with pytest.raises(ValueError, match=rf"no '{wrong}'; choose from name, mix"):
+            organism.vary(TINY, {wrong: 1})
+    with pytest.raises(ValueError, match="seed is 'x'; it has to be of type int"):
+        organism.vary(TINY, {"seed": "x"})
+
+
 # --- training ---
 
 
