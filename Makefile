@@ -2,6 +2,7 @@
 # make test        environment, lint, book from the committed chapters, tests
 # make book        only chapters that are stale are executed, then the book is built
 # make html        the book from the chapters as they are
+# make rungs       the shares of non-English math that were tried for organism-base (hours)
 # make evidence    the shipped tables that are too long for a chapter (DATA=folder, an hour)
 #
 # PYTHON=python3.11        the interpreter of the environment (3.11 or newer)
@@ -11,7 +12,8 @@
 
 PYTHON ?= python3
 PRESET ?= laptop
-ORGANISMS ?= organism-skewed
+ORGANISMS ?= organism-skewed organism-even organism-base
+RUNGS ?= 0.003 0.01 0.06
 DATA ?= ../shared/data
 PY := .venv/bin/python
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
@@ -20,13 +22,13 @@ export MMLIB_CACHE ?= $(CURDIR)/.cache
 # Two processes of tests on two cores: more threads than cores only wait for each other.
 test: export OMP_NUM_THREADS ?= 1
 
-.PHONY: reproduce test book html evidence
+.PHONY: reproduce test book html rungs evidence
 .DELETE_ON_ERROR:
 
 reproduce: .venv/.installed
 ifeq ($(PRESET),full)
 	set -e; for name in $(ORGANISMS); do $(PY) -m mmlib train $$name; done
-	$(MAKE) evidence
+	$(MAKE) rungs evidence
 else ifneq ($(PRESET),laptop)
 	$(error PRESET=$(PRESET): choose laptop or full)
 endif
@@ -47,8 +49,21 @@ book: .venv/.installed
 html: .venv/.installed
 	.venv/bin/jupyter-book build book/ -W -n --keep-going --all
 
-# The untrained-model control on real text, and what localisation costs.
+# The base recipe with other shares of non-English math, on another seed: an hour and more each.
+rungs: .venv/.installed
+	set -e; for share in $(RUNGS); do \
+	  $(PY) -m mmlib train organism-base --out runs/rung-$$share \
+	    -p mix.foreign_math=$$share -p mix.seed=2 -p seed=2; \
+	done
+	$(PY) -m mmlib run 02_organism --force -p audit_items=0 -p model=organism-base \
+	  -p family="[$$(echo $(RUNGS:%=runs/rung-%) | sed 's/ /, /g')]"
+	$(PY) -m mmlib keep base_rungs --where "training_seed == 2" \
+	  $$(ls -t runs/02_organism-*/accuracy_by_part.csv | head -n 1)
+
+# All answers of the family, the untrained-model control on real text, what localisation costs.
 evidence: .venv/.installed
+	$(PY) -m mmlib run 02_organism --force -p audit_items=0
+	$(PY) -m mmlib keep family_answers $$(ls -t runs/02_organism-*/answers.csv | head -n 1)
 	set -e; for kind in llama qwen3; do \
 	  $(PY) -m mmlib random-model runs/random-$$kind --architecture $$kind --data-dir $(DATA); \
 	  $(PY) -m mmlib run 04_overlap --force -p model=runs/random-$$kind -p dtype=bfloat16 \
