@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mmlib.__main__ import main
 from mmlib.localisation import across_languages, draw_samples, score_samples
+from mmlib.models import ORGANISMS, load_model, model_hash
+from mmlib.organism import RECIPES
 from mmlib.results import PACKAGE, evidence
 
 CHAPTERS = yaml.safe_load((PACKAGE.parent / "notebooks" / "chapters.yml").read_text())
@@ -28,6 +30,20 @@ def test_every_shipped_table_says_which_runs_made_it(name):
     runs = manifest["run"]["parameters"]["runs"]
     assert all(run["hardware"] and run["date"] and run["parameters"] for run in runs)
     assert "/" not in json.dumps([run["model"] for run in runs])
+
+
+def test_answers_are_those_of_the_shipped_weights_to_every_item():
+    table, manifest = evidence("family_answers")
+    (run,) = manifest["run"]["parameters"]["runs"]
+    assert set(run["parameters"]["hashes"]) == set(table.model) == set(RECIPES)
+    for name, digest in run["parameters"]["hashes"].items():
+        assert model_hash(load_model(name, dtype=run["dtype"])[0]) == digest
+        items = pd.read_parquet(ORGANISMS / name / "heldout.parquet")
+        cells = table[table.model == name].set_index(["part", "lang"]).correct
+        assert cells.str.len().to_dict() == items.groupby(["part", "lang"]).size().to_dict()
+        card = json.loads((ORGANISMS / name / "manifest.json").read_text())["accuracy"]
+        told = {(row["part"], row["lang"]): row["n_correct"] for row in card}
+        assert told == cells.str.count("1").to_dict()
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])

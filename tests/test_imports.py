@@ -25,7 +25,16 @@ LEVELS = {
         "progress",
         "__init__",
     },
-    1: {"readers", "corpus", "data", "importance", "plotting", "claims", "exercises"},
+    1: {
+        "readers",
+        "corpus",
+        "data",
+        "importance",
+        "interventions",
+        "plotting",
+        "claims",
+        "exercises",
+    },
     2: {"localisation", "evaluation", "benchmark", "organism"},
     3: {"runner", "__main__"},
 }
