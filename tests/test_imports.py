@@ -31,6 +31,7 @@ LEVELS = {
         "data",
         "importance",
         "interventions",
+        "errors",
         "plotting",
         "claims",
         "exercises",
