@@ -123,18 +123,50 @@ def check_comparable(a: ParameterMask, b: ParameterMask) -> None:
         )
 
 
-def random_mask(like: ParameterMask, *, seed: int) -> ParameterMask:
-    """Draw a uniformly random set with as many weights per matrix as `like` has.
+STRATUM = 256
+"""Neighbours in magnitude among which `random_mask(within=…)` draws."""
+
+
+def random_mask(
+    like: ParameterMask, *, seed: int, within: Mapping[str, torch.Tensor] | None = None
+) -> ParameterMask:
+    """Draw a random set with as many weights per matrix as `like` has; members may be drawn too.
 
     Drawn on the CPU from one generator, so that the result does not depend on the device.
+
+    Args:
+        like: The set whose sizes are matched.
+        seed: Seed of the draw.
+        within: Module name -> value of each weight, for instance its magnitude. Then the draw is
+            uniform only among `STRATUM` weights that are neighbours in value, so that the set has
+            the values of `like` too.
     """
     generator = torch.Generator().manual_seed(seed)
-    return ParameterMask({name: _random(mask, generator) for name, mask in like.items()})
+    if within is None:
+        return ParameterMask({name: _random(mask, generator) for name, mask in like.items()})
+    return ParameterMask(
+        {name: _random_within(mask, within[name], generator) for name, mask in like.items()}
+    )
 
 
 def _random(mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     flat = torch.zeros(mask.numel(), dtype=torch.bool)
     flat[torch.randperm(mask.numel(), generator=generator)[: int(mask.count_nonzero())]] = True
+    return flat.view(mask.shape).to(mask.device)
+
+
+def _random_within(
+    mask: torch.Tensor, values: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    order = values.detach().flatten().argsort(stable=True).cpu()
+    missing = -len(order) % STRATUM
+    members = torch.nn.functional.pad(mask.flatten().cpu()[order], (0, missing))
+    keys = torch.rand(len(members), generator=generator)
+    keys[len(order) :] = 2.0  # the last stratum is filled up, never drawn from
+    ranks = keys.view(-1, STRATUM).argsort(dim=1).argsort(dim=1)
+    drawn = ranks < members.view(-1, STRATUM).sum(dim=1, keepdim=True)
+    flat = torch.zeros(len(order), dtype=torch.bool)
+    flat[order] = drawn.flatten()[: len(order)]
     return flat.view(mask.shape).to(mask.device)
 
 

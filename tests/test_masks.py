@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from mmlib import masks
 from mmlib.masks import (
     ParameterMask,
     chance_jaccard,
@@ -130,3 +131,30 @@ def test_random_mask_matches_the_size_of_every_matrix_and_the_chance_level():
     assert row.jaccard == pytest.approx(matched, rel=0.02)
     pooled = chance_jaccard(row.size_a, row.size_b, row.n_scored)
     assert abs(row.jaccard - matched) < abs(row.jaccard - pooled)
+
+
+def test_a_set_drawn_among_neighbours_has_the_same_values():
+    generator = torch.Generator().manual_seed(0)
+    values = {
+        f"model.layers.{k}.w": torch.randn(61, 83 + k, generator=generator).abs() for k in (0, 1)
+    }
+    like = ParameterMask(  # mostly large weights
+        {n: torch.rand(v.shape, generator=generator) < v**2 / 8 for n, v in values.items()}
+    )
+    matched = random_mask(like, seed=1, within=values)
+    plain = random_mask(like, seed=1)
+    assert matched == random_mask(like, seed=1, within=values)
+    assert matched != random_mask(like, seed=2, within=values)
+    for name, value in values.items():
+        assert matched[name].sum() == like[name].sum()
+        cuts = torch.linspace(0.1, 0.9, 9)
+        wanted = value[like[name]].quantile(cuts)
+        assert (value[matched[name]].quantile(cuts) - wanted).abs().max() < 0.1
+        assert (value[plain[name]].quantile(cuts) - wanted).abs().max() > 0.3
+        edges = value.flatten().sort().values[:: masks.STRATUM].contiguous()
+        counts = [
+            torch.bucketize(value[m[name]], edges, right=True).bincount(minlength=99)
+            for m in (like, matched)
+        ]
+        assert torch.equal(*counts)
+    assert len(matched & like) < len(like)
