@@ -149,8 +149,8 @@ def test_a_set_drawn_among_neighbours_has_the_same_values():
         assert matched[name].sum() == like[name].sum()
         cuts = torch.linspace(0.1, 0.9, 9)
         wanted = value[like[name]].quantile(cuts)
-        assert (value[matched[name]].quantile(cuts) - wanted).abs().max() < 0.1
-        assert (value[plain[name]].quantile(cuts) - wanted).abs().max() > 0.3
+        assert (value[matched[name]].quantile(cuts) - wanted).abs().max() < 0.15
+        assert (value[plain[name]].quantile(cuts) - wanted).abs().max() > 0.45
         edges = value.flatten().sort().values[:: masks.STRATUM].contiguous()
         counts = [
             torch.bucketize(value[m[name]], edges, right=True).bincount(minlength=99)
