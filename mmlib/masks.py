@@ -123,7 +123,7 @@ def check_comparable(a: ParameterMask, b: ParameterMask) -> None:
         )
 
 
-STRATUM = 256
+STRATUM = 64
 """Neighbours in magnitude among which `random_mask(within=…)` draws."""
 
 

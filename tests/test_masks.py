@@ -153,7 +153,7 @@ def test_a_set_drawn_among_neighbours_has_the_same_values():
         assert (value[plain[name]].quantile(cuts) - wanted).abs().max() > 0.45
         edges = value.flatten().sort().values[:: masks.STRATUM].contiguous()
         counts = [
-            torch.bucketize(value[m[name]], edges, right=True).bincount(minlength=99)
+            torch.bucketize(value[m[name]], edges, right=True).bincount(minlength=199)
             for m in (like, matched)
         ]
         assert torch.equal(*counts)
