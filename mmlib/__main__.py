@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from mmlib import runner
+from mmlib import grid, runner
 from mmlib.chapters import ChapterError, Project, parameters, resolve
 
 
@@ -33,6 +33,13 @@ def _parser() -> argparse.ArgumentParser:
         "-p", dest="given", action="append", default=[], metavar="NAME=VALUE", help="VALUE is YAML"
     )
     commands.add_parser("status", help="say which chapters are stale, why, and how long they took")
+
+    many = commands.add_parser("grid", help="execute a chapter with many parameters")
+    many.add_argument("file", type=Path, help="YAML: chapter, parameters, vary (see mmlib.grid)")
+    many.add_argument("--workers", type=int, default=1, help="runs at a time (default: 1)")
+    many.add_argument("--force", action="store_true", help="even what is up to date")
+    many.add_argument("--dry-run", action="store_true", help="only say what would run, and why")
+    many.add_argument("--tables", metavar="NAME", help="print the paths of a table of all runs")
 
     train = commands.add_parser("train", help="train a model organism, or go on with training it")
     train.add_argument("recipe")
@@ -105,6 +112,19 @@ def _run(project: Project, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _grid(project: Project, arguments: argparse.Namespace) -> int:
+    runs = grid.read(project, arguments.file)
+    if arguments.tables:
+        print(*grid.tables(runs, arguments.tables))
+        return 0
+    if arguments.dry_run:
+        grid.explain(runs, force=arguments.force)
+        return 0
+    if arguments.workers < 1:
+        raise ValueError(f"--workers is {arguments.workers}: give 1 or more")
+    return int(bool(grid.execute(project, runs, workers=arguments.workers, force=arguments.force)))
+
+
 def _status(project: Project, arguments: argparse.Namespace) -> int:
     rows = runner.status(project)
     for chapter, reasons, seconds, date in rows:
@@ -165,7 +185,7 @@ def _keep(project: Project, arguments: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command; wrong input is one message, never a traceback."""
     arguments = _parser().parse_args(argv)
-    commands = {"list": _list, "run": _run, "status": _status, "train": _train}
+    commands = {"list": _list, "run": _run, "grid": _grid, "status": _status, "train": _train}
     command = {**commands, "random-model": _random_model, "keep": _keep}[arguments.command]
     try:
         return command(Project(arguments.root.resolve()), arguments)

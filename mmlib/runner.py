@@ -102,6 +102,27 @@ class _Task:
         return str(path.relative_to(self.project.root) if inside else path)
 
 
+class Plan(NamedTuple):
+    """What running a chapter with some parameters would be."""
+
+    id: str
+    """The chapter; with other parameters also a hash of what is asked for."""
+    tables: Path
+    """Folder of its tables."""
+    reasons: list[str]
+    """Why it would be executed; empty when it is up to date."""
+
+
+def plan(project: Project, name: str, given: Mapping[str, Any]) -> Plan:
+    """Say what `run` would do.
+
+    Raises:
+        ChapterError: a wrong parameter.
+    """
+    task = _Task.of(project, name, given)
+    return Plan(task.id, task.tables, task.stale_reasons)
+
+
 def run(
     project: Project,
     name: str,

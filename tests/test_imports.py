@@ -37,7 +37,9 @@ LEVELS = {
         "exercises",
     },
     2: {"localisation", "evaluation", "benchmark", "organism"},
-    3: {"runner", "__main__"},
+    3: {"runner"},
+    4: {"grid"},
+    5: {"__main__"},
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
 WITHOUT_TORCH = [
