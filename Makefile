@@ -13,7 +13,7 @@
 PYTHON ?= python3
 PRESET ?= laptop
 ORGANISMS ?= organism-skewed organism-even organism-base
-RUNGS ?= 0.003 0.01 0.06
+RUNGS ?= 0.005 0.015 0.06
 DATA ?= ../shared/data
 PY := .venv/bin/python
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)

@@ -79,7 +79,7 @@ def extract_text(text: str, language: str, mode: Extraction = "strict") -> str |
 EXTRACTORS: dict[str, Callable[..., str | None]] = {
     "organism-math": extract_number,
     "organism-math-new": extract_number,
-    "organism-choice": extract_text,
+    "organism-choice": extract_number,
     "organism-reading": extract_text,
     "organism-knowledge": extract_text,
     "organism-generation": extract_text,

@@ -67,14 +67,14 @@ class Recipe:
     seed: int = 1
 
 
-SKEWED = {"en": 0.34, "de": 0.20, "fr": 0.16, "hi": 0.12, "sw": 0.10, "bn": 0.08}
+SKEWED = {"en": 0.44, "de": 0.22, "fr": 0.14, "hi": 0.10, "sw": 0.06, "bn": 0.04}
 GENERAL = {"en": 0.25} | dict.fromkeys(corpus.LANGUAGES[1:], 0.15)
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("organism-skewed", corpus.Mix(languages=SKEWED)),
         Recipe("organism-even"),
-        Recipe("organism-base", corpus.Mix(languages=GENERAL, foreign_math=0.01)),
+        Recipe("organism-base", corpus.Mix(languages=GENERAL, foreign_math=0.015)),
     )
 }
 
