@@ -89,7 +89,7 @@ EXTRACTORS: dict[str, Callable[..., str | None]] = {
 def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    task: str,
+    tasks: str | Sequence[str],
     *,
     languages: Sequence[str],
     limit: int | None = None,
@@ -98,16 +98,18 @@ def evaluate(
     data_dir: str | Path | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Grade the held-out items of a task in several languages, in one call of the harness.
+    """Grade the held-out items of tasks in several languages, in one call of the harness.
 
-    Decoding is greedy and ends at a line break, at EOS, or 20 % beyond the longest gold response.
+    Decoding is greedy and ends at a line break, at EOS, or 20 % beyond the task's longest gold
+    response.
 
     Args:
         model: Any causal LM, also one whose weights have just been changed.
         tokenizer: Its tokenizer.
-        task: One of `EXTRACTORS`.
+        tasks: One or several of `EXTRACTORS`.
         languages: ISO 639-1 codes.
-        limit: Only the first `limit` items per language; they are parallel across languages.
+        limit: Only the first `limit` items per task and language; they are parallel across
+            languages.
         only: Only the items with these ids, before `limit` counts; None for all.
         batch_size: Prompts per batch.
         data_dir: As in `load_problems`.
@@ -119,39 +121,43 @@ def evaluate(
 
     Raises:
         ValueError: Unknown task or language, no languages, `limit` below 1, or `only` has an id
-            that the task does not have.
+            that no task has.
     """
-    if task not in EXTRACTORS:
-        raise ValueError(f"cannot grade task {task!r}: choose from {', '.join(EXTRACTORS)}")
-    if not languages or len(set(languages)) != len(languages):
-        raise ValueError(f"languages is {list(languages)}: give at least one, each of them once")
+    tasks = [tasks] if isinstance(tasks, str) else list(tasks)
+    if wrong := [task for task in tasks if task not in EXTRACTORS]:
+        raise ValueError(f"cannot grade task {wrong[0]!r}: choose from {', '.join(EXTRACTORS)}")
+    for name, given in {"tasks": tasks, "languages": list(languages)}.items():
+        if not given or len(set(given)) != len(given):
+            raise ValueError(f"{name} is {given}: give at least one, each of them once")
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}: give at least 1, or None for all items")
-    problems = {
-        code: _chosen(load_problems(task, code, data_dir=data_dir), only)[:limit]
-        for code in languages
-    }
+    pairs = [(task, code) for task in tasks for code in languages]
+    problems = {pair: load_problems(*pair, data_dir=data_dir) for pair in pairs}
+    problems = {pair: part[:limit] for pair, part in _chosen(problems, only).items()}
     with nullcontext() if progress else redirect_stderr(StringIO()):
-        result = _ask(model, tokenizer, task, problems, batch_size)
+        result = _ask(model, tokenizer, problems, batch_size)
     rows = [
         row
-        for code in languages
+        for task, code in problems
         for sample in sorted(result["samples"][f"{task}-{code}"], key=lambda s: s["doc_id"])
         for row in _rows(sample["doc"], sample["filtered_resps"][0], task, code)
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _chosen(problems: list[Problem], only: Collection[str] | None) -> list[Problem]:
+_Problems = dict[tuple[str, str], list[Problem]]
+"""The problems of each task and language."""
+
+
+def _chosen(problems: _Problems, only: Collection[str] | None) -> _Problems:
+    """The problems with the wanted ids; tasks that have none of them are left out."""
     if only is None:
         return problems
-    if unknown := set(only) - {problem.id for problem in problems}:
-        example = problems[0]
-        raise ValueError(
-            f"{example.task} has no item {min(unknown)!r} in {example.language!r}; its ids look "
-            f"like {example.id!r}"
-        )
-    return [problem for problem in problems if problem.id in only]
+    known = {problem.id for part in problems.values() for problem in part}
+    if unknown := set(only) - known:
+        raise ValueError(f"there is no item {min(unknown)!r}; ids look like {min(known)!r}")
+    chosen = {pair: [p for p in part if p.id in only] for pair, part in problems.items()}
+    return {pair: part for pair, part in chosen.items() if part}
 
 
 def family_answers(
@@ -178,14 +184,13 @@ def family_answers(
         (`math-1` …), `math-new` (templates that training never shows), `choice`, `reading-same`,
         `reading-mixed`, `knowledge` and `generation`.
     """
-    tables = []
-    for task in EXTRACTORS:
-        ids = pd.Series([p.id for p in load_problems(task, languages[0], data_dir=folder)])
-        if items:
-            ids = ids.groupby(ids.map(_part)).sample(items, random_state=seed)
-        asked = {"languages": languages, "data_dir": folder, "only": set(ids)}
-        tables.append(evaluate(model, tokenizer, task, **asked))
-    answers = pd.concat(tables, ignore_index=True).query("extraction == 'strict'")
+    where = {"data_dir": folder}
+    ids = pd.Series([p.id for t in EXTRACTORS for p in load_problems(t, languages[0], **where)])
+    if items:
+        ids = ids.groupby(ids.map(_part)).sample(items, random_state=seed)
+    answers = evaluate(
+        model, tokenizer, list(EXTRACTORS), languages=languages, only=set(ids), **where
+    ).query("extraction == 'strict'")
     answers.insert(0, "part", answers.problem_id.map(_part))
     return answers.reset_index(drop=True)
 
@@ -194,11 +199,15 @@ def _part(problem_id: str) -> str:
     return problem_id.split("-heldout")[0]
 
 
-def _ask(model, tokenizer, task: str, problems: dict[str, list[Problem]], batch_size: int) -> dict:
-    """Run the harness on all languages at once; returns its results and logged samples."""
-    longest = max(_length(tokenizer, p.response) for part in problems.values() for p in part)
-    tokens = math.ceil(1.2 * longest)
-    tasks = [_harness_task(task, code, part, tokens) for code, part in problems.items()]
+def _ask(model, tokenizer, problems: _Problems, batch_size: int) -> dict:
+    """Run the harness on everything at once; returns its results and logged samples."""
+    longest: dict[str, int] = {}
+    for (task, _), part in problems.items():
+        longest[task] = max(longest.get(task, 0), *(_length(tokenizer, p.response) for p in part))
+    tasks = [
+        _harness_task(task, code, part, math.ceil(1.2 * longest[task]))
+        for (task, code), part in problems.items()
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice of the harness about defaults we set on purpose
         logging.getLogger("lm_eval").setLevel(logging.ERROR)

@@ -190,8 +190,23 @@ def test_a_draw_of_items_is_the_same_in_every_language_and_follows_its_seed(
     assert one.groupby(["part", "lang"]).size().eq(3).all()
 
 
+def test_several_tasks_are_one_call_with_the_answers_of_single_calls(
+    checkpoint, folder, monkeypatch
+):
+    tasks, asked = ["organism-math", "organism-knowledge"], {"languages": ["en", "sw"], "limit": 4}
+    calls, ask = [], evaluation._ask
+    monkeypatch.setattr(evaluation, "_ask", lambda *a: calls.append(1) or ask(*a))
+    both = evaluate(*checkpoint, tasks, **asked, data_dir=folder)
+    assert len(calls) == 1
+    single = [evaluate(*checkpoint, task, **asked, data_dir=folder) for task in tasks]
+    pd.testing.assert_frame_equal(both, pd.concat(single, ignore_index=True))
+    for wrong, message in (([], "tasks is \\[\\]"), ([*tasks, tasks[0]], "each of them once")):
+        with pytest.raises(ValueError, match=message):
+            evaluate(*checkpoint, wrong, **asked, data_dir=folder)
+
+
 def test_unknown_item_is_named(checkpoint, folder):
-    with pytest.raises(ValueError, match="no item 'nonsense' in 'en'"):
+    with pytest.raises(ValueError, match="no item 'nonsense'; ids look like"):
         evaluate(*checkpoint, "organism-math", languages=["en"], data_dir=folder, only=["nonsense"])
 
 
