@@ -142,7 +142,7 @@ def evaluate(
         for sample in sorted(result["samples"][f"{task}-{code}"], key=lambda s: s["doc_id"])
         for row in _rows(sample["doc"], sample["filtered_resps"][0], task, code)
     ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"prediction": "str"})
 
 
 _Problems = dict[tuple[str, str], list[Problem]]

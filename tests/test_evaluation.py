@@ -199,7 +199,7 @@ def test_several_tasks_are_one_call_with_the_answers_of_single_calls(
     both = evaluate(*checkpoint, tasks, **asked, data_dir=folder)
     assert len(calls) == 1
     single = [evaluate(*checkpoint, task, **asked, data_dir=folder) for task in tasks]
-    pd.testing.assert_frame_equal(both, pd.concat(single, ignore_index=True), check_dtype=False)
+    pd.testing.assert_frame_equal(both, pd.concat(single, ignore_index=True))
     for wrong, message in (([], "tasks is \\[\\]"), ([*tasks, tasks[0]], "each of them once")):
         with pytest.raises(ValueError, match=message):
             evaluate(*checkpoint, wrong, **asked, data_dir=folder)
