@@ -550,7 +550,7 @@ def _finish(run: _Run, recipe: Recipe, tokenizer, *, corpus_hash: str) -> None:
         "steps": len(run.log),
         "tokens": run.log[-1]["tokens"],
         "seconds": run.log[-1]["seconds"],
-        "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+        "hardware": f"{platform.machine()} CPU, threads: {torch.get_num_threads()}",
         "date": datetime.date.today().isoformat(),
         "versions": {m.__name__: m.__version__ for m in (torch, transformers, tokenizers)},
     }

@@ -35,8 +35,9 @@ def test_answers_are_those_of_the_shipped_weights_to_every_item():
     table, manifest = evidence("family_answers")
     (run,) = manifest["run"]["parameters"]["runs"]
     shipped = {path.name for path in ORGANISMS.glob("organism-*")}
-    assert set(run["parameters"]["hashes"]) == set(table.model) == shipped
-    for name, digest in run["parameters"]["hashes"].items():
+    assert set(table.model) == shipped
+    for name in shipped:
+        digest = run["parameters"]["hashes"][name]
         assert model_hash(load_model(name, dtype=run["dtype"])[0]) == digest
         items = pd.read_parquet(ORGANISMS / name / "heldout.parquet")
         cells = table[table.model == name].set_index(["part", "lang"]).correct
