@@ -57,7 +57,11 @@ def read(project: Project, path: str | Path) -> list[Run]:
     try:
         # The base loader keeps scalars as text: [de, no] are two languages, no False.
         grid = yaml.load(Path(path).read_text(encoding="utf-8"), yaml.BaseLoader)
-        if not isinstance(grid, dict) or set(grid) - KEYS or "chapter" not in grid:
+        if (
+            not isinstance(grid, dict)
+            or set(grid) - KEYS
+            or not isinstance(grid.get("chapter"), str)
+        ):
             raise TypeError(
                 f"it has to have the key chapter, and may have {', '.join(sorted(KEYS))}"
             )
@@ -76,9 +80,15 @@ def read(project: Project, path: str | Path) -> list[Run]:
 
 
 def _combinations(grid: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    fixed, vary = grid.get("parameters") or {}, grid.get("vary") or {}
-    if wrong := [key for key, values in vary.items() if not isinstance(values, list)]:
+    fixed, vary = (grid.get(key) or {} for key in ("parameters", "vary"))
+    if wrong := [
+        key for key in ("parameters", "vary") if not isinstance(grid.get(key) or {}, dict)
+    ]:
+        raise TypeError(f"{wrong[0]} has to be a mapping of names to values")
+    if wrong := [key for key, values in vary.items() if not isinstance(values, list) or not values]:
         raise TypeError(f"vary.{wrong[0]} has to be a list of values")
+    if twice := sorted(set(fixed) & set(vary)):
+        raise TypeError(f"{twice[0]} is given in parameters and in vary")
     for values in product(*vary.values()):
         yield {**fixed, **dict(zip(vary, values, strict=True))}
 
@@ -145,7 +155,11 @@ def _process(project: Project, run: Run, workers: int, force: bool) -> float | N
 
 
 def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [
+        line
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.strip()
+    ]
     return lines[-1] if lines else "it left no output (killed?)"
 
 
@@ -153,10 +167,11 @@ def tables(runs: Sequence[Run], name: str) -> list[Path]:
     """Paths of one table of every run.
 
     Raises:
-        ChapterError: A run has not been made, or does not write that table.
+        ChapterError: A run has not been made or is stale, or does not write that table.
     """
     paths = [run.plan.tables / f"{name}.csv" for run in runs]
     for run, path in zip(runs, paths, strict=True):
-        if not path.is_file():
-            raise ChapterError(f"{run.plan.id} has no table {name!r}: run the grid first")
+        if run.plan.reasons or not path.is_file():
+            why = "; ".join(run.plan.reasons) or f"it writes no table {name!r}"
+            raise ChapterError(f"{run.plan.id} has no table to give ({why}): run the grid first")
     return paths

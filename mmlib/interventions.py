@@ -58,7 +58,8 @@ def scaled(
         yield sum(len(rows) for rows, _ in places.values())
     finally:
         for name, place in places.items():
-            modules[name].weight.data[place] = kept[name]
+            weight = modules[name].weight.data  # perhaps converted or moved inside the block
+            weight[place] = kept[name].to(weight.device, weight.dtype)
 
 
 def pruned(

@@ -67,6 +67,14 @@ def test_a_failed_run_is_told_and_the_others_go_on(project, path, capfd):  # noq
     assert [run.given["seed"] for run in done] == [3, 3]
 
 
+def test_tables_of_stale_runs_are_not_given(project, path):  # noqa: F811
+    grid.execute(project, grid.read(project, path), workers=2)
+    edit(project.source("01_toy"), "assert not", "assert 1 and not")
+    stale = Project(project.root)
+    with pytest.raises(ChapterError, match="run the grid first"):
+        grid.tables(grid.read(stale, path), "toy")
+
+
 def test_dry_run_and_tables_execute_nothing(project, path, capfd):  # noqa: F811
     assert main(["--root", str(project.root), "grid", str(path), "--dry-run"]) == 0
     assert len(capfd.readouterr().out.splitlines()) == 4
@@ -86,6 +94,14 @@ def test_dry_run_and_tables_execute_nothing(project, path, capfd):  # noqa: F811
         ("chapter: 01_toy\nvary: {seed: [1.5]}", "seed of 01_toy expects int"),
         ("chapter: 01_toy\nvary: {seed: [2, 2]}", "two runs with the same"),
         ("a: [", "is no grid"),
+        ("chapter: [01_toy]", "has to have the key chapter"),
+        ("chapter: 01_toy\nvary: {seed: []}", "vary.seed has to be a list"),
+        ("chapter: 01_toy\nvary: [seed]", "vary has to be a mapping"),
+        ("chapter: 01_toy\nparameters: [seed]", "parameters has to be a mapping"),
+        (
+            "chapter: 01_toy\nparameters: {seed: 1}\nvary: {seed: [2]}",
+            "seed is given in parameters",
+        ),
     ],
 )
 def test_a_wrong_grid_is_refused_before_anything_runs(fresh, text, message):  # noqa: F811

@@ -66,6 +66,13 @@ def test_an_exception_restores_too(llama):
     assert same(bits(llama), before)
 
 
+def test_a_model_that_is_converted_inside_the_block_is_restored(llama):
+    expected = bits(copy.deepcopy(llama).double())
+    with pruned(llama, random_set(llama)):
+        llama.double()
+    assert same(bits(llama), expected)
+
+
 def test_special_values_come_back_with_their_bits(llama):
     module = next(iter(linear_modules(llama).values()))
     special = torch.tensor([float("nan"), -0.0, float("inf"), 1e-45])
