@@ -55,7 +55,7 @@ rungs: .venv/.installed
 	  $(PY) -m mmlib train organism-base --out runs/rung-$$share \
 	    -p mix.foreign_math=$$share -p mix.seed=2 -p seed=2; \
 	done
-	$(PY) -m mmlib run 02_organism --force -p audit_items=0 -p model=organism-base \
+	$(PY) -m mmlib run 02_organism --force -p audit_items=0 \
 	  -p family="[$$(echo $(RUNGS:%=runs/rung-%) | sed 's/ /, /g')]"
 	$(PY) -m mmlib keep base_rungs --where "training_seed == 2" \
 	  $$(ls -t runs/02_organism-*/accuracy_by_part.csv | head -n 1)
