@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from mmlib.languages import LANGUAGES, get_language
+from mmlib.languages import LANGUAGES, get_language, parse_number
 from mmlib.numerals import find_numbers, plain_digits
 
 KINDS = ("slip", "plan", "format", "language", "incomplete")
-_SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-"})
+_SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/"})
 _NUMBER = r"[$€£]?\s?\d[\d.,]*"
 _EQUATION = re.compile(rf"({_NUMBER}(?:\s*[-+*/x]\s*{_NUMBER})+)\s*=\s*({_NUMBER})")
 _SCRIPTS = {"Deva": "ऀ-ॿ", "Beng": "ঀ-৿", "Cyrl": "Ѐ-ӿ", "Thai": "฀-๿", "Telu": "ఀ-౿"}
@@ -94,13 +94,13 @@ def error_kind(
         One of `KINDS`; "" for a right answer.
     """
     gold, record = Fraction(target), get_language(language)
-    if prediction is not None and _number(prediction) == gold:
+    if prediction is not None and parse_number(prediction, "en") == gold:
         return ""
     if _other_language(response, language):
         return "language"
     steps, needed = written_steps(response, language), written_steps(solution, language)
     last = record.extract_last_number(response)
-    if gold in (steps[-1].stated if steps else None, _number(last)):
+    if gold in (steps[-1].stated if steps else None, parse_number(last or "", "en")):
         return "format"
     closed = any(
         closing.partition("{answer}")[0].strip() in response for closing in record.closings
@@ -109,13 +109,6 @@ def error_kind(
         return "incomplete"
     right = _same_plan(steps, needed) if by_step else _carried_on(steps) == gold
     return "slip" if right else "plan"
-
-
-def _number(text: str | None) -> Fraction | None:
-    try:
-        return Fraction(text) if text else None
-    except ValueError:
-        return None
 
 
 def _other_language(response: str, language: str) -> bool:
