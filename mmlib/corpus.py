@@ -58,6 +58,17 @@ class Mix:
     documents: int = 220_000
     seed: int = 1
 
+    def __post_init__(self) -> None:
+        """Refuse what no corpus can be drawn from (ValueError)."""
+        for name, known in {"languages": LANGUAGES, "tasks": (*TASKS, "telling")}.items():
+            shares = getattr(self, name)
+            if set(shares) - set(known) or min(shares.values(), default=-1) < 0:
+                raise ValueError(f"{name} is {shares}: give shares of {', '.join(known)}")
+        if self.foreign_math is not None and not 0 <= self.foreign_math <= 1:
+            raise ValueError(f"foreign_math is {self.foreign_math}: give a share from 0 to 1")
+        if self.documents < 1:
+            raise ValueError(f"documents is {self.documents}: give 1 or more")
+
 
 @dataclass(frozen=True)
 class Item:

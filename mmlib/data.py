@@ -1,5 +1,6 @@
 """Word problems and calibration text as plain records and batches."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -83,13 +84,19 @@ def load_problems(
     return TASKS[task](task, get_language(language).code, data_dir, split)
 
 
+@functools.lru_cache(maxsize=4)
+def _items(path: Path, changed: int) -> pd.DataFrame:
+    """All items of a file; `changed` (its time) keeps a rewritten one from being mixed up."""
+    return read_table(path, ["id", "lang", "task", "prompt", "response", "target"])
+
+
 def _organism(task: str, language: str, data_dir: str | Path | None, split: str) -> list[Problem]:
     name = str(data_dir or FALLBACK_ORGANISM)
     folder = ORGANISMS / name if name.startswith("organism-") else Path(name)
     if split not in ("heldout", "calibration"):
         raise ValueError(f"unknown split {split!r}: choose heldout or calibration")
-    columns = ["id", "lang", "task", "prompt", "response", "target"]
-    table = read_table(folder / f"{split}.parquet", columns)
+    path = folder / f"{split}.parquet"
+    table = _items(path, path.stat().st_mtime_ns if path.is_file() else 0)
     kind = task.removeprefix("organism-")
     rows = table[(table.lang == language) & (table.task == kind)]
     if rows.empty:

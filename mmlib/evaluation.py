@@ -100,8 +100,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """Grade the held-out items of tasks in several languages, in one call of the harness.
 
-    Decoding is greedy and ends at a line break, at EOS, or 20 % beyond the task's longest gold
-    response.
+    Decoding is greedy and ends at a line break, at EOS, or 20 % beyond the longest gold response
+    that the task has in this language (whatever else is asked, or left out).
 
     Args:
         model: Any causal LM, also one whose weights have just been changed.
@@ -120,22 +120,23 @@ def evaluate(
         nothing could be extracted, and `correct` is then False.
 
     Raises:
-        ValueError: Unknown task or language, no languages, `limit` below 1, or `only` has an id
-            that no task has.
+        ValueError: Unknown task or language, no languages, `limit` below 1, or `only` is empty or
+            has an id that no task has.
     """
     tasks = [tasks] if isinstance(tasks, str) else list(tasks)
     if wrong := [task for task in tasks if task not in EXTRACTORS]:
         raise ValueError(f"cannot grade task {wrong[0]!r}: choose from {', '.join(EXTRACTORS)}")
-    for name, given in {"tasks": tasks, "languages": list(languages)}.items():
-        if not given or len(set(given)) != len(given):
-            raise ValueError(f"{name} is {given}: give at least one, each of them once")
+    for name, given in {"tasks": tasks, "languages": languages}.items():
+        if isinstance(given, str) or not given or len(set(given)) != len(given):
+            raise ValueError(f"{name} is {given!r}: give a list of at least one, each of them once")
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}: give at least 1, or None for all items")
     pairs = [(task, code) for task in tasks for code in languages]
     problems = {pair: load_problems(*pair, data_dir=data_dir) for pair in pairs}
+    caps = {pair: _cap(tokenizer, part) for pair, part in problems.items()}
     problems = {pair: part[:limit] for pair, part in _chosen(problems, only).items()}
     with nullcontext() if progress else redirect_stderr(StringIO()):
-        result = _ask(model, tokenizer, problems, batch_size)
+        result = _ask(model, tokenizer, problems, caps, batch_size)
     rows = [
         row
         for task, code in problems
@@ -153,6 +154,8 @@ def _chosen(problems: _Problems, only: Collection[str] | None) -> _Problems:
     """The problems with the wanted ids; tasks that have none of them are left out."""
     if only is None:
         return problems
+    if not only:
+        raise ValueError("only is empty: give ids of items, or None for all")
     known = {problem.id for part in problems.values() for problem in part}
     if unknown := set(only) - known:
         raise ValueError(f"there is no item {min(unknown)!r}; ids look like {min(known)!r}")
@@ -183,11 +186,18 @@ def family_answers(
         One row per item and language: part and the columns of `evaluate`. Parts are the math tiers
         (`math-1` …), `math-new` (templates that training never shows), `choice`, `reading-same`,
         `reading-mixed`, `knowledge` and `generation`.
+
+    Raises:
+        ValueError: No languages, or `items` is more than the smallest part has.
     """
     where = {"data_dir": folder}
+    if isinstance(languages, str) or not languages:
+        raise ValueError(f"languages is {languages!r}: give a list of at least one")
     ids = pd.Series([p.id for t in EXTRACTORS for p in load_problems(t, languages[0], **where)])
-    if items:
-        ids = ids.groupby(ids.map(_part)).sample(items, random_state=seed)
+    parts = ids.groupby(ids.map(_part))
+    if not 0 <= items <= parts.size().min():
+        raise ValueError(f"items is {items}: give 0 for all, or at most {parts.size().min()}")
+    ids = parts.sample(items, random_state=seed) if items else ids
     answers = evaluate(
         model, tokenizer, list(EXTRACTORS), languages=languages, only=set(ids), **where
     ).query("extraction == 'strict'")
@@ -199,14 +209,10 @@ def _part(problem_id: str) -> str:
     return problem_id.split("-heldout")[0]
 
 
-def _ask(model, tokenizer, problems: _Problems, batch_size: int) -> dict:
+def _ask(model, tokenizer, problems: _Problems, caps: dict, batch_size: int) -> dict:
     """Run the harness on everything at once; returns its results and logged samples."""
-    longest: dict[str, int] = {}
-    for (task, _), part in problems.items():
-        longest[task] = max(longest.get(task, 0), *(_length(tokenizer, p.response) for p in part))
     tasks = [
-        _harness_task(task, code, part, math.ceil(1.2 * longest[task]))
-        for (task, code), part in problems.items()
+        _harness_task(task, code, part, caps[task, code]) for (task, code), part in problems.items()
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice of the harness about defaults we set on purpose
@@ -222,9 +228,10 @@ def _ask(model, tokenizer, problems: _Problems, batch_size: int) -> dict:
         )
 
 
-def _length(tokenizer, text: str) -> int:
-    """Tokens of a response and the EOS that ends it."""
-    return len(tokenizer(text, add_special_tokens=False).input_ids) + 1
+def _cap(tokenizer, problems: Sequence[Problem]) -> int:
+    """Tokens that an answer may have: 20 % more than the longest gold with its EOS."""
+    encoded = tokenizer([p.response for p in problems], add_special_tokens=False).input_ids
+    return math.ceil(1.2 * (max(map(len, encoded)) + 1))
 
 
 def _harness_task(task: str, language: str, problems: list[Problem], tokens: int) -> dict:

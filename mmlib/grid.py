@@ -52,7 +52,7 @@ def read(project: Project, path: str | Path) -> list[Run]:
     """Expand a grid; every parameter is checked before anything runs.
 
     Raises:
-        ChapterError: The file is no grid, or a run has a wrong parameter.
+        ChapterError: The file is no grid, or a run has a wrong parameter, or defaults only.
     """
     try:
         # The base loader keeps scalars as text: [de, no] are two languages, no False.
@@ -73,7 +73,13 @@ def read(project: Project, path: str | Path) -> list[Run]:
     for texts in combinations:
         values, _ = resolve(project, name, texts)
         given = {key: values[key] for key in texts}
-        runs.append(Run(name, given, runner.plan(project, name, given)))
+        run = Run(name, given, runner.plan(project, name, given))
+        if run.plan.id == name:
+            raise ChapterError(
+                f"{path} has a run with all defaults, which would replace the published edition: "
+                f"give one parameter another value, or run the chapter itself ({name})"
+            )
+        runs.append(run)
     if len({run.plan.id for run in runs}) < len(runs):
         raise ChapterError(f"{path} has two runs with the same parameters")
     return runs
@@ -116,9 +122,11 @@ def execute(
         The runs that failed; the output of each run is in `runs/logs/ID.log`.
     """
     waiting = explain(runs, force=force)
-    failed, start = [], time.monotonic()
+    failed, start, alive = [], time.monotonic(), set()
     with ThreadPoolExecutor(workers) as pool:
-        started = {pool.submit(_process, project, run, workers, force): run for run in waiting}
+        started = {
+            pool.submit(_process, project, run, workers, force, alive): run for run in waiting
+        }
         try:
             for number, future in enumerate(as_completed(started), 1):
                 run, seconds = started[future], future.result()
@@ -129,6 +137,8 @@ def execute(
                 print(f"[{number}/{len(waiting)}] {run.plan.id}: {word} ({about})", flush=True)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in tuple(alive):
+                process.terminate()  # a chapter that is stopped removes what it had begun
             raise
     for run in failed:
         log = project.runs / "logs" / f"{run.plan.id}.log"
@@ -136,22 +146,26 @@ def execute(
     return failed
 
 
-def _process(project: Project, run: Run, workers: int, force: bool) -> float | None:
-    """Run one in a process of its own; returns its seconds, or None when it failed."""
+def _process(
+    project: Project, run: Run, workers: int, force: bool, alive: set[subprocess.Popen]
+) -> float | None:
+    """Run one in a process of its own, in `alive` meanwhile; its seconds, or None if it failed."""
     log, start = project.runs / "logs" / f"{run.plan.id}.log", time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
     command = [*run.command(project.root), *(["--force"] if force else [])]
     with log.open("w", encoding="utf-8") as file:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             cwd=project.root,
             env=os.environ | {"OMP_NUM_THREADS": threads},
             stdout=file,
             stderr=subprocess.STDOUT,
-            check=False,
         )
-    return time.monotonic() - start if done.returncode == 0 else None
+        alive.add(process)
+        code = process.wait()
+        alive.discard(process)
+    return time.monotonic() - start if code == 0 else None
 
 
 def _last_line(log: Path) -> str:

@@ -78,21 +78,35 @@ def _modules(model: nn.Module, masks: tuple[ParameterMask, ...]) -> dict[str, nn
     for mask in masks:
         for name, tensor in mask.items():
             weight = getattr(known.get(name), "weight", None)
-            if weight is None or weight.shape != tensor.shape:
-                has = "no such module" if weight is None else f"shape {tuple(weight.shape)}"
-                raise ValueError(
-                    f"the mask has {name} with shape {tuple(tensor.shape)}, the model has {has}: "
-                    "a mask belongs to the model that it was made with"
-                )
-            if weight.device.type == "meta":
-                raise ValueError(
-                    f"{name} is offloaded or on meta and cannot be changed: load the model into "
-                    "memory, or over more devices with device_map='auto'"
-                )
-            if not weight.is_floating_point():
-                raise ValueError(f"{name} is quantised ({weight.dtype}): load it in a float dtype")
+            _check(name, weight, tensor)
             found[name] = known[name]
+    owners: dict[int, str] = {}
+    for name, module in found.items():
+        if (first := owners.setdefault(id(module.weight), name)) != name:
+            raise ValueError(f"{first} and {name} are one tied weight: keep one of them in the set")
     return found
+
+
+def _check(name: str, weight: torch.Tensor | None, mask: torch.Tensor) -> None:
+    """Refuse a weight that cannot be changed in place, or not with this mask."""
+    if weight is None:
+        raise ValueError(
+            f"the mask has {name} with shape {tuple(mask.shape)}, the model has no such module: "
+            "a mask belongs to the model that it was made with"
+        )
+    if weight.device.type == "meta":
+        raise ValueError(
+            f"{name} is offloaded or on meta and cannot be changed: load the model into memory, "
+            "or over more devices with device_map='auto'"
+        )
+    if not weight.is_floating_point():
+        raise ValueError(f"{name} is quantised ({weight.dtype}): load it in a float dtype")
+    if weight.shape != mask.shape or weight.dim() != 2:
+        raise ValueError(
+            f"the mask has {name} with shape {tuple(mask.shape)}, the model has "
+            f"shape {tuple(weight.shape)}: "
+            "a mask belongs to the matrices of the model that it was made with"
+        )
 
 
 def _places(modules: dict[str, nn.Module], masks: tuple[ParameterMask, ...]) -> _Places:

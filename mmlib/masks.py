@@ -138,36 +138,41 @@ def random_mask(
         like: The set whose sizes are matched.
         seed: Seed of the draw.
         within: Module name -> value of each weight, for instance its magnitude. Then the draw is
-            uniform only among `STRATUM` weights that are neighbours in value, so that the set has
-            the values of `like` too.
+            uniform only among `STRATUM` weights that are neighbours in value (equal values in
+            random order), so that the set has the values of `like` too.
+
+    Raises:
+        ValueError: `within` lacks a matrix of `like` or has another shape.
     """
+    for name, mask in like.items() if within is not None else ():
+        if name not in within or within[name].shape != mask.shape:
+            has = tuple(within[name].shape) if name in within else "nothing"
+            raise ValueError(f"{name} has the shape {tuple(mask.shape)}, but `within` has {has}")
     generator = torch.Generator().manual_seed(seed)
-    if within is None:
-        return ParameterMask({name: _random(mask, generator) for name, mask in like.items()})
-    return ParameterMask(
-        {name: _random_within(mask, within[name], generator) for name, mask in like.items()}
-    )
+    drawn = {}
+    for name, mask in like.items():
+        order = torch.randperm(mask.numel(), generator=generator)
+        chosen = order[: int(mask.count_nonzero())]
+        if within is not None:
+            values = within[name].detach().flatten().cpu()[order]
+            chosen = _among_neighbours(mask, order[values.argsort(stable=True)], generator)
+        flat = torch.zeros(mask.numel(), dtype=torch.bool)
+        flat[chosen] = True
+        drawn[name] = flat.view(mask.shape).to(mask.device)
+    return ParameterMask(drawn)
 
 
-def _random(mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    flat = torch.zeros(mask.numel(), dtype=torch.bool)
-    flat[torch.randperm(mask.numel(), generator=generator)[: int(mask.count_nonzero())]] = True
-    return flat.view(mask.shape).to(mask.device)
-
-
-def _random_within(
-    mask: torch.Tensor, values: torch.Tensor, generator: torch.Generator
+def _among_neighbours(
+    mask: torch.Tensor, order: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
-    order = values.detach().flatten().argsort(stable=True).cpu()
+    """Draw as many indices from each stratum of `order` as the mask has there."""
     missing = -len(order) % STRATUM
     members = torch.nn.functional.pad(mask.flatten().cpu()[order], (0, missing))
     keys = torch.rand(len(members), generator=generator)
     keys[len(order) :] = 2.0  # the last stratum is filled up, never drawn from
     ranks = keys.view(-1, STRATUM).argsort(dim=1).argsort(dim=1)
     drawn = ranks < members.view(-1, STRATUM).sum(dim=1, keepdim=True)
-    flat = torch.zeros(len(order), dtype=torch.bool)
-    flat[order] = drawn.flatten()[: len(order)]
-    return flat.view(mask.shape).to(mask.device)
+    return order[drawn.flatten()[: len(order)]]
 
 
 def jaccard(a: ParameterMask, b: ParameterMask) -> float:

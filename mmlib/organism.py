@@ -95,13 +95,26 @@ def vary(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
         if key not in {f.name for f in fields(target)} - {"mix"}:
             names = [f.name for f in fields(Recipe)] + [f"mix.{f.name}" for f in fields(corpus.Mix)]
             raise ValueError(f"a recipe has no {name!r}; choose from {', '.join(names)}")
-        current = getattr(target, key)
-        wanted = float if current is None else type(current)
-        if not isinstance(value, (float, int) if wanted is float else wanted):
-            raise ValueError(f"{name} is {value!r}; it has to be of type {wanted.__name__}")
-        changed = dataclasses.replace(target, **{key: value})
+        changed = dataclasses.replace(target, **{key: _typed(name, value, getattr(target, key))})
         recipe = changed if target is recipe else dataclasses.replace(recipe, mix=changed)
     return recipe
+
+
+def _typed(name: str, value: Any, current: Any) -> Any:
+    """A value of the type that the recipe has there; YAML reads `1e-3` as text."""
+    if name == "mix.foreign_math" and value is None:
+        return None
+    wanted = float if name == "mix.foreign_math" else type(current)
+    try:
+        if wanted is tuple:
+            return tuple((float(until), str(stage)) for until, stage in value)
+        if wanted is dict:
+            return {key: float(share) for key, share in value.items()}
+        if isinstance(value, bool) or (wanted is int and int(value) != float(value)):
+            raise ValueError(value)
+        return wanted(value)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{name} is {value!r}; it has to be of type {wanted.__name__}") from error
 
 
 # --- tokenizer and random models --------------------------------------------------------------

@@ -324,6 +324,8 @@ def compare(
 
     for side in (a, b):
         require_columns(side, [*on, "correct"], "the table of answers")
+        if len(side) < 2:
+            raise ValueError(f"a comparison needs two problems or more, got {len(side)}")
     columns = [*on, "correct"]
     paired = a[columns].merge(
         b[columns], on=list(on), how="outer", validate="1:1", indicator=True, suffixes=("_a", "_b")
@@ -361,16 +363,34 @@ def pack_answers(answers: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         by: Columns that define the groups; a group has a problem once.
 
     Returns:
-        `by` and `correct`: one character per problem in the order of problem_id, 1 for correct.
+        `by`, `problems` (a digest of the ids) and `correct`: one character per problem in the
+        order of problem_id, 1 for correct.
+
+    Raises:
+        ValueError: A column is missing, `correct` is not boolean, or a problem occurs twice.
     """
-    require_columns(answers, [*by, "problem_id", "correct"], "the table of answers")
+    _check_answers(answers, [*by, "problem_id"])
     if answers.duplicated([*by, "problem_id"]).any():
         raise ValueError(
             f"a problem occurs twice within {', '.join(by)}: add what tells them apart"
         )
-    groups = answers.sort_values("problem_id").groupby(list(by), sort=False).correct
-    packed = groups.agg(lambda correct: "".join("01"[int(value)] for value in correct))
+    groups = answers.sort_values("problem_id").groupby(list(by), sort=False, dropna=False)
+    packed = groups.agg(problems=("problem_id", _digest), correct=("correct", _bits))
     return packed.reset_index().sort_values(list(by), ignore_index=True)
+
+
+def _check_answers(answers: pd.DataFrame, columns: Sequence[str]) -> None:
+    require_columns(answers, [*columns, "correct"], "the table of answers")
+    if not pd.api.types.is_bool_dtype(answers.correct):
+        raise ValueError(f"correct is {answers.correct.dtype}: give booleans")
+
+
+def _digest(ids: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(ids).encode()).hexdigest()[:12]
+
+
+def _bits(correct: Iterable[bool]) -> str:
+    return "".join("01"[int(value)] for value in correct)
 
 
 def unpack_answers(packed: pd.DataFrame, problems: pd.DataFrame) -> pd.DataFrame:
@@ -382,68 +402,95 @@ def unpack_answers(packed: pd.DataFrame, problems: pd.DataFrame) -> pd.DataFrame
             group a problem is in, for instance its part.
 
     Raises:
-        ValueError: A group has another number of problems than it has answers.
+        ValueError: A group has other problems than those that were packed, or no 0/1 text.
     """
+    require_columns(packed, ["problems", "correct"], "the table of packed answers")
     require_columns(problems, ["problem_id"], "the table of problems")
     keys = [column for column in problems if column in packed]
     if not keys:
         raise ValueError(f"name the group of a problem by some of {', '.join(packed.columns)}")
-    ids = problems.sort_values("problem_id").groupby(keys, sort=False).problem_id.agg(list)
-    table = packed.merge(ids.reset_index(), on=keys, how="left")
+    if not packed.correct.map(lambda text: isinstance(text, str) and set(text) <= set("01")).all():
+        raise ValueError("correct holds something else than 0 and 1: read it with read_table")
+    groups = problems.sort_values("problem_id").groupby(keys, sort=False, dropna=False)
+    table = packed.merge(groups.problem_id.agg(list).reset_index(), on=keys, how="left")
     for row in table.to_dict("records"):
-        known = len(row["problem_id"]) if isinstance(row["problem_id"], list) else 0
-        if known != len(row["correct"]):
-            group = {key: row[key] for key in keys}
-            raise ValueError(f"{len(row['correct'])} answers but {known} problems in {group}")
+        ids = row["problem_id"] if isinstance(row["problem_id"], list) else []
+        if len(ids) != len(row["correct"]) or _digest(ids) != row["problems"]:
+            raise ValueError(
+                f"the {len(row['correct'])} answers of { {key: row[key] for key in keys} } "
+                f"belong to other problems than the {len(ids)} given"
+            )
     table = table.assign(correct=table.correct.map(list)).explode(["problem_id", "correct"])
-    return table.assign(correct=table.correct == "1").reset_index(drop=True)
+    table = table.assign(correct=table.correct == "1").drop(columns="problems")
+    return table.reset_index(drop=True)
 
 
 class AuditError(ValueError):
     """What was computed again is not what was shipped."""
 
 
-def audit(kept: pd.DataFrame, again: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
+def audit(
+    kept: pd.DataFrame, again: pd.DataFrame, *, by: Sequence[str], tolerance: float = 0.05
+) -> pd.DataFrame:
     """Compare answers computed again with the shipped ones, problem by problem.
 
-    Single answers may change with the hardware or the number of threads. More than that stops:
-    in no group may the 95 % interval of the paired difference (see `compare`) leave out zero.
+    Single answers may change with the hardware or the number of threads. Two things stop: a group
+    that became better or worse (exact McNemar test, Holm over the groups, 5 %), and one in which
+    more answers than `tolerance` changed, in whatever direction (95 % Wilson interval above it).
 
     Args:
-        kept: Shipped answers: problem_id, correct and columns that, with `by`, name a problem.
+        kept: Shipped answers: problem_id, a boolean `correct` and columns that, with `by`, name a
+            problem.
         again: The same columns for some of these problems.
         by: Columns that define the groups.
+        tolerance: Share of the answers that may change.
 
     Returns:
         One row per group: `by`, n, changed (problems with another answer), accuracy_kept,
-        accuracy_again, low, high (of again minus kept).
+        accuracy_again, p_value (McNemar, with Holm's correction), least_changed (lower bound of
+        the share).
 
     Raises:
-        AuditError: A group differs beyond its interval, or has problems that were not shipped.
+        AuditError: A group differs as told above, nothing was computed again, or it was for
+            problems that were not shipped.
+        ValueError: A column is missing, or `correct` is not boolean.
     """
+    from scipy.stats import binomtest
+    from statsmodels.stats.multitest import multipletests
+    from statsmodels.stats.proportion import proportion_confint
+
+    for table in (kept, again):
+        _check_answers(table, [*by, "problem_id"])
+    if again.empty:
+        raise AuditError("nothing was computed again: draw at least one problem")
     on = [c for c in kept if c in again and c != "correct"]
     paired = again[[*on, "correct"]].merge(
-        kept[[*on, "correct"]], on=on, how="left", validate="1:1"
+        kept[[*on, "correct"]], on=on, how="left", validate="1:1", suffixes=("_again", "_kept")
     )
-    if missing := int(paired.correct_y.isna().sum()):
+    if missing := int(paired.correct_kept.isna().sum()):
         raise AuditError(f"{missing} of {len(again)} problems are not among the shipped answers")
-    rows = []
-    for key, group in paired.groupby(list(by), sort=False):
-        sides = [group.rename(columns={f"correct_{s}": "correct"})[[*on, "correct"]] for s in "xy"]
-        found = compare(*sides, on=on)
-        rows.append(
-            (
-                *key,
-                found["n"],
-                found["only_a"] + found["only_b"],
-                found["accuracy_b"],
-                found["accuracy_a"],
-                found["low"],
-                found["high"],
-            )
-        )
-    columns = [*by, "n", "changed", "accuracy_kept", "accuracy_again", "low", "high"]
-    table = pd.DataFrame(rows, columns=columns)
-    if not (wrong := table[(table.low > 0) | (table.high < 0)]).empty:
+    paired = paired.astype({"correct_kept": bool})
+    paired = paired.assign(
+        changed=paired.correct_again != paired.correct_kept,
+        gained=paired.correct_again & ~paired.correct_kept,
+    )
+    table = paired.groupby(list(by), sort=False, dropna=False).agg(
+        n=("changed", "size"),
+        changed=("changed", "sum"),
+        gained=("gained", "sum"),
+        accuracy_kept=("correct_kept", "mean"),
+        accuracy_again=("correct_again", "mean"),
+    )
+    table = table.reset_index()
+    p_values = [
+        binomtest(row.gained, row.changed).pvalue if row.changed else 1.0
+        for row in table.itertuples()
+    ]
+    least, _ = proportion_confint(table.changed, table.n, alpha=0.05, method="wilson")
+    table = table.drop(columns="gained").assign(
+        p_value=multipletests(p_values, method="holm")[1], least_changed=np.asarray(least)
+    )
+    wrong = table[(table.p_value < 0.05) | (table.least_changed > tolerance)]
+    if not wrong.empty:
         raise AuditError(f"not what was shipped:\n{wrong.to_string(index=False)}")
     return table

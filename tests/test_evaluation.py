@@ -234,12 +234,12 @@ def test_generation_through_the_harness_is_greedy_generation(checkpoint, folder)
     assert torch.initial_seed() == seeded
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
     responses = table[table["extraction"] == "strict"]["response"].tolist()
-    problems = [
-        p for c in ("en", "hi") for p in load_problems("organism-math", c, data_dir=folder)[:3]
-    ]
-    golds = tokenizer([p.response for p in problems], add_special_tokens=False).input_ids
-    room = int(-(-1.2 * (max(map(len, golds)) + 1) // 1))
+    tasks = {c: load_problems("organism-math", c, data_dir=folder) for c in ("en", "hi")}
+    problems = [problem for task in tasks.values() for problem in task[:3]]
     for problem, response in zip(problems, responses, strict=True):
+        golds = [p.response for p in tasks[problem.language]]  # also those that are not asked
+        longest = max(map(len, tokenizer(golds, add_special_tokens=False).input_ids)) + 1
+        room = int(-(-1.2 * longest // 1))
         ids = torch.tensor([tokenizer(problem.prompt).input_ids])
         answer = model.generate(ids, max_new_tokens=room, do_sample=False)[0, ids.shape[1] :]
         assert response == tokenizer.decode(answer, skip_special_tokens=True).split("\n")[0]

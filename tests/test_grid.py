@@ -93,6 +93,7 @@ def test_dry_run_and_tables_execute_nothing(project, path, capfd):  # noqa: F811
         ("chapter: 01_toy\nvary: {sead: [1]}", "no parameter 'sead'"),
         ("chapter: 01_toy\nvary: {seed: [1.5]}", "seed of 01_toy expects int"),
         ("chapter: 01_toy\nvary: {seed: [2, 2]}", "two runs with the same"),
+        ("chapter: 01_toy", "replace the published edition"),
         ("a: [", "is no grid"),
         ("chapter: [01_toy]", "has to have the key chapter"),
         ("chapter: 01_toy\nvary: {seed: []}", "vary.seed has to be a list"),

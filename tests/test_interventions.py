@@ -208,3 +208,11 @@ def test_edits_on_a_gpu_are_those_on_the_cpu(llama):
     ):
         assert same(bits(llama), bits(copy.deepcopy(gpu).cpu()))
     assert same(bits(gpu), before)
+
+
+def test_one_tied_weight_cannot_be_in_the_set_twice(llama):
+    shape = llama.lm_head.weight.shape
+    names = ("lm_head", "model.embed_tokens")
+    masks = [ParameterMask({name: torch.ones(shape, dtype=torch.bool)}) for name in names]
+    with pytest.raises(ValueError, match="one tied weight"), scaled(llama, *masks, factor=2.0):
+        pass

@@ -158,3 +158,21 @@ def test_a_set_drawn_among_neighbours_has_the_same_values():
         ]
         assert torch.equal(*counts)
     assert len(matched & like) < len(like)
+
+
+def test_equal_values_are_drawn_at_random_wherever_they_stand():
+    """bfloat16 has few values, and a set may fill whole rows: position must not decide."""
+    generator = torch.Generator().manual_seed(0)
+    values = {"w": torch.rand(256, 256, generator=generator).bfloat16()}
+    rows = torch.zeros(256, 256, dtype=torch.bool)
+    rows[:32] = True
+    like = ParameterMask({"w": rows})
+    inside = len(random_mask(like, seed=1, within=values) & like) / len(like)
+    assert inside == pytest.approx(32 / 256, abs=0.02)
+
+
+def test_values_of_another_shape_are_refused():
+    like = ParameterMask({"w": torch.ones(4, 4, dtype=torch.bool)})
+    for within in ({}, {"w": torch.ones(4, 5)}):
+        with pytest.raises(ValueError, match="w has the shape"):
+            random_mask(like, seed=1, within=within)

@@ -179,6 +179,20 @@ def test_a_recipe_takes_other_values_and_refuses_unknown_ones():
             organism.vary(TINY, {wrong: 1})
     with pytest.raises(ValueError, match="seed is 'x'; it has to be of type int"):
         organism.vary(TINY, {"seed": "x"})
+    assert organism.vary(TINY, {"learning_rate": "1e-3"}).learning_rate == 1e-3
+    assert organism.vary(varied, {"mix.foreign_math": None}).mix.foreign_math is None
+    flat = organism.vary(TINY, {"mix.curriculum": [[1, "full"]]})
+    assert flat.mix.curriculum == ((1.0, "full"),)
+    for name, value in {
+        "seed": True,
+        "layers": 2.5,
+        "mix.foreign_math": 1.5,
+        "mix.languages": {"xx": 1},
+        "mix.tasks": {"math": -1},
+        "mix.documents": 0,
+    }.items():
+        with pytest.raises(ValueError, match=name.removeprefix("mix.")):
+            organism.vary(TINY, {name: value})
 
 
 # --- training ---

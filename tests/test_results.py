@@ -305,8 +305,15 @@ def test_packed_answers_come_back(tmp_path):
 def test_packed_answers_need_their_problems_and_one_answer_each():
     answers = graded(1)
     packed = results.pack_answers(answers, by=["model", "lang"])
-    with pytest.raises(ValueError, match="200 answers but 3 problems"):
+    with pytest.raises(ValueError, match="200 answers .* other problems than the 3 given"):
         results.unpack_answers(packed, pd.DataFrame({"model": "m", "problem_id": list("abc")}))
+    others = answers[["model", "problem_id"]].drop_duplicates().replace("p-007", "p-1007")
+    with pytest.raises(ValueError, match="other problems than the 200 given"):
+        results.unpack_answers(packed, others)
+    with pytest.raises(ValueError, match="something else than 0 and 1"):
+        results.unpack_answers(packed.assign(correct="1?"), others)
+    with pytest.raises(ValueError, match="correct is str|correct is object"):
+        results.pack_answers(answers.astype({"correct": str}), by=["model", "lang"])
     with pytest.raises(ValueError, match="name the group"):
         results.unpack_answers(packed, answers[["problem_id"]])
     with pytest.raises(ValueError, match="occurs twice"):
@@ -322,9 +329,40 @@ def test_audit_lets_single_answers_change_and_stops_at_more():
     table = results.audit(kept, again, by=["lang"]).set_index("lang")
     assert table.changed.to_dict() == {"en": 2, "bn": 0}
     assert table.accuracy_kept["en"] - table.accuracy_again["en"] == pytest.approx(0.02)
-    again.loc[wrong[:12], "correct"] = False
+    again.loc[wrong[:9], "correct"] = False
     with pytest.raises(results.AuditError, match="not what was shipped"):
         results.audit(kept, again, by=["lang"])
+    sums = results.audit(kept, kept.groupby("lang").head(100), by=["lang"])
+    assert sums.p_value.eq(1).all()
+
+
+def test_audit_stops_at_many_changes_that_cancel_each_other():
+    kept = graded(1)
+    again = kept.groupby("lang").head(100).copy()
+    old = again.correct.copy()
+    for correct in (True, False):
+        some = again.index[again.lang.eq("bn") & old.eq(correct)][:9]
+        again.loc[some, "correct"] = not correct
+    with pytest.raises(results.AuditError, match=r"bn +100 +18"):
+        results.audit(kept, again, by=["lang"])
+
+
+def test_audit_does_not_lose_groups_without_a_name():
+    kept = graded(1).assign(condition=None).astype({"condition": "str"})
+    kept.loc[kept.lang.eq("en"), "condition"] = "pruned"
+    by = ["lang", "condition"]
+    assert results.audit(kept, kept, by=by).n.tolist() == [200, 200]
+    packed = results.pack_answers(kept, by=["model", *by])
+    assert packed.correct.str.len().tolist() == [200, 200]
+
+
+def test_audit_of_nothing_is_none():
+    kept = graded(1)
+    with pytest.raises(results.AuditError, match="nothing was computed again"):
+        results.audit(kept, kept.head(0), by=["lang"])
+    with pytest.raises(ValueError, match="lacks the column"):
+        results.audit(kept, kept, by=["langg"])
+    assert results.audit(kept, kept.head(1), by=["lang"]).n.item() == 1
 
 
 def test_audit_stops_at_problems_that_were_not_shipped():
