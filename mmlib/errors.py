@@ -1,144 +1,316 @@
-"""Say in which way an answer to a word problem is wrong, from its written calculation.
+"""Say in which way an answer to a word problem is wrong, from its written calculations.
 
 The rule, by which a person can label an answer too. The first that applies:
 
-1. *language*: it is written in another language than the question: it has another language's
-   closing phrase and not its own, or most of its letters are of another script.
+1. *language*: it is written in another language than the question: it closes with another
+   language's phrase and not with its own, or most of its letters (of ten or more) are of another
+   script.
 2. *format*: the right result stands there, as the result of the last calculation or as the last
    number, but strict reading does not find it.
-3. *incomplete*: there is no closing phrase, and fewer calculations than the solution has.
+3. *incomplete*: it has no closing phrase with a number, and fewer calculations than the solution.
 4. *slip*: the plan is right and the arithmetic is not: with every calculation worked out anew, and
    the new results carried on, the answer is right. Where the solution is known step by step (the
    organisms' problems), the operations and the quantities have to be those of the solution.
 5. *plan*: everything else.
 """
 
+import ast
+import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice, product
 
-from mmlib.languages import LANGUAGES, get_language, parse_number
+from mmlib.languages import LANGUAGES, Language, get_language, parse_number
 from mmlib.numerals import find_numbers, plain_digits
 
 KINDS = ("slip", "plan", "format", "language", "incomplete")
-_SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/"})
-_NUMBER = r"[$€£]?\s?\d[\d.,]*"
-_EQUATION = re.compile(rf"({_NUMBER}(?:\s*[-+*/x]\s*{_NUMBER})+)\s*=\s*({_NUMBER})")
-_SCRIPTS = {"Deva": "ऀ-ॿ", "Beng": "ঀ-৿", "Cyrl": "Ѐ-ӿ", "Thai": "฀-๿", "Telu": "ఀ-౿"}
+
+_OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+_SIGNS = str.maketrans({"×": "*", "·": "*", "∙": "*", "⋅": "*", "÷": "/", "∕": "/", "–": "-"})
+_LATEX = {r"\times": "*", r"\cdot": "*", r"\div": "/", "**": "", r"\(": "", r"\)": ""}
+_TOKEN = re.compile(r"[-+*/=()%]|[^\W\d_]+(?:['’-][^\W\d_]+)*['’]?|[^\s$€£¥₹৳]")
+_UNIT_WORDS = 4
+_READINGS = 256
+_SCRIPTS = {
+    "Deva": "ऀ-ॿ",
+    "Beng": "ঀ-৿",
+    "Cyrl": "Ѐ-ӿ",
+    "Thai": "฀-๿",
+    "Telu": "ఀ-౿",
+    "Hans": "一-鿿",
+    "Jpan": "一-鿿぀-ヿ",
+}
+_LATIN = "A-Za-zÀ-ɏ"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One written calculation, such as 12 + 5 = 17."""
+    """One written calculation, such as (12 + 5) × 2 = 34."""
 
-    operations: tuple[str, ...]
-    """`+`, `-`, `*` or `/` between the quantities."""
+    expression: str
+    """The left side, with the positions of the quantities for the numbers: `( 0 + 1 ) * 2`."""
     quantities: tuple[Fraction, ...]
     stated: Fraction
     """The result as written."""
 
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """`+`, `-`, `*` or `/` in their order."""
+        return tuple(re.findall(r"[-+*/]", self.expression))
+
     def worked_out(self, values: Sequence[Fraction] = ()) -> Fraction | None:
         """The result of the calculation, with other values if given; None for a division by 0."""
-        values = list(values or self.quantities)
-        terms, signs = [values[0]], []
-        for operation, value in zip(self.operations, values[1:], strict=True):
-            if operation == "/" and value == 0:
-                return None
-            if operation in "*/":
-                terms[-1] = terms[-1] * value if operation == "*" else terms[-1] / value
-            else:
-                signs.append(operation)
-                terms.append(value)
-        signed = zip(signs, terms[1:], strict=True)
-        return terms[0] + sum(term if sign == "+" else -term for sign, term in signed)
+        try:
+            return _evaluate(_tree(self.expression), values or self.quantities)
+        except ZeroDivisionError:
+            return None
+
+
+def _tree(expression: str) -> ast.expr:
+    return ast.parse(expression, mode="eval").body
+
+
+def _evaluate(node: ast.expr, values: Sequence[Fraction]) -> Fraction:
+    if isinstance(node, ast.BinOp):
+        sides = (_evaluate(node.left, values), _evaluate(node.right, values))
+        return _OPERATORS[type(node.op)](*sides)
+    return values[node.value]
+
+
+# --- reading calculations -------------------------------------------------------------------------
+
+_Token = tuple[str, Fraction | None]
+"""A sign, `word` or `|` (a break) with None; `number` or `percent` with its value."""
 
 
 def written_steps(text: str, language: str) -> list[Step]:
-    """The calculations of a text in their order; one inside `<<…>>` marks counts once."""
+    """The calculations of a text in their order.
+
+    Quantities may have units, signs and brackets, and calculations may be chained. A calculation
+    mark (`<<3+4=7>>`) and the calculation that it stands in count once.
+    """
     grouping = get_language(language).grouping
-    text = re.sub(r"<<.*?>>", "", plain_digits(text).translate(_SIGNS))
-    steps = []
-    for match in _EQUATION.finditer(text):
-        left, right = (
-            [value for _, _, value in find_numbers(re.sub(r"[-+*/x]", " ; ", side), grouping)]
-            for side in match.groups()
-        )
-        operations = tuple(re.findall(r"[-+*/x]", match[1].replace("x", "*")))
-        if len(left) == len(operations) + 1 and len(right) == 1:
-            steps.append(Step(operations, tuple(left), right[0]))
+    steps: list[Step] = []
+    for line in text.splitlines():
+        *marked, rest = re.split("(.*?)<<(.*?)>>", line)
+        for before, mark in zip(marked[1::3], marked[2::3], strict=True):
+            found = _read(f"{before} {mark.rpartition('=')[2]}", grouping)
+            marks = _read(mark, grouping)
+            same = found and marks and found[-1].stated == marks[-1].stated
+            steps += (found[:-1] if same else found) + marks
+        steps += _read(rest, grouping)
     return steps
 
 
+def _read(line: str, grouping: str) -> list[Step]:
+    return _steps(_without_units(list(_tokens(line, grouping))))
+
+
+def _tokens(line: str, grouping: str) -> Iterator[_Token]:
+    line = plain_digits(line).translate(_SIGNS)
+    for sign, plain in _LATEX.items():
+        line = line.replace(sign, plain)
+    line = re.sub(r"(?<=[\d\s])[xX](?=\s*[$€£.\d])", "*", line)
+    line = re.sub(r"(?<=\d\s):(?=\s\d)", "/", line)
+    line = line.replace("/", " / ")  # a division, not a fraction
+    end, operand = 0, False
+    for start, stop, value in find_numbers(line, grouping):
+        for sign in _TOKEN.findall(line[end:start]):
+            operand = sign == ")" or (operand and _sign(sign) == "word")
+            yield _sign(sign), None
+        if operand and line[start] in "+-":  # 16 -3: a subtraction
+            yield line[start], None
+            value = abs(value)
+        percent = line[stop:].lstrip().startswith("%")
+        yield ("percent" if percent else "number"), value
+        end, operand = stop, True
+    for sign in _TOKEN.findall(line[end:]):
+        yield _sign(sign), None
+
+
+def _sign(text: str) -> str:
+    if text[0].isalpha() or text == "%":
+        return "word"
+    return text if text in "+-*/=()" else "|"
+
+
+def _without_units(tokens: list[_Token]) -> list[_Token]:
+    """Leave out the words between a quantity and the sign after it ("80 miles/hour * 2")."""
+    kept: list[_Token] = []
+    position = 0
+    while position < len(tokens):
+        end = _end_of_words(tokens, position)
+        after_quantity = bool(kept) and kept[-1][0] in ("number", "percent", ")")
+        before_sign = end == len(tokens) or tokens[end][0] in "+-*/=)|"
+        if position < end <= position + _UNIT_WORDS and after_quantity and before_sign:
+            position = end
+        else:
+            kept += tokens[position : end + 1]
+            position = end + 1
+    return kept
+
+
+def _end_of_words(tokens: list[_Token], position: int) -> int:
+    """Where a run of words ends; a stroke before a word is part of it."""
+    kinds = [kind for kind, _ in tokens[position:]] + ["|", "|"]
+    length = 0
+    while kinds[length] == "word" or kinds[length : length + 2] == ["/", "word"]:
+        length += 1
+    return position + length
+
+
+def _steps(tokens: list[_Token]) -> list[Step]:
+    """The calculations between the equals signs of a line."""
+    sides: list[list[_Token]] = [[]]
+    for token in tokens:
+        if token[0] == "=":
+            sides.append([])
+        else:
+            sides[-1].append(token)
+    steps = []
+    for index in range(1, len(sides)):
+        left, right = _ending(sides[index - 1]), _beginning(sides[index])
+        if len(left) < 3 and len(right) > 2 and index == len(sides) - 1:  # 7 = 3 + 4
+            left, right = right, left
+        if len(left) > 2 and right:
+            steps.append(_step(left, right))
+    return steps
+
+
+def _beginning(side: list[_Token]) -> list[_Token]:
+    """The longest calculation at the start of one side of an equation."""
+    lengths = range(len(side), 0, -1)
+    return next((side[:n] for n in lengths if _is_calculation(_expression(side[:n]))), [])
+
+
+def _ending(side: list[_Token]) -> list[_Token]:
+    """The calculation at the end of one side of an equation, if it begins there or after words."""
+    for start in range(len(side)):
+        if _is_calculation(_expression(side[start:])):
+            before = side[start - 1][0] if start else "|"
+            bullet = before == "-" and start == 1
+            return side[start:] if before in ("word", "|", "(") or bullet else []
+    return []
+
+
+def _expression(tokens: list[_Token]) -> str:
+    """The tokens with the positions of the quantities for their values."""
+    position, parts = 0, []
+    for sign, value in tokens:
+        parts.append(sign if value is None else str(position))
+        position += value is not None
+    return " ".join(parts)
+
+
+def _is_calculation(expression: str) -> bool:
+    if re.search(r"[^-+*/()\d ]|\d \(", expression):  # words, breaks, 2(3 + 4)
+        return False
+    try:
+        nodes = ast.walk(_tree(expression))
+    except SyntaxError:
+        return False
+    return all(isinstance(n, (ast.BinOp, ast.Constant, *_OPERATORS)) for n in nodes)
+
+
+def _step(left: list[_Token], right: list[_Token]) -> Step:
+    values = [token for token in left if token[1] is not None]
+    stated = _stated(left, right)
+    if any(kind != "percent" for kind, _ in [*values, stated]):
+        values, stated = [_share(token) for token in values], _share(stated)
+    return Step(_expression(left), tuple(value for _, value in values), stated[1])
+
+
+def _share(token: _Token) -> _Token:
+    return ("number", token[1] / 100) if token[0] == "percent" else token
+
+
+def _stated(left: list[_Token], right: list[_Token]) -> _Token:
+    """The result of a calculation: what is written after its equals sign.
+
+    In a chain that is its first number where it goes on from there (3 + 4 = 7 + 2 = 9), and the
+    value of all of it where it simplifies (2 × (3 + 4) = 2 × 7 = 14).
+    """
+    first = next(token for token in right if token[1] is not None)
+    if len(right) < 3:
+        return first
+    whole, value = _worked_out(right), _worked_out(left)
+    simpler = len(right) < len(left) and first[1] != value
+    return ("number", whole) if whole is not None and (whole == value or simpler) else first
+
+
+def _worked_out(tokens: list[_Token]) -> Fraction | None:
+    values = tuple(_share(token)[1] for token in tokens if token[1] is not None)
+    return Step(_expression(tokens), values, Fraction(0)).worked_out()
+
+
+# --- the rule -------------------------------------------------------------------------------------
+
+
 def error_kind(
-    response: str,
-    target: str,
-    language: str,
-    *,
-    prediction: str | None,
-    solution: str = "",
-    by_step: bool = False,
+    response: str, target: str, language: str, *, solution: str = "", by_step: bool = False
 ) -> str:
     """Say in which way a wrong answer is wrong.
 
     Args:
         response: What the model wrote.
-        target: The gold, as in `Problem.target`.
+        target: The gold number, as in `Problem.target`.
         language: ISO 639-1 code of the question.
-        prediction: What strict extraction read; None for nothing.
         solution: The worked solution, in any language.
         by_step: Whether `solution` is the only way to solve the problem, as in the organisms'
             corpus, so that a right plan has its operations and quantities.
 
     Returns:
-        One of `KINDS`; "" for a right answer.
+        One of `KINDS`; "" for an answer that strict extraction finds right.
     """
     gold, record = Fraction(target), get_language(language)
-    if prediction is not None and parse_number(prediction, "en") == gold:
+    closed = record.extract_answer(response)
+    if closed is not None and parse_number(closed, "en") == gold:
         return ""
-    if _other_language(response, language):
+    if _other_language(response, record):
         return "language"
     steps, needed = written_steps(response, language), written_steps(solution, language)
     last = record.extract_last_number(response)
     if gold in (steps[-1].stated if steps else None, parse_number(last or "", "en")):
         return "format"
-    closed = any(
-        closing.partition("{answer}")[0].strip() in response for closing in record.closings
-    )
-    if not closed and len(steps) < max(1, len(needed)):
+    if closed is None and len(steps) < max(1, len(needed)):
         return "incomplete"
-    right = _same_plan(steps, needed) if by_step else _carried_on(steps) == gold
+    right = _same_plan(steps, needed) if by_step else gold in _outcomes(steps)
     return "slip" if right else "plan"
 
 
-def _other_language(response: str, language: str) -> bool:
+def _other_language(response: str, record: Language) -> bool:
     """Whether a response is written in another language than its question."""
-    record = get_language(language)
-    heads = {
-        code: [closing.partition("{answer}")[0].strip() for closing in other.closings]
-        for code, other in LANGUAGES.items()
-    }
-    if any(head in response for head in heads.pop(record.code)):
+    if record.extract_answer(response) is not None:
         return False
-    if any(head in response for others in heads.values() for head in others):
+    others = [other for other in LANGUAGES.values() if other is not record]
+    if any(other.extract_answer(response) is not None for other in others):
         return True
-    letters = re.findall(r"[^\W\d_]", response)
-    own = _SCRIPTS.get(record.script, "A-Za-zÀ-ɏ")
-    known = "".join(_SCRIPTS.values()) + "A-Za-zÀ-ɏ"
-    foreign = re.findall(f"(?=[{known}])[^{own}]", "".join(letters))
-    return 2 * len(foreign) > len(letters)
+    letters = re.sub(r"[\W\d_]", "", response)
+    own = _SCRIPTS.get(record.script, _LATIN)
+    known = "".join(_SCRIPTS.values()) + _LATIN
+    foreign = re.findall(f"(?=[{known}])[^{own}]", letters)
+    return len(letters) >= 10 and 2 * len(foreign) > len(letters)
 
 
-def _carried_on(steps: Sequence[Step]) -> Fraction | None:
-    """The last result when every calculation is worked out anew and carried on."""
-    corrected: dict[Fraction, Fraction] = {}
-    result = None
+def _outcomes(steps: Sequence[Step]) -> set[Fraction | None]:
+    """What the last calculation can give when each is worked out anew and carried on.
+
+    A number that equals an earlier result is that result, or a quantity of the problem.
+    """
+    anew: dict[Fraction, set[Fraction | None]] = {}
+    results: set[Fraction | None] = set()
     for step in steps:
-        result = step.worked_out([corrected.get(value, value) for value in step.quantities])
-        if result is None:
-            return None
-        corrected[step.stated] = result
-    return result
+        choices = [[*(anew.get(value, set()) - {None}), value] for value in step.quantities]
+        results = {step.worked_out(values) for values in islice(product(*choices), _READINGS)}
+        anew.setdefault(step.stated, set()).update(results)
+    return results
 
 
 def _same_plan(steps: Sequence[Step], needed: Sequence[Step]) -> bool:

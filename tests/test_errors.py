@@ -2,12 +2,13 @@
 
 import random
 import re
+from fractions import Fraction
 
 import pytest
 
 from mmlib import corpus
+from mmlib.data import load_problems
 from mmlib.errors import KINDS, error_kind, written_steps
-from mmlib.evaluation import extract_number
 from mmlib.languages import LANGUAGES
 
 CODES = corpus.LANGUAGES
@@ -19,8 +20,7 @@ def items(count=30, seed=1):
 
 
 def kind(response, row, *, by_step=True):
-    prediction = extract_number(response, row["lang"])
-    options = {"prediction": prediction, "solution": row["response"], "by_step": by_step}
+    options = {"solution": row["response"], "by_step": by_step}
     return error_kind(response, row["target"], row["lang"], **options)
 
 
@@ -71,13 +71,15 @@ def test_a_wrong_sum_that_is_carried_on_is_a_slip(language, by_step):
 
 @pytest.mark.parametrize("language", CODES)
 def test_another_operation_is_another_plan(language):
-    other = {"+": "-", "-": "+", "*": "+", "/": "-"}
+    other, found = {"+": "-", "-": "+", "*": "+", "/": "-"}, []
     for item in items():
         row = corpus.render(item, language)
         sign = corpus.solve(item.template.split("/")[0], item.numbers)[0][1]
         response, result = rewritten(item, language, signs={0: other[sign]})
         if result > 0 and str(result) != row["target"]:
-            assert kind(response, row) == "plan"
+            found.append(kind(response, row))
+    assert set(found) == {"plan"}
+    assert len(found) >= 15
 
 
 @pytest.mark.parametrize("language", CODES)
@@ -85,10 +87,9 @@ def test_other_quantities_are_another_plan(language):
     for item in items():
         row = corpus.render(item, language)
         first = item.numbers[0]
-        response = re.sub(rf"\b{first} ", f"{first + 1} ", row["response"], count=1)
-        response = response.replace(row["target"], str(int(row["target"]) + 1))
-        if kind(response, row) != "":
-            assert kind(response, row) == "plan"
+        response = re.sub(rf"\b{first}\b", str(first + 1), row["response"])
+        response = re.sub(rf"\b{row['target']}\b", str(int(row["target"]) + 1), response)
+        assert kind(response, row) == "plan"
 
 
 @pytest.mark.parametrize("language", CODES)
@@ -140,8 +141,7 @@ SOLUTION = (
     ],
 )
 def test_free_text(response, expected):
-    prediction = extract_number(response, "en")
-    found = error_kind(response, "18", "en", prediction=prediction, solution=SOLUTION)
+    found = error_kind(response, "18", "en", solution=SOLUTION)
     assert found == expected
     assert found in (*KINDS, "")
 
@@ -149,3 +149,92 @@ def test_free_text(response, expected):
 def test_every_closing_phrase_has_words_before_the_answer():
     for record in LANGUAGES.values():
         assert all(closing.partition("{answer}")[0].strip() for closing in record.closings)
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "expected"),
+    [
+        ("3 apples + 4 apples = 7 apples", "en", [("+", "3 4", 7)]),
+        ("5 Euro pro Tag × 3 Tage = 15 Euro", "de", [("*", "5 3", 15)]),
+        (".5 * 8 = 4", "en", [("*", "1/2 8", 4)]),
+        ("16 -3 = 13", "en", [("-", "16 3", 13)]),
+        ("-3 + 5 = 2", "en", [("+", "-3 5", 2)]),
+        ("- 3 + 5 = 8", "en", [("+", "3 5", 8)]),
+        ("12 500 + 500 = 13 000", "fr", [("+", "12500 500", 13000)]),
+        ("12.500 + 1,5 = 12.501,5", "de", [("+", "12500 3/2", "12501.5")]),
+        ("3 + 4 = 7 + 2 = 9", "en", [("+", "3 4", 7), ("+", "7 2", 9)]),
+        ("2 * (3 + 4) = 2 * 7 = 14", "en", [("*+", "2 3 4", 14), ("*", "2 7", 14)]),
+        ("(3+4)*2 = 14", "en", [("+*", "3 4 2", 14)]),
+        ("2(3 + 4) = 14", "en", []),
+        ("12/4 = 3", "en", [("/", "12 4", 3)]),
+        ("12 : 4 = 3", "de", [("/", "12 4", 3)]),
+        ("Zusammen: 3 + 4 = 7", "de", [("+", "3 4", 7)]),
+        ("20% * 50 = 10", "en", [("*", "1/5 50", 10)]),
+        ("100% - 20% = 80%", "en", [("-", "100 20", 80)]),
+        ("She has 3 x 4 = 12 and 5 X 2 = 10.", "en", [("*", "3 4", 12), ("*", "5 2", 10)]),
+        ("**3 + 4 = 7**", "en", [("+", "3 4", 7)]),
+        (r"\(3 \times 4 = 12\)", "en", [("*", "3 4", 12)]),
+        (
+            "3 + 4 = <<3+4=7>>7 eggs, 2 * 7 = <<2*7=14>>14",
+            "en",
+            [("+", "3 4", 7), ("*", "2 7", 14)],
+        ),
+        ("3 + 4 = 7 and 7 - 2 = <<7-2=5>>5", "en", [("+", "3 4", 7), ("-", "7 2", 5)]),
+        ("<<3+4=7>>7 - 2 = 5", "en", [("+", "3 4", 7), ("-", "7 2", 5)]),
+        ("3 + 4 <<3+4=7", "en", [("+", "3 4", 7)]),
+        ("7 = 3 + 4", "en", [("+", "3 4", 7)]),
+        ("x = 3 + 4 = 7", "en", [("+", "3 4", 7)]),
+        ("3 + 4 = many", "en", []),
+        ("३ + ४ = ७", "hi", [("+", "3 4", 7)]),
+        ("$16 - $3 = $13", "en", [("-", "16 3", 13)]),
+        ("3 + 4 = 7. 2 - 1 = 1", "en", [("+", "3 4", 7), ("-", "2 1", 1)]),
+        ("80 miles/hour * 2 hours = 160 miles", "en", [("*", "80 2", 160)]),
+        ("5/day * 3 = 15", "en", [("*", "5 3", 15)]),
+        ("2 girls’ teams + 1 boys’ team = 3", "en", [("+", "2 1", 3)]),
+        ("22 – 7 = 15", "en", [("-", "22 7", 15)]),
+        ("10 years * 5% = 50%", "en", [("*", "10 1/20", "0.5")]),
+    ],
+)
+def test_calculations_as_people_write_them(text, language, expected):
+    found = [
+        ("".join(s.operations), " ".join(map(str, s.quantities)), s.stated)
+        for s in written_steps(text, language)
+    ]
+    assert found == [(ops, values, Fraction(str(stated))) for ops, values, stated in expected]
+
+
+@pytest.mark.parametrize(
+    ("response", "language", "expected"),
+    [
+        ("x", "hi", "incomplete"),
+        ("उत्तर", "hi", "incomplete"),
+        ("她有三个苹果，然后又买了四个苹果", "en", "language"),
+        ("彼女はりんごを三つ持っています", "en", "language"),
+        ("She has three apples and buys more", "ja", "language"),
+    ],
+)
+def test_script_and_closing_phrase_decide_only_where_there_is_enough_of_them(
+    response, language, expected
+):
+    assert error_kind(response, "7", language) == expected
+
+
+def test_a_number_that_equals_an_earlier_result_has_two_readings():
+    # 8 is a wrong result for 3 + 4 and, in the second calculation, a quantity of the problem.
+    response = "3 + 4 = 8. 8 * 5 = 41. The answer is 41."
+    assert error_kind(response, "40", "en") == error_kind(response, "35", "en") == "slip"
+    assert error_kind(response, "36", "en") == "plan"
+
+
+@pytest.mark.parametrize("language", ["en", "de", "hi"])
+def test_calculations_of_real_solutions_are_true_and_end_in_the_answer(language, real_data):
+    """GSM8K's own solutions, and their machine translations, are nearly all right."""
+    problems = load_problems("gsm8k", language, data_dir=real_data)
+    read = [written_steps(problem.response, language) for problem in problems]
+    true = [all(step.worked_out() == step.stated for step in steps) for steps in read]
+    ends = [
+        bool(steps) and steps[-1].stated == Fraction(problem.target)
+        for steps, problem in zip(read, problems, strict=True)
+    ]
+    assert sum(true) / len(true) > 0.94
+    assert sum(ends) / len(ends) > 0.93
