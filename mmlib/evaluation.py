@@ -4,14 +4,14 @@ The asking is EleutherAI's lm-evaluation-harness, which the papers used. The mod
 passed in, so an edited model is graded without a reload, and nothing is read from the network.
 """
 
+import functools
 import logging
 import math
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext, redirect_stderr
 from io import StringIO
 from pathlib import Path
-from typing import Literal
 
 import datasets
 import pandas as pd
@@ -20,11 +20,10 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmlib.data import Problem, load_problems
-from mmlib.languages import get_language, parse_number
+from mmlib import skills
+from mmlib.languages import parse_number
+from mmlib.skills import EXTRACTIONS, FAMILY, SKILLS, Document
 
-Extraction = Literal["strict", "flexible"]
-EXTRACTIONS: tuple[Extraction, ...] = ("strict", "flexible")
 COLUMNS = [
     "lang",
     "task",
@@ -35,55 +34,8 @@ COLUMNS = [
     "extraction",
     "correct",
 ]
-STOP = ["\n"]
-"""Organism answers have one line, so whatever follows a line break is not part of one."""
-
-
-def _checked(mode: str) -> None:
-    if mode not in EXTRACTIONS:
-        raise ValueError(f"unknown extraction {mode!r}: choose from {', '.join(EXTRACTIONS)}")
-
-
-def extract_number(text: str, language: str, mode: Extraction = "strict") -> str | None:
-    """Read the number a response gives as its answer.
-
-    Args:
-        text: A model's response.
-        language: ISO 639-1 code, which says how an answer is closed.
-        mode: `strict` takes the number of the last closing phrase (the harness' GSM8K filter of
-            this name takes the first), `flexible` the last number anywhere.
-
-    Returns:
-        The value in ASCII digits without grouping ("2125" for "२,१२५" or the German "2.125"), or
-        None when there is no such number. How marks are read is told in
-        `mmlib.numerals.find_numbers`.
-    """
-    _checked(mode)
-    record = get_language(language)
-    return record.extract_answer(text) if mode == "strict" else record.extract_last_number(text)
-
-
-def extract_text(text: str, language: str, mode: Extraction = "strict") -> str | None:
-    """Read the words a response gives as its answer.
-
-    `strict` takes what stands in the closing phrase; `flexible` takes the whole response, without
-    its final mark, when there is no closing phrase.
-    """
-    _checked(mode)
-    closed = get_language(language).extract_words(text)
-    if closed is not None:
-        return closed
-    return text.strip().rstrip(".।").strip() or None if mode == "flexible" else None
-
-
-EXTRACTORS: dict[str, Callable[..., str | None]] = {
-    "organism-math": extract_number,
-    "organism-math-new": extract_number,
-    "organism-choice": extract_number,
-    "organism-reading": extract_text,
-    "organism-knowledge": extract_text,
-    "organism-generation": extract_text,
-}
+UNSOLVED = 300
+"""Tokens that an answer may have where no solutions are known (the published cap of Hindi)."""
 
 
 def evaluate(
@@ -106,7 +58,7 @@ def evaluate(
     Args:
         model: Any causal LM, also one whose weights have just been changed.
         tokenizer: Its tokenizer.
-        tasks: One or several of `EXTRACTORS`.
+        tasks: One or several of `mmlib.skills.SKILLS`.
         languages: ISO 639-1 codes.
         limit: Only the first `limit` items per task and language; they are parallel across
             languages.
@@ -116,50 +68,56 @@ def evaluate(
         progress: Show the harness' progress bars.
 
     Returns:
-        Columns `COLUMNS`; two rows per problem, one per extraction. `prediction` is missing when
-        nothing could be extracted, and `correct` is then False.
+        Columns `COLUMNS`; two rows per problem that is answered in words, one per extraction
+        (`prediction` is missing when nothing could be extracted, and `correct` is then False), and
+        one for a ranked choice (`extraction` is then "likelihood", and the most likely text both
+        response and prediction).
 
     Raises:
         ValueError: Unknown task or language, no languages, `limit` below 1, or `only` is empty or
             has an id that no task has.
+        FileNotFoundError: As in `load_problems`.
     """
     tasks = [tasks] if isinstance(tasks, str) else list(tasks)
-    if wrong := [task for task in tasks if task not in EXTRACTORS]:
-        raise ValueError(f"cannot grade task {wrong[0]!r}: choose from {', '.join(EXTRACTORS)}")
+    if wrong := [task for task in tasks if task not in SKILLS]:
+        raise ValueError(f"cannot grade task {wrong[0]!r}: choose from {', '.join(SKILLS)}")
     for name, given in {"tasks": tasks, "languages": languages}.items():
         if isinstance(given, str) or not given or len(set(given)) != len(given):
             raise ValueError(f"{name} is {given!r}: give a list of at least one, each of them once")
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}: give at least 1, or None for all items")
     pairs = [(task, code) for task in tasks for code in languages]
-    problems = {pair: load_problems(*pair, data_dir=data_dir) for pair in pairs}
-    caps = {pair: _cap(tokenizer, part) for pair, part in problems.items()}
-    problems = {pair: part[:limit] for pair, part in _chosen(problems, only).items()}
+    asked = {pair: skills.documents(*pair, data_dir) for pair in pairs}
+    configs = {pair: skills.config(*pair, data_dir) for pair in pairs}
+    for pair, documents in asked.items():
+        if SKILLS[pair[0]].extract:
+            configs[pair]["generation_kwargs"]["max_gen_toks"] = _cap(tokenizer, documents)
+    asked = {pair: part[:limit] for pair, part in _chosen(asked, only).items()}
     with nullcontext() if progress else redirect_stderr(StringIO()):
-        result = _ask(model, tokenizer, problems, caps, batch_size)
+        result = _ask(model, tokenizer, asked, configs, batch_size)
     rows = [
         row
-        for task, code in problems
+        for task, code in asked
         for sample in sorted(result["samples"][f"{task}-{code}"], key=lambda s: s["doc_id"])
-        for row in _rows(sample["doc"], sample["filtered_resps"][0], task, code)
+        for row in _rows(sample["doc"], sample["filtered_resps"], task, code)
     ]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"prediction": "str"})
 
 
-_Problems = dict[tuple[str, str], list[Problem]]
-"""The problems of each task and language."""
+_Asked = dict[tuple[str, str], list[Document]]
+"""The documents of each task and language."""
 
 
-def _chosen(problems: _Problems, only: Collection[str] | None) -> _Problems:
-    """The problems with the wanted ids; tasks that have none of them are left out."""
+def _chosen(asked: _Asked, only: Collection[str] | None) -> _Asked:
+    """The documents with the wanted ids; tasks that have none of them are left out."""
     if only is None:
-        return problems
+        return asked
     if not only:
         raise ValueError("only is empty: give ids of items, or None for all")
-    known = {problem.id for part in problems.values() for problem in part}
+    known = {document["id"] for part in asked.values() for document in part}
     if unknown := set(only) - known:
         raise ValueError(f"there is no item {min(unknown)!r}; ids look like {min(known)!r}")
-    chosen = {pair: [p for p in part if p.id in only] for pair, part in problems.items()}
+    chosen = {pair: [d for d in part if d["id"] in only] for pair, part in asked.items()}
     return {pair: part for pair, part in chosen.items() if part}
 
 
@@ -190,16 +148,15 @@ def family_answers(
     Raises:
         ValueError: No languages, or `items` is more than the smallest part has.
     """
-    where = {"data_dir": folder}
     if isinstance(languages, str) or not languages:
         raise ValueError(f"languages is {languages!r}: give a list of at least one")
-    ids = pd.Series([p.id for t in EXTRACTORS for p in load_problems(t, languages[0], **where)])
+    ids = pd.Series([d["id"] for t in FAMILY for d in skills.documents(t, languages[0], folder)])
     parts = ids.groupby(ids.map(_part))
     if not 0 <= items <= parts.size().min():
         raise ValueError(f"items is {items}: give 0 for all, or at most {parts.size().min()}")
     ids = parts.sample(items, random_state=seed) if items else ids
     answers = evaluate(
-        model, tokenizer, list(EXTRACTORS), languages=languages, only=set(ids), **where
+        model, tokenizer, FAMILY, languages=languages, only=set(ids), data_dir=folder
     ).query("extraction == 'strict'")
     answers.insert(0, "part", answers.problem_id.map(_part))
     return answers.reset_index(drop=True)
@@ -209,18 +166,16 @@ def _part(problem_id: str) -> str:
     return problem_id.split("-heldout")[0]
 
 
-def _ask(model, tokenizer, problems: _Problems, caps: dict, batch_size: int) -> dict:
+def _ask(model, tokenizer, asked: _Asked, configs: dict, batch_size: int) -> dict:
     """Run the harness on everything at once; returns its results and logged samples."""
-    tasks = [
-        _harness_task(task, code, part, caps[task, code]) for (task, code), part in problems.items()
-    ]
+    tasks = [_harness_task(*pair, part, configs[pair]) for pair, part in asked.items()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice of the harness about defaults we set on purpose
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         return simple_evaluate(
             HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
             tasks=tasks,
-            task_manager=TaskManager(include_defaults=False),
+            task_manager=_task_manager(),
             bootstrap_iters=0,
             random_seed=None,
             numpy_random_seed=None,
@@ -228,46 +183,58 @@ def _ask(model, tokenizer, problems: _Problems, caps: dict, batch_size: int) -> 
         )
 
 
-def _cap(tokenizer, problems: Sequence[Problem]) -> int:
+@functools.cache
+def _task_manager() -> TaskManager:
+    return TaskManager(include_defaults=False)
+
+
+def _cap(tokenizer, documents: Sequence[Document]) -> int:
     """Tokens that an answer may have: 20 % more than the longest gold with its EOS."""
-    encoded = tokenizer([p.response for p in problems], add_special_tokens=False).input_ids
+    texts = [document["response"] for document in documents]
+    if not all(texts):
+        return UNSOLVED
+    encoded = tokenizer(texts, add_special_tokens=False).input_ids
     return math.ceil(1.2 * (max(map(len, encoded)) + 1))
 
 
-def _harness_task(task: str, language: str, problems: list[Problem], tokens: int) -> dict:
-    """A task of the harness, as a mapping instead of a YAML file."""
-    docs = datasets.Dataset.from_list(
-        [{"id": p.id, "prompt": p.prompt, "target": p.target} for p in problems]
-    )
+def _harness_task(task: str, language: str, documents: list[Document], config: dict) -> dict:
+    """A task of the harness, with our documents and grading."""
+    data = datasets.Dataset.from_list(documents)
 
-    def grade(doc: dict, responses: list[str]) -> dict[str, float]:
-        rows = _rows(doc, responses[0], task, language)
+    def grade(document: dict, responses: list) -> dict[str, float]:
+        rows = _rows(document, responses, task, language)
         return {row["extraction"]: float(row["correct"]) for row in rows}
 
-    return {
+    metrics = EXTRACTIONS if SKILLS[task].extract else ("likelihood",)
+    return config | {
         "task": f"{task}-{language}",
-        "custom_dataset": lambda **_: {"test": docs},
+        "custom_dataset": lambda **_: {"test": data},
         "test_split": "test",
-        "output_type": "generate_until",
-        "doc_to_text": lambda doc: doc["prompt"],
-        "doc_to_target": lambda doc: doc["target"],
         "process_results": grade,
         "metric_list": [
-            {"metric": m, "aggregation": "mean", "higher_is_better": True} for m in EXTRACTIONS
+            {"metric": m, "aggregation": "mean", "higher_is_better": True} for m in metrics
         ],
-        "generation_kwargs": {"until": STOP, "max_gen_toks": tokens, "do_sample": False},
     }
 
 
-def _rows(doc: dict, response: str, task: str, language: str) -> list[dict]:
-    """The two graded rows of one response."""
-    rows = []
-    for mode in EXTRACTIONS:
-        prediction = EXTRACTORS[task](response, language, mode)
-        values = [language, task, doc["id"], doc["target"], response, prediction, mode]
-        correct = prediction is not None and _same(prediction, doc["target"])
-        rows.append(dict(zip(COLUMNS, [*values, correct], strict=True)))
-    return rows
+def _rows(document: dict, responses: list, task: str, language: str) -> list[dict]:
+    """The graded rows of one response, or of the log-likelihoods of the choices."""
+    extract = SKILLS[task].extract
+    if extract is None:
+        best = max(range(len(responses)), key=lambda index: responses[index][0])
+        text = document["choices"][best]
+        readings = [("likelihood", text, text, best == document["gold"])]
+    else:
+        text, readings = responses[0], []
+        for mode in EXTRACTIONS:
+            found = extract(text, language, mode)
+            right = found is not None and _same(found, document["target"])
+            readings.append((mode, text, found, right))
+    known = [language, task, document["id"], document["target"]]
+    return [
+        dict(zip(COLUMNS, [*known, response, prediction, mode, correct], strict=True))
+        for mode, response, prediction, correct in readings
+    ]
 
 
 def _same(prediction: str, target: str) -> bool:

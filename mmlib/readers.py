@@ -74,8 +74,9 @@ def read(task: str, language: str, split: str, data_dir: str | Path | None = Non
     Returns:
         `id` (equal in all languages for translations of one item), `question` and `target` (a
         number in canonical form, or the text of the right choice); `solution` of a word problem
-        (empty in test files that have none); `choices` and, in RACE, `article` of a question with
-        choices. The published MMLU files are laid out already: `prompt` and `response`.
+        (empty in test files that have none); `choices`, the index `gold` of the right one
+        (translations may have two equal choices) and, in RACE, `article` of a question with
+        choices. The published MMLU files are laid out already, as `prompt` and `response`.
 
     Raises:
         ValueError: A language or split that the task does not have, a file without a needed
@@ -294,7 +295,11 @@ def _mmlu(language: str, split: str, folder: Path | None) -> pd.DataFrame:
     if folder:
         parts = [_laid_out(text, where, row) for row, text in enumerate(rows.qa)]
         table = pd.DataFrame(parts, columns=["prompt", "response"])
-        return table.assign(id=[str(row) for row in range(len(rows))])
+        ids = [str(row) for row in range(len(rows))]
+        if not {"question", "choices", "answer"} <= set(rows):  # enough for calibration
+            return table.assign(id=ids)
+        options = [_listed(value) for value in rows.choices]
+        return _with_choices(ids, rows, options, where).join(table)
     rows = rows[~rows.subject.isin(STEM)]
     ids = [str(row) for row in range(len(rows))]
     return _with_choices(ids, rows, [list(choices) for choices in rows.choices], where)
@@ -314,12 +319,14 @@ def _with_choices(
     ids: list[str], rows: pd.DataFrame, options: list[list[str]], where: str
 ) -> pd.DataFrame:
     pairs = enumerate(zip(options, rows.answer, strict=True))
+    golds = [_right_option(*pair, where, row) for row, pair in pairs]
     return pd.DataFrame(
         {
             "id": ids,
             "question": rows.question.tolist(),
             "choices": options,
-            "target": [_choice(*pair, where, row) for row, pair in pairs],
+            "gold": golds,
+            "target": [listed[gold] for listed, gold in zip(options, golds, strict=True)],
         }
     )
 
@@ -342,12 +349,12 @@ def _listed(value: object) -> list[str]:
         return value.strip().removeprefix("['").removesuffix("']").split("', '")
 
 
-def _choice(options: list[str], answer: object, where: str, row: int) -> str:
-    """The text of the right option, which is given as a letter or as an index from 0."""
+def _right_option(options: list[str], answer: object, where: str, row: int) -> int:
+    """The index of the right option, which is given as a letter or as an index from 0."""
     index = "ABCD".find(str(answer)) if str(answer).isalpha() else int(answer)
     if not 0 <= index < len(options):
         raise ValueError(f"{where} row {row}: the answer {answer!r} is none of {options}")
-    return options[index]
+    return index
 
 
 _READERS: dict[str, Callable[[str, str, Path | None], pd.DataFrame]] = {

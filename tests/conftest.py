@@ -5,9 +5,12 @@ from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from mmlib import corpus, organism
 
 SMALL = {
     "vocab_size": 97,
@@ -68,3 +71,32 @@ def pad(rows, *, side="right"):
         where = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
         ids[index, where], mask[index, where] = row, 1
     return {"input_ids": ids, "attention_mask": mask}
+
+
+@pytest.fixture(scope="session")
+def heldout(tmp_path_factory):
+    """Held-out items of a small corpus, in the layout of an organism's folder."""
+    folder = tmp_path_factory.mktemp("heldout")
+    sizes = dict.fromkeys(corpus.language_file("structure")["frozen"]["heldout"], 6)
+    corpus.frozen("heldout", sizes | {"math-2": 0, "math-3": 0, "reading-same": 0}).to_parquet(
+        folder / "heldout.parquet"
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(heldout):
+    """A random model and its tokenizer."""
+    texts = pd.read_parquet(heldout / "heldout.parquet")["prompt"].tolist()
+    tokenizer = organism.train_tokenizer(texts, vocab_size=600)
+    model = organism.new_model(
+        "llama",
+        tokenizer,
+        seed=1,
+        hidden_size=16,
+        intermediate_size=16,
+        layers=1,
+        heads=2,
+        kv_heads=1,
+    )
+    return model.eval(), tokenizer

@@ -4,45 +4,17 @@ import pandas as pd
 import pytest
 import torch
 
-from mmlib import corpus, evaluation, organism
+from mmlib import corpus, evaluation
 from mmlib.data import load_problems
-from mmlib.evaluation import COLUMNS, evaluate, extract_number, extract_text
+from mmlib.evaluation import COLUMNS, evaluate
 from mmlib.languages import LANGUAGES
+from mmlib.skills import EXTRACTIONS, FAMILY, SKILLS, extract_number, extract_text
 
 CODES = list(corpus.LANGUAGES)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Held-out items of a small corpus, in the layout of an organism's folder."""
-    folder = tmp_path_factory.mktemp("heldout")
-    sizes = dict.fromkeys(corpus.language_file("structure")["frozen"]["heldout"], 6)
-    corpus.frozen("heldout", sizes | {"math-2": 0, "math-3": 0, "reading-same": 0}).to_parquet(
-        folder / "heldout.parquet"
-    )
-    return folder
-
-
-@pytest.fixture(scope="module")
-def checkpoint(folder):
-    """A random model and its tokenizer."""
-    texts = pd.read_parquet(folder / "heldout.parquet")["prompt"].tolist()
-    tokenizer = organism.train_tokenizer(texts, vocab_size=600)
-    model = organism.new_model(
-        "llama",
-        tokenizer,
-        seed=1,
-        hidden_size=16,
-        intermediate_size=16,
-        layers=1,
-        heads=2,
-        kv_heads=1,
-    )
-    return model.eval(), tokenizer
-
-
 @pytest.fixture
-def answering(monkeypatch, folder):
+def answering(monkeypatch, heldout):
     """Replace the model's generation by given responses; returns the function that sets them."""
 
     def use(respond):
@@ -58,17 +30,17 @@ def answering(monkeypatch, folder):
 
 
 @pytest.mark.parametrize("language", CODES)
-def test_gold_responses_of_both_tasks_are_read(language, folder):
-    for task, extract in evaluation.EXTRACTORS.items():
-        for problem in load_problems(task, language, data_dir=folder):
-            for mode in evaluation.EXTRACTIONS:
-                assert extract(problem.response, language, mode) == problem.target
+def test_gold_responses_of_both_tasks_are_read(language, heldout):
+    for task in FAMILY:
+        for problem in load_problems(task, language, data_dir=heldout):
+            for mode in EXTRACTIONS:
+                assert SKILLS[task].extract(problem.response, language, mode) == problem.target
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_exemplar_is_graded_right_and_a_constant_wrong(language):
     record = LANGUAGES[language]
-    for mode in evaluation.EXTRACTIONS:
+    for mode in EXTRACTIONS:
         for text, gold in record.exemplars:
             assert extract_number(text, language, mode) == gold
             wrong = record.closing.format(answer=f"{gold}1")
@@ -126,7 +98,7 @@ def test_strict_and_flexible_words(text, language, strict, flexible):
 )
 def test_numbers_are_graded_by_value(response, language, correct):
     doc = {"id": "0", "target": "2,125"}
-    row = evaluation._rows(doc, response, "organism-math", language)[0]
+    row = evaluation._rows(doc, [response], "organism-math", language)[0]
     assert (row["extraction"], row["correct"]) == ("strict", correct)
     assert row["prediction"] in ("2125", "2126", "2.125", None)
 
@@ -141,15 +113,15 @@ def test_unknown_mode_and_language_name_the_choices():
 # --- evaluation ---
 
 
-@pytest.mark.parametrize("task", list(evaluation.EXTRACTORS))
-def test_gold_answers_are_right_and_empty_ones_wrong(task, checkpoint, folder, answering):
+@pytest.mark.parametrize("task", FAMILY)
+def test_gold_answers_are_right_and_empty_ones_wrong(task, checkpoint, heldout, answering):
     gold = {
         (p.id, p.language): p.response
         for language in CODES
-        for p in load_problems(task, language, data_dir=folder)
+        for p in load_problems(task, language, data_dir=heldout)
     }
     answering(lambda doc, name: gold[doc["id"], name.rsplit("-", 1)[1]])
-    table = evaluate(*checkpoint, task, languages=CODES, data_dir=folder)
+    table = evaluate(*checkpoint, task, languages=CODES, data_dir=heldout)
     assert list(table.columns) == COLUMNS
     assert len(table) == 6 * 6 * 2
     assert table["correct"].all()
@@ -157,19 +129,15 @@ def test_gold_answers_are_right_and_empty_ones_wrong(task, checkpoint, folder, a
     ids = table.groupby("lang")["problem_id"].unique().map(list)
     assert (ids.map(str) == str(ids["en"])).all()
     answering(lambda doc, name: "")
-    table = evaluate(*checkpoint, task, languages=["hi"], data_dir=folder)
+    table = evaluate(*checkpoint, task, languages=["hi"], data_dir=heldout)
     assert not table["correct"].any()
     assert table["prediction"].isna().all()
 
 
-def test_accuracy_of_an_organism_is_told_by_part(checkpoint, folder, answering):
-    gold = {
-        p.id: p.response
-        for t in evaluation.EXTRACTORS
-        for p in load_problems(t, "sw", data_dir=folder)
-    }
+def test_accuracy_of_an_organism_is_told_by_part(checkpoint, heldout, answering):
+    gold = {p.id: p.response for t in FAMILY for p in load_problems(t, "sw", data_dir=heldout)}
     answering(lambda doc, name: gold[doc["id"]] if "math" in doc["id"] else "")
-    table = evaluation.family_answers(*checkpoint, folder, languages=["sw"])
+    table = evaluation.family_answers(*checkpoint, heldout, languages=["sw"])
     right = table.groupby("part").correct.mean().to_dict()
     asked = {"choice": 0.0, "reading-mixed": 0.0, "knowledge": 0.0, "generation": 0.0}
     assert right == {"math-1": 1.0, "math-new": 1.0} | asked
@@ -177,12 +145,12 @@ def test_accuracy_of_an_organism_is_told_by_part(checkpoint, folder, answering):
 
 
 def test_a_draw_of_items_is_the_same_in_every_language_and_follows_its_seed(
-    checkpoint, folder, answering
+    checkpoint, heldout, answering
 ):
     answering(lambda doc, name: "")
     draw = {"languages": ["en", "bn"], "items": 3}
     one, again, other = (
-        evaluation.family_answers(*checkpoint, folder, **draw, seed=seed) for seed in (1, 1, 2)
+        evaluation.family_answers(*checkpoint, heldout, **draw, seed=seed) for seed in (1, 1, 2)
     )
     pd.testing.assert_frame_equal(one, again)
     assert set(one.problem_id) != set(other.problem_id)
@@ -191,31 +159,33 @@ def test_a_draw_of_items_is_the_same_in_every_language_and_follows_its_seed(
 
 
 def test_several_tasks_are_one_call_with_the_answers_of_single_calls(
-    checkpoint, folder, monkeypatch
+    checkpoint, heldout, monkeypatch
 ):
     tasks, asked = ["organism-math", "organism-knowledge"], {"languages": ["en", "sw"], "limit": 4}
     calls, ask = [], evaluation._ask
     monkeypatch.setattr(evaluation, "_ask", lambda *a: calls.append(1) or ask(*a))
-    both = evaluate(*checkpoint, tasks, **asked, data_dir=folder)
+    both = evaluate(*checkpoint, tasks, **asked, data_dir=heldout)
     assert len(calls) == 1
-    single = [evaluate(*checkpoint, task, **asked, data_dir=folder) for task in tasks]
+    single = [evaluate(*checkpoint, task, **asked, data_dir=heldout) for task in tasks]
     pd.testing.assert_frame_equal(both, pd.concat(single, ignore_index=True))
     for wrong, message in (([], "tasks is \\[\\]"), ([*tasks, tasks[0]], "each of them once")):
         with pytest.raises(ValueError, match=message):
-            evaluate(*checkpoint, wrong, **asked, data_dir=folder)
+            evaluate(*checkpoint, wrong, **asked, data_dir=heldout)
 
 
-def test_unknown_item_is_named(checkpoint, folder):
+def test_unknown_item_is_named(checkpoint, heldout):
     with pytest.raises(ValueError, match="no item 'nonsense'; ids look like"):
-        evaluate(*checkpoint, "organism-math", languages=["en"], data_dir=folder, only=["nonsense"])
+        evaluate(
+            *checkpoint, "organism-math", languages=["en"], data_dir=heldout, only=["nonsense"]
+        )
 
 
-def test_aggregates_equal_those_of_the_harness(checkpoint, folder, answering, monkeypatch):
+def test_aggregates_equal_those_of_the_harness(checkpoint, heldout, answering, monkeypatch):
     answering(lambda doc, name: f"The answer is {doc['target'] if int(doc['target']) % 2 else 0}.")
     results = []
     ask = evaluation._ask
     monkeypatch.setattr(evaluation, "_ask", lambda *a: results.append(ask(*a)) or results[-1])
-    table = evaluate(*checkpoint, "organism-math", languages=["en", "de"], data_dir=folder)
+    table = evaluate(*checkpoint, "organism-math", languages=["en", "de"], data_dir=heldout)
     ours = table.groupby(["lang", "extraction"])["correct"].mean()
     assert ours["en", "strict"] > 0
     assert ours["de", "strict"] == 0 < ours["de", "flexible"]
@@ -224,17 +194,17 @@ def test_aggregates_equal_those_of_the_harness(checkpoint, folder, answering, mo
         assert share == pytest.approx(theirs)
 
 
-def test_generation_through_the_harness_is_greedy_generation(checkpoint, folder):
+def test_generation_through_the_harness_is_greedy_generation(checkpoint, heldout):
     model, tokenizer = checkpoint
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     seeded = torch.manual_seed(5).initial_seed()
     table = evaluate(
-        model, tokenizer, "organism-math", languages=["en", "hi"], limit=3, data_dir=folder
+        model, tokenizer, "organism-math", languages=["en", "hi"], limit=3, data_dir=heldout
     )
     assert torch.initial_seed() == seeded
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
     responses = table[table["extraction"] == "strict"]["response"].tolist()
-    tasks = {c: load_problems("organism-math", c, data_dir=folder) for c in ("en", "hi")}
+    tasks = {c: load_problems("organism-math", c, data_dir=heldout) for c in ("en", "hi")}
     problems = [problem for task in tasks.values() for problem in task[:3]]
     for problem, response in zip(problems, responses, strict=True):
         golds = [p.response for p in tasks[problem.language]]  # also those that are not asked
@@ -245,13 +215,13 @@ def test_generation_through_the_harness_is_greedy_generation(checkpoint, folder)
         assert response == tokenizer.decode(answer, skip_special_tokens=True).split("\n")[0]
 
 
-def test_impossible_requests_are_refused_with_the_choices(checkpoint, folder):
+def test_impossible_requests_are_refused_with_the_choices(checkpoint, heldout):
     for task, languages, limit, message in [
-        ("gsm8k", ["en"], None, "organism-math"),
+        ("msvamp", ["en"], None, "organism-math"),
         ("organism-math", [], None, "at least one"),
         ("organism-math", ["en", "en"], None, "each of them once"),
         ("organism-math", ["en"], 0, "at least 1"),
         ("organism-math", ["xx"], None, "unknown language 'xx'"),
     ]:
         with pytest.raises(ValueError, match=message):
-            evaluate(*checkpoint, task, languages=languages, limit=limit, data_dir=folder)
+            evaluate(*checkpoint, task, languages=languages, limit=limit, data_dir=heldout)

@@ -29,6 +29,7 @@ LEVELS = {
         "readers",
         "corpus",
         "data",
+        "skills",
         "importance",
         "interventions",
         "errors",
