@@ -215,7 +215,8 @@ def check_organism(tables, given):
     """Accuracies counted in the shipped characters, Wilson intervals by SciPy."""
     shipped = pd.read_csv(ROOT / "mmlib" / "evidence" / "family_answers.csv", dtype=str)
     shipped = shipped.set_index(["model", "part", "lang"]).correct
-    assert len(tables["accuracy_by_part"]) == 9 * len(given["languages"])
+    models = 1 + len(given["family"])
+    assert len(tables["accuracy_by_part"]) == 9 * len(given["languages"]) * models
     for row in tables["accuracy_by_part"].itertuples():
         correct = shipped[row.model, row.part, row.lang]
         assert (row.n_correct, row.n) == (correct.count("1"), len(correct))
