@@ -153,7 +153,7 @@ def _train(project: Project, arguments: argparse.Namespace) -> int:
     )
     model, tokenizer = models.load_model(str(folder))
     codes = list(organism.RECIPES[arguments.recipe].mix.languages)
-    answers = evaluation.family_answers(model, tokenizer, folder, languages=codes)
+    answers = evaluation.part_answers(model, tokenizer, languages=codes, data_dir=folder)
     organism.describe(folder, results.summarize(answers, by=["part", "lang"]))
     return 0
 

@@ -8,7 +8,7 @@ import functools
 import logging
 import math
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -45,7 +45,7 @@ def evaluate(
     *,
     languages: Sequence[str],
     limit: int | None = None,
-    only: Collection[str] | None = None,
+    only: Mapping[str, Collection[str]] | None = None,
     batch_size: int = 256,
     data_dir: str | Path | None = None,
     progress: bool = False,
@@ -62,7 +62,7 @@ def evaluate(
         languages: ISO 639-1 codes.
         limit: Only the first `limit` items per task and language; they are parallel across
             languages.
-        only: Only the items with these ids, before `limit` counts; None for all.
+        only: Ids of the wanted items of each task, before `limit` counts; None for all.
         batch_size: Prompts per batch.
         data_dir: As in `load_problems`.
         progress: Show the harness' progress bars.
@@ -74,8 +74,8 @@ def evaluate(
         response and prediction).
 
     Raises:
-        ValueError: Unknown task or language, no languages, `limit` below 1, or `only` is empty or
-            has an id that no task has.
+        ValueError: Unknown task or language, no languages, `limit` below 1, or `only` has no ids
+            for a task or an id that it does not have.
         FileNotFoundError: As in `load_problems`.
     """
     tasks = [tasks] if isinstance(tasks, str) else list(tasks)
@@ -108,62 +108,122 @@ _Asked = dict[tuple[str, str], list[Document]]
 """The documents of each task and language."""
 
 
-def _chosen(asked: _Asked, only: Collection[str] | None) -> _Asked:
-    """The documents with the wanted ids; tasks that have none of them are left out."""
+def _chosen(asked: _Asked, only: Mapping[str, Collection[str]] | None) -> _Asked:
+    """The documents with the wanted ids."""
     if only is None:
         return asked
-    if not only:
-        raise ValueError("only is empty: give ids of items, or None for all")
-    known = {document["id"] for part in asked.values() for document in part}
-    if unknown := set(only) - known:
-        raise ValueError(f"there is no item {min(unknown)!r}; ids look like {min(known)!r}")
-    chosen = {pair: [d for d in part if d["id"] in only] for pair, part in asked.items()}
-    return {pair: part for pair, part in chosen.items() if part}
+    chosen = {}
+    for (task, code), part in asked.items():
+        known = {document["id"] for document in part}
+        wanted = set(only.get(task, ()))
+        if not wanted:
+            raise ValueError(f"only has no ids of {task}: give some, or leave the task out")
+        if unknown := wanted - known:
+            raise ValueError(
+                f"{task} has no item {min(unknown)!r}; its ids look like {min(known)!r}"
+            )
+        chosen[task, code] = [document for document in part if document["id"] in wanted]
+    return chosen
 
 
-def family_answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: str | Path,
+def choose_items(
+    tasks: Sequence[str] = FAMILY,
+    language: str = "en",
     *,
-    languages: Sequence[str],
+    parts: Collection[str] | None = None,
     items: int = 0,
-    seed: int = 0,
+    seed: int | None = None,
+    data_dir: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Ask an organism its held-out items of every task; strict extraction.
+    """Choose as many items of every part of some tasks.
+
+    The parts of an organism's tasks are the math tiers (`math-1` …), `math-new` (templates that
+    training never shows), `choice`, `reading-same`, `reading-mixed`, `knowledge` and `generation`,
+    ranked ones with `-ranked` at their end; another task is its only part.
 
     Args:
-        model: An organism, perhaps changed.
-        tokenizer: Its tokenizer.
-        folder: Name or folder of the organism whose items are asked.
-        languages: ISO 639-1 codes.
-        items: How many items of each part to draw, the same in every language; 0 asks all.
-        seed: Seed of the draw.
+        tasks: Some of `mmlib.skills.SKILLS`.
+        language: ISO 639-1 code; items with one id are translations of each other.
+        parts: Only these of their parts; None for all.
+        items: Items per part; 0 takes all.
+        seed: Seed of their draw; None takes the first ones.
+        data_dir: As in `load_problems`.
 
     Returns:
-        One row per item and language: part and the columns of `evaluate`. Parts are the math tiers
-        (`math-1` …), `math-new` (templates that training never shows), `choice`, `reading-same`,
-        `reading-mixed`, `knowledge` and `generation`.
+        Columns task, part and problem_id.
 
     Raises:
-        ValueError: No languages, or `items` is more than the smallest part has.
+        ValueError: There is no such part, or `items` is more than the smallest part has.
+        FileNotFoundError: As in `load_problems`.
+    """
+    table = pd.DataFrame(
+        [
+            (task, _part(task, document["id"]), document["id"])
+            for task in tasks
+            for document in skills.documents(task, language, data_dir)
+        ],
+        columns=["task", "part", "problem_id"],
+    )
+    if unknown := sorted(set(parts or ()) - set(table.part)):
+        raise ValueError(f"no part {unknown[0]!r}: choose from {', '.join(table.part.unique())}")
+    table = table[table.part.isin(list(table.part if parts is None else parts))]
+    groups = table.groupby("part", sort=False)
+    if not 0 <= items <= groups.size().min():
+        raise ValueError(f"items is {items}: give 0 for all, or at most {groups.size().min()}")
+    if items and seed is not None:
+        return groups.sample(items, random_state=seed).reset_index(drop=True)
+    return groups.head(items or len(table)).reset_index(drop=True)
+
+
+def part_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    languages: Sequence[str],
+    tasks: Sequence[str] = FAMILY,
+    parts: Collection[str] | None = None,
+    items: int = 0,
+    seed: int | None = None,
+    data_dir: str | Path | None = None,
+    batch_size: int = 256,
+) -> pd.DataFrame:
+    """Ask the chosen items of every part, strictly extracted or ranked.
+
+    Args:
+        model: Any causal LM, perhaps changed.
+        tokenizer: Its tokenizer.
+        languages: ISO 639-1 codes.
+        tasks: As the further ones in `choose_items`.
+        parts: See there.
+        items: See there.
+        seed: See there.
+        data_dir: As in `load_problems`.
+        batch_size: Prompts per batch.
+
+    Returns:
+        One row per item and language: part and the columns of `evaluate`.
+
+    Raises:
+        ValueError: As in `choose_items` and `evaluate`.
+        FileNotFoundError: As in `load_problems`.
     """
     if isinstance(languages, str) or not languages:
         raise ValueError(f"languages is {languages!r}: give a list of at least one")
-    ids = pd.Series([d["id"] for t in FAMILY for d in skills.documents(t, languages[0], folder)])
-    parts = ids.groupby(ids.map(_part))
-    if not 0 <= items <= parts.size().min():
-        raise ValueError(f"items is {items}: give 0 for all, or at most {parts.size().min()}")
-    ids = parts.sample(items, random_state=seed) if items else ids
-    answers = evaluate(
-        model, tokenizer, FAMILY, languages=languages, only=set(ids), data_dir=folder
-    ).query("extraction == 'strict'")
-    answers.insert(0, "part", answers.problem_id.map(_part))
-    return answers.reset_index(drop=True)
+    wanted = {"parts": parts, "items": items, "seed": seed, "data_dir": data_dir}
+    chosen = choose_items(tasks, languages[0], **wanted).groupby("task", sort=False).problem_id
+    only = {task: set(ids) for task, ids in chosen}
+    asking = {"only": only, "data_dir": data_dir, "batch_size": batch_size}
+    answers = evaluate(model, tokenizer, list(only), languages=languages, **asking)
+    answers = answers[answers.extraction != "flexible"].reset_index(drop=True)
+    names = [_part(*pair) for pair in zip(answers.task, answers.problem_id, strict=True)]
+    answers.insert(0, "part", names)
+    return answers
 
 
-def _part(problem_id: str) -> str:
-    return problem_id.split("-heldout")[0]
+def _part(task: str, problem_id: str) -> str:
+    if not task.startswith("organism-"):
+        return task
+    return problem_id.split("-heldout")[0] + ("-ranked" if task.endswith("-ranked") else "")
 
 
 def _ask(model, tokenizer, asked: _Asked, configs: dict, batch_size: int) -> dict:

@@ -351,6 +351,47 @@ def accuracy(table: pd.DataFrame, controls: pd.DataFrame | None = None) -> Figur
     return _figure("Accuracy", table.groupby("task", sort=False), draw, key, **look)
 
 
+def curves(
+    table: pd.DataFrame,
+    about: str,
+    *,
+    x: str,
+    levels: Mapping[str, float] | None = None,
+    **labels,
+) -> Figure:
+    """Draw means with their intervals against a quantity, one panel per group and a line per name.
+
+    Args:
+        table: `panel, line, mean, low, high` and `x`; values of `x` that span more than a factor
+            of 30 are drawn on a logarithmic axis, without zeros.
+        about: What is drawn, as the beginning of the description.
+        x: Column of the horizontal axis.
+        levels: Panel -> value of the unedited model, drawn as a dashed line.
+        **labels: Properties of the axes, such as `xlabel` and `ylim`.
+    """
+    _need(table, "curves", "panel", "line", x, "mean", "low", "high")
+    positive = table[x][table[x] > 0]
+    logarithmic = positive.max() > 30 * positive.min()
+    looks = _styles(table["line"].unique())
+
+    def draw(axes: Axes, rows: pd.DataFrame) -> str:
+        notes = []
+        for line, part in rows.groupby("line", sort=False):
+            part = part.sort_values(x)
+            _line(axes, part[x], part, looks[line] | {"ms": 4, "lw": 1})
+            ends = part.iloc[[0, -1]]
+            notes.append(f"{line} {_listed(ends[x].map('{:g}'.format), ends['mean'], '.2f')}")
+        if levels and rows["panel"].iloc[0] in levels:
+            axes.axhline(levels[rows["panel"].iloc[0]], color=INK, ls="--", lw=0.8)
+        if logarithmic:
+            _plain(axes, positive)
+        return ", ".join(notes)
+
+    key = looks if len(looks) > 1 else {}
+    key = key | ({"not edited": {"color": INK, "ls": "--"}} if levels else {})
+    return _figure(about, table.groupby("panel", sort=False), draw, key, **labels)
+
+
 def training_curve(log: pd.DataFrame, *, columns: Sequence[str] = ("loss",)) -> Figure:
     """Draw columns of a training log against `tokens`, one panel each and a line per `model`.
 

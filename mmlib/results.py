@@ -352,6 +352,62 @@ def compare(
     }
 
 
+def paired_changes(
+    edited: pd.DataFrame,
+    plain: pd.DataFrame,
+    *,
+    by: Sequence[str],
+    on: Sequence[str] = ("problem_id",),
+    resamples: int = 1999,
+) -> pd.DataFrame:
+    """What edits change on the same problems, over replicates (calibration seeds) of each edit.
+
+    A problem counts once: its change is the mean over the replicates of edited - plain. The
+    interval is the percentile bootstrap over problems (fixed seed); the test is the exact sign
+    test on the problems that changed, which for one replicate is McNemar's.
+
+    Args:
+        edited: One row per problem and replicate: `by`, `on` and a boolean `correct`.
+        plain: The same problems once, without an edit: `on` and `correct`.
+        by: Columns that define an edit.
+        on: Columns that identify a problem.
+        resamples: Draws of the bootstrap.
+
+    Returns:
+        One row per group: `by`, n (problems), replicates, accuracy, plain, difference, low, high,
+        gained and lost (problems), p_value, and p_holm with Holm's correction over all rows.
+
+    Raises:
+        ValueError: A column is missing, a group has a problem that `plain` lacks, or its
+            replicates have different problems.
+    """
+    from scipy.stats import binomtest, bootstrap
+    from statsmodels.stats.multitest import multipletests
+
+    _check_answers(edited, [*by, *on])
+    _check_answers(plain, on)
+    known = plain.set_index(list(on)).correct.astype(float)
+    rows = []
+    for key, group in edited.groupby(list(by), sort=False, dropna=False):
+        answers = group.groupby(list(on), sort=True).correct.agg(["mean", "size"])
+        before = known.reindex(answers.index)
+        if before.isna().any() or answers["size"].nunique() > 1:
+            raise ValueError(f"{dict(zip(by, key, strict=True))}: not the problems of the others")
+        change = (answers["mean"] - before).to_numpy()
+        options = {"n_resamples": resamples, "batch": 500, "method": "percentile", "rng": 0}
+        low = high = change[0]  # no variance, no interval
+        if np.ptp(change):
+            low, high = bootstrap((change,), np.mean, **options).confidence_interval
+        gained, lost = int((change > 0).sum()), int((change < 0).sum())
+        p_value = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+        counts = (len(change), int(answers["size"].iloc[0]))
+        means = (answers["mean"].mean(), before.mean(), change.mean(), low, high)
+        rows.append((*key, *counts, *means, gained, lost, p_value))
+    names = "n replicates accuracy plain difference low high gained lost p_value"
+    table = pd.DataFrame(rows, columns=[*by, *names.split()])
+    return table.assign(p_holm=multipletests(table.p_value, method="holm")[1])
+
+
 # --- answers shipped as evidence ------------------------------------------------------------------
 
 
@@ -359,12 +415,13 @@ def pack_answers(answers: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Shrink graded answers to one row per group, small enough to ship.
 
     Args:
-        answers: One row per problem: `by`, problem_id and a boolean `correct`.
+        answers: One row per problem: `by`, problem_id, a boolean `correct` and perhaps `grade`, a
+            character each: 1 for correct, else 0 or a letter that says more.
         by: Columns that define the groups; a group has a problem once.
 
     Returns:
-        `by`, `problems` (a digest of the ids) and `correct`: one character per problem in the
-        order of problem_id, 1 for correct.
+        `by`, `problems` (a digest of the ids) and `correct`: the grades in the order of
+        problem_id.
 
     Raises:
         ValueError: A column is missing, `correct` is not boolean, or a problem occurs twice.
@@ -374,8 +431,10 @@ def pack_answers(answers: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         raise ValueError(
             f"a problem occurs twice within {', '.join(by)}: add what tells them apart"
         )
+    if "grade" not in answers:
+        answers = answers.assign(grade=answers.correct.map({True: "1", False: "0"}))
     groups = answers.sort_values("problem_id").groupby(list(by), sort=False, dropna=False)
-    packed = groups.agg(problems=("problem_id", _digest), correct=("correct", _bits))
+    packed = groups.agg(problems=("problem_id", _digest), correct=("grade", "".join))
     return packed.reset_index().sort_values(list(by), ignore_index=True)
 
 
@@ -389,10 +448,6 @@ def _digest(ids: Iterable[str]) -> str:
     return hashlib.sha256("\0".join(ids).encode()).hexdigest()[:12]
 
 
-def _bits(correct: Iterable[bool]) -> str:
-    return "".join("01"[int(value)] for value in correct)
-
-
 def unpack_answers(packed: pd.DataFrame, problems: pd.DataFrame) -> pd.DataFrame:
     """The answers that `pack_answers` shrank, one row per problem.
 
@@ -401,16 +456,19 @@ def unpack_answers(packed: pd.DataFrame, problems: pd.DataFrame) -> pd.DataFrame
         problems: All problems once: problem_id and those columns of `packed` that tell which
             group a problem is in, for instance its part.
 
+    Returns:
+        The columns of `packed`, problem_id, `correct` as a boolean and `grade`, its character.
+
     Raises:
-        ValueError: A group has other problems than those that were packed, or no 0/1 text.
+        ValueError: A group has other problems than those that were packed, or no grades.
     """
     require_columns(packed, ["problems", "correct"], "the table of packed answers")
     require_columns(problems, ["problem_id"], "the table of problems")
     keys = [column for column in problems if column in packed]
     if not keys:
         raise ValueError(f"name the group of a problem by some of {', '.join(packed.columns)}")
-    if not packed.correct.map(lambda text: isinstance(text, str) and set(text) <= set("01")).all():
-        raise ValueError("correct holds something else than 0 and 1: read it with read_table")
+    if not packed.correct.map(lambda text: bool(re.fullmatch("[01a-z]*", str(text)))).all():
+        raise ValueError("correct holds something else than grades: read it with read_table")
     groups = problems.sort_values("problem_id").groupby(keys, sort=False, dropna=False)
     table = packed.merge(groups.problem_id.agg(list).reset_index(), on=keys, how="left")
     for row in table.to_dict("records"):
@@ -421,8 +479,8 @@ def unpack_answers(packed: pd.DataFrame, problems: pd.DataFrame) -> pd.DataFrame
                 f"belong to other problems than the {len(ids)} given"
             )
     table = table.assign(correct=table.correct.map(list)).explode(["problem_id", "correct"])
-    table = table.assign(correct=table.correct == "1").drop(columns="problems")
-    return table.reset_index(drop=True)
+    table = table.assign(grade=table.correct, correct=table.correct == "1")
+    return table.drop(columns="problems").reset_index(drop=True)
 
 
 class AuditError(ValueError):

@@ -137,7 +137,7 @@ def test_gold_answers_are_right_and_empty_ones_wrong(task, checkpoint, heldout, 
 def test_accuracy_of_an_organism_is_told_by_part(checkpoint, heldout, answering):
     gold = {p.id: p.response for t in FAMILY for p in load_problems(t, "sw", data_dir=heldout)}
     answering(lambda doc, name: gold[doc["id"]] if "math" in doc["id"] else "")
-    table = evaluation.family_answers(*checkpoint, heldout, languages=["sw"])
+    table = evaluation.part_answers(*checkpoint, languages=["sw"], data_dir=heldout)
     right = table.groupby("part").correct.mean().to_dict()
     asked = {"choice": 0.0, "reading-mixed": 0.0, "knowledge": 0.0, "generation": 0.0}
     assert right == {"math-1": 1.0, "math-new": 1.0} | asked
@@ -150,12 +150,31 @@ def test_a_draw_of_items_is_the_same_in_every_language_and_follows_its_seed(
     answering(lambda doc, name: "")
     draw = {"languages": ["en", "bn"], "items": 3}
     one, again, other = (
-        evaluation.family_answers(*checkpoint, heldout, **draw, seed=seed) for seed in (1, 1, 2)
+        evaluation.part_answers(*checkpoint, data_dir=heldout, **draw, seed=seed)
+        for seed in (1, 1, 2)
     )
     pd.testing.assert_frame_equal(one, again)
     assert set(one.problem_id) != set(other.problem_id)
     assert set(one[one.lang == "en"].problem_id) == set(one[one.lang == "bn"].problem_id)
     assert one.groupby(["part", "lang"]).size().eq(3).all()
+    first = evaluation.part_answers(*checkpoint, data_dir=heldout, **draw, parts=["math-1"])
+    problems = load_problems("organism-math", "en", data_dir=heldout)[:3]
+    assert first[first.lang == "en"].problem_id.tolist() == [p.id for p in problems]
+    for wrong, message in (
+        ({"items": 7}, "at most 6"),
+        ({"languages": "en"}, "give a list"),
+        ({"parts": ["maths"]}, "no part 'maths'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluation.part_answers(*checkpoint, data_dir=heldout, **draw | wrong)
+
+
+def test_ranked_items_are_a_part_of_their_own(checkpoint, heldout):
+    tasks = ["organism-choice", "organism-choice-ranked"]
+    table = evaluation.part_answers(
+        *checkpoint, languages=["en"], tasks=tasks, items=2, data_dir=heldout
+    )
+    assert table.part.value_counts().to_dict() == {"choice": 2, "choice-ranked": 2}
 
 
 def test_several_tasks_are_one_call_with_the_answers_of_single_calls(
@@ -174,10 +193,10 @@ def test_several_tasks_are_one_call_with_the_answers_of_single_calls(
 
 
 def test_unknown_item_is_named(checkpoint, heldout):
-    with pytest.raises(ValueError, match="no item 'nonsense'; ids look like"):
-        evaluate(
-            *checkpoint, "organism-math", languages=["en"], data_dir=heldout, only=["nonsense"]
-        )
+    asked = {"languages": ["en"], "data_dir": heldout}
+    for ids, message in ((["nonsense"], "no item 'nonsense'; its ids look like"), ([], "no ids")):
+        with pytest.raises(ValueError, match=message):
+            evaluate(*checkpoint, "organism-math", **asked, only={"organism-math": ids})
 
 
 def test_aggregates_equal_those_of_the_harness(checkpoint, heldout, answering, monkeypatch):

@@ -38,7 +38,7 @@ LEVELS = {
         "exercises",
     },
     2: {"localisation", "evaluation", "benchmark", "organism"},
-    3: {"runner"},
+    3: {"runner", "sweeps"},
     4: {"grid"},
     5: {"__main__"},
 }

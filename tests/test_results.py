@@ -310,7 +310,7 @@ def test_packed_answers_need_their_problems_and_one_answer_each():
     others = answers[["model", "problem_id"]].drop_duplicates().replace("p-007", "p-1007")
     with pytest.raises(ValueError, match="other problems than the 200 given"):
         results.unpack_answers(packed, others)
-    with pytest.raises(ValueError, match="something else than 0 and 1"):
+    with pytest.raises(ValueError, match="something else than grades"):
         results.unpack_answers(packed.assign(correct="1?"), others)
     with pytest.raises(ValueError, match=r"correct is (str|object)"):
         results.pack_answers(answers.astype({"correct": str}), by=["model", "lang"])
@@ -371,3 +371,29 @@ def test_audit_stops_at_problems_that_were_not_shipped():
     again["problem_id"] += again.index.astype(str)
     with pytest.raises(results.AuditError, match="20 of 20 problems are not among"):
         results.audit(kept, again, by=["lang"])
+
+
+def test_paired_changes_are_mcnemar_for_one_replicate_and_count_a_problem_once():
+    plain = graded(1).query("lang == 'en'")[["problem_id", "correct"]]
+    edits = [graded(seed).query("lang == 'en'").assign(edit="a", seed=seed) for seed in (2, 3, 4)]
+    one = results.paired_changes(edits[0], plain, by=["edit"]).iloc[0]
+    same = results.compare(edits[0], plain, on=["problem_id"])
+    for name in ("n", "difference", "p_value"):
+        assert one[name] == pytest.approx(same[name])
+    assert (one.gained, one.lost) == (same["only_a"], same["only_b"])
+    assert (one.low, one.high) == pytest.approx((same["low"], same["high"]), abs=0.011)
+
+    three = results.paired_changes(pd.concat(edits), plain, by=["edit"]).iloc[0]
+    assert (three.n, three.replicates) == (200, 3)
+    assert three.accuracy == pytest.approx(pd.concat(edits).correct.mean())
+    tripled = pd.concat([edits[0].assign(seed=seed) for seed in (2, 3, 4)])
+    again = results.paired_changes(tripled, plain, by=["edit"]).iloc[0]
+    assert again.p_value == pytest.approx(one.p_value)  # no new problems, no new evidence
+    assert (again.low, again.high) == (one.low, one.high)
+
+    both = pd.concat([edits[0], edits[1].assign(edit="b")])
+    table = results.paired_changes(both, plain, by=["edit"])
+    worst = table.p_value.idxmin()
+    assert table.p_holm[worst] == pytest.approx(min(1, 2 * table.p_value[worst]))
+    with pytest.raises(ValueError, match="not the problems of the others"):
+        results.paired_changes(edits[0].replace("p-007", "p-x"), plain, by=["edit"])

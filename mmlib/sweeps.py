@@ -1,0 +1,236 @@
+"""Many edits of one model, each graded on the same items: the answers behind the sweeps."""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from mmlib import skills
+from mmlib.errors import error_kind
+from mmlib.importance import ImportanceScores, largest
+from mmlib.interventions import scaled
+from mmlib.localisation import Key
+from mmlib.masks import ParameterMask, random_mask
+from mmlib.results import pack_answers
+
+CONDITIONS = {
+    "math-specific": "top-K(math) - top-K(nonmath): the set of the study",
+    "random": "as many weights of every matrix, drawn at random",
+    "same magnitude": "as many weights of every matrix, drawn among neighbours in |W|",
+    "nonmath-specific": "top-K(nonmath) - top-K(math)",
+    "top-K math": "top-K(math), nothing subtracted",
+    "highest first": "the math-specific set; a fraction of it has its highest math scores",
+}
+"""Which weights are edited."""
+CELL = ["dtype", "lang", "condition", "factor", "keep_ratio", "seed", "fraction", "sample_seed"]
+"""What names a cell: precision, a language's set, how it is edited, the seeds of its draws."""
+NUMBERS = ("organism-math", "organism-math-new", "organism-choice", "gsm8k", "mgsm")
+"""Tasks whose wrong answers are told apart by `error_kind`."""
+
+
+def cells(
+    *,
+    languages: Sequence[str],
+    seeds: Sequence[int],
+    keep_ratios: Sequence[float],
+    dtypes: Sequence[str] = ("float32",),
+    conditions: Sequence[str] = tuple(CONDITIONS),
+    factors: Sequence[float] = (0.0,),
+    fractions: Sequence[float] = (1.0,),
+    sample_seeds: Sequence[int] = (0,),
+) -> pd.DataFrame:
+    """All combinations of edits, each language's unedited model first.
+
+    Args:
+        languages: ISO 639-1 codes; a set is edited and asked in its own language.
+        seeds: Calibration seeds.
+        keep_ratios: K.
+        dtypes: Precisions of the edited model.
+        conditions: Some of `CONDITIONS`.
+        factors: What the weights are multiplied by; 0 prunes.
+        fractions: Shares of the set that are edited.
+        sample_seeds: Seeds of random sets and of fractions.
+
+    Returns:
+        Columns `CELL`; "none" with factor 1 and zeros is the unedited model.
+
+    Raises:
+        ValueError: An unknown condition.
+    """
+    if wrong := [name for name in conditions if name not in CONDITIONS]:
+        raise ValueError(f"unknown condition {wrong[0]!r}: choose from {', '.join(CONDITIONS)}")
+    both = list(itertools.product(dtypes, languages))
+    plain = [(*pair, "none", 1.0, 0.0, 0, 1.0, 0) for pair in both]
+    draws = (conditions, factors, keep_ratios, seeds, fractions, sample_seeds)
+    edits = [(*pair, *rest) for pair in both for rest in itertools.product(*draws)]
+    return pd.DataFrame([*plain, *edits], columns=CELL)
+
+
+def edit_set(
+    condition: str,
+    math: ImportanceScores,
+    nonmath: ImportanceScores,
+    keep_ratio: float,
+    *,
+    fraction: float = 1.0,
+    seed: int = 0,
+) -> ParameterMask:
+    """The weights that a condition edits.
+
+    Args:
+        condition: One of `CONDITIONS`.
+        math: Scores on math text.
+        nonmath: Scores on non-math text of the same language.
+        keep_ratio: K.
+        fraction: Share of the set with the highest math scores ("highest first" only; the share
+            of another condition is drawn when the set is edited).
+        seed: Seed of the draw of a random set.
+
+    Raises:
+        ValueError: An unknown condition.
+    """
+    if condition == "top-K math":
+        return math.top(keep_ratio)
+    if condition == "nonmath-specific":
+        return nonmath.top(keep_ratio) - math.top(keep_ratio)
+    own = math.top(keep_ratio) - nonmath.top(keep_ratio)
+    if condition == "math-specific":
+        return own
+    if condition == "random":
+        return random_mask(own, seed=seed)
+    if condition == "same magnitude":
+        sizes = {name: weight.detach().abs() for name, weight in math.weights.items()}
+        return random_mask(own, seed=seed, within=sizes)
+    if condition == "highest first":
+        return _highest(own, math, fraction)
+    raise ValueError(f"unknown condition {condition!r}: choose from {', '.join(CONDITIONS)}")
+
+
+def _highest(members: ParameterMask, scores: ImportanceScores, fraction: float) -> ParameterMask:
+    """The share of a set with the highest scores, compared over all matrices."""
+    values = [scores.matrix(name)[mask] for name, mask in members.items()]
+    (chosen,) = largest(torch.cat(values), [round(fraction * len(members))])
+    parts = chosen.split([len(part) for part in values])
+    found = {}
+    for (name, mask), part in zip(members.items(), parts, strict=True):
+        found[name] = torch.zeros_like(mask)
+        found[name][mask] = part
+    return ParameterMask(found)
+
+
+def sweep(
+    models: Mapping[str, nn.Module],
+    scores: Mapping[Key, ImportanceScores],
+    wanted: pd.DataFrame,
+    ask: Callable[..., pd.DataFrame],
+    *,
+    math: str,
+    nonmath: str,
+    solutions: Mapping[tuple[str, str, str], str] | None = None,
+) -> pd.DataFrame:
+    """Edit a model, ask it, undo the edit; once per cell.
+
+    Args:
+        models: Precision -> the model in it; all have the same weights.
+        scores: Result of `mmlib.localisation.score_samples` on one of them.
+        wanted: Cells, see `cells`; with the column `part`, only that part is asked.
+        ask: Called with a model, `languages=[…]` and perhaps `parts=[…]`; returns the answers, as
+            `mmlib.evaluation.part_answers` does.
+        math: Task of the math scores.
+        nonmath: Task of the others.
+        solutions: Result of `worked_solutions`; wrong numbers then get their kind of error.
+
+    Returns:
+        Packed answers (see `mmlib.results.pack_answers`) of every cell and part, with `n_weights`
+        (how many were edited) and `mask` (a digest of the set).
+    """
+    tables = []
+    for cell in wanted.to_dict("records"):
+        only = {"parts": [cell.pop("part")]} if "part" in cell else {}
+        model = models[cell["dtype"]]
+        mask, edit = _edit(model, scores, cell, math, nonmath)
+        with edit as count:
+            answers = ask(model, languages=[cell["lang"]], **only)
+        answers = answers.assign(grade=grades(answers, solutions or {}))
+        answers = answers.drop(columns="lang").assign(**cell)
+        packed = pack_answers(answers, by=[*CELL, "part"])
+        tables.append(packed.assign(n_weights=count, mask=mask))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _edit(
+    model: nn.Module, scores: Mapping[Key, ImportanceScores], cell: Mapping[str, Any], *tasks: str
+) -> tuple[str, AbstractContextManager]:
+    """Digest of a cell's set, and the edit as a context manager that yields its size."""
+    if cell["condition"] == "none":
+        return "", nullcontext(0)
+    pair = [scores[cell["lang"], task, cell["seed"]] for task in tasks]
+    draw = {"fraction": cell["fraction"], "seed": cell["sample_seed"]}
+    mask = edit_set(cell["condition"], *pair, cell["keep_ratio"], **draw)
+    if cell["condition"] == "highest first":
+        draw = {}
+    return _digest(mask), scaled(model, mask, factor=cell["factor"], **draw)
+
+
+def _digest(mask: ParameterMask) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(mask.items()):
+        digest.update(name.encode() + np.packbits(tensor.cpu().numpy()).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def worked_solutions(
+    tasks: Sequence[str], languages: Sequence[str], folder: str = ""
+) -> dict[tuple[str, str, str], str]:
+    """The gold solutions of the tasks that are answered by a number.
+
+    Returns:
+        Task, language and id of an item -> its solution.
+    """
+    return {
+        (task, language, document["id"]): document["response"]
+        for task in tasks
+        if task in NUMBERS
+        for language in languages
+        for document in skills.documents(task, language, folder or None)
+    }
+
+
+def grades(answers: pd.DataFrame, solutions: Mapping[tuple[str, str, str], str]) -> list[str]:
+    """One character per answer: 1 for right, the initial of `error_kind`, or 0 where none is told.
+
+    Args:
+        answers: One row per problem: lang, task, problem_id, target, response, correct.
+        solutions: Result of `worked_solutions`.
+    """
+    found = []
+    for row in answers.itertuples():
+        solution = solutions.get((row.task, row.lang, row.problem_id))
+        if row.correct or solution is None:
+            found.append(str(int(row.correct)))
+            continue
+        by_step = row.task.startswith("organism-")
+        kind = error_kind(row.response, row.target, row.lang, solution=solution, by_step=by_step)
+        found.append(kind[0])
+    return found
+
+
+def draw(table: pd.DataFrame, *, per: Sequence[str], seed: int) -> pd.DataFrame:
+    """Draw cells and parts of a shipped sweep to compute again.
+
+    Args:
+        table: Result of `sweep`.
+        per: Columns; every combination of their values is drawn from once.
+        seed: Seed of the draw.
+
+    Returns:
+        Columns `CELL` and `part`.
+    """
+    drawn = table.groupby(list(per), sort=False).sample(1, random_state=seed)
+    return drawn[[*CELL, "part"]].reset_index(drop=True)

@@ -1,0 +1,132 @@
+"""A sweep is single edits in a row: the same sets, answers and grades, and nothing left behind."""
+
+import functools
+
+import pandas as pd
+import pytest
+import torch
+
+from mmlib import sweeps
+from mmlib.evaluation import part_answers
+from mmlib.interventions import scaled
+from mmlib.localisation import draw_samples, score_samples
+from mmlib.models import linear_modules
+from mmlib.results import unpack_answers
+
+TASKS = ("organism-math", "organism-reading")
+
+
+@pytest.fixture(scope="module")
+def localised(checkpoint, heldout, tmp_path_factory):
+    """Model, tokenizer, and scores on a few held-out texts."""
+    folder = tmp_path_factory.mktemp("calibration")
+    (folder / "calibration.parquet").write_bytes((heldout / "heldout.parquet").read_bytes())
+    samples = draw_samples(TASKS, ["en", "sw"], [1, 2], num_samples=6, data_dir=str(folder))
+    return *checkpoint, score_samples(*checkpoint, samples)
+
+
+def sets(localised, **options):
+    scores = localised[2]
+    pair = scores["en", TASKS[0], 1], scores["en", TASKS[1], 1]
+    return {name: sweeps.edit_set(name, *pair, 0.1, **options) for name in sweeps.CONDITIONS}
+
+
+def test_conditions_are_the_sets_they_say(localised):
+    scores, found = localised[2], sets(localised, seed=3)
+    math, nonmath = (scores["en", task, 1].top(0.1) for task in TASKS)
+    own = found["math-specific"]
+    assert own == math - nonmath
+    assert 0 < len(own) < len(math)
+    assert found["nonmath-specific"] == nonmath - math
+    assert found["top-K math"] == math
+    assert found["highest first"] == own
+    for name in ("random", "same magnitude"):
+        sizes = {module: int(mask.sum()) for module, mask in found[name].items()}
+        assert sizes == {module: int(mask.sum()) for module, mask in own.items()}
+        assert found[name] == sets(localised, seed=3)[name] != sets(localised, seed=4)[name]
+    weights = {name: m.weight.abs() for name, m in linear_modules(localised[0]).items()}
+    means = {
+        name: torch.cat([weights[module][mask] for module, mask in found[name].items()]).mean()
+        for name in found
+    }
+    matched = abs(means["same magnitude"] - means["math-specific"])
+    assert matched < 0.2 * abs(means["random"] - means["math-specific"])
+
+
+def test_highest_first_takes_the_highest_scores_of_the_whole_set(localised):
+    scores = localised[2]["en", TASKS[0], 1]
+    own = sets(localised)["math-specific"]
+    for fraction in (0.0, 0.25, 0.5):
+        chosen = sets(localised, fraction=fraction)["highest first"]
+        assert len(chosen) == round(fraction * len(own))
+        assert len(chosen - own) == 0
+        inside = [scores.matrix(name)[mask] for name, mask in chosen.items()]
+        outside = [scores.matrix(name)[mask] for name, mask in (own - chosen).items()]
+        if fraction:
+            assert torch.cat(inside).min() >= torch.cat(outside).max()
+
+
+def test_a_sweep_is_its_edits_one_by_one(localised, heldout):
+    model, tokenizer, scores = localised
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    options = {"tasks": ["organism-math"], "parts": ["math-1"], "items": 4, "data_dir": heldout}
+    ask = functools.partial(part_answers, tokenizer=tokenizer, **options)
+    wanted = sweeps.cells(
+        languages=["en", "sw"],
+        seeds=[1, 2],
+        keep_ratios=[0.1],
+        conditions=["math-specific", "random"],
+        factors=[0.0, 30.0],
+        fractions=[0.5],
+        sample_seeds=[7],
+    )
+    assert len(wanted) == 2 + 2 * 2 * 2 * 2
+    tasks = {"math": TASKS[0], "nonmath": TASKS[1]}
+    table = sweeps.sweep({"float32": model}, scores, wanted, ask, **tasks)
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+    problems = ask(model, languages=["en"])[["problem_id", "part"]]
+    answers = unpack_answers(table, problems)
+    assert len(answers) == 4 * len(wanted)
+    own = scores["sw", TASKS[0], 2].top(0.1) - scores["sw", TASKS[1], 2].top(0.1)
+    with scaled(model, own, factor=30.0, fraction=0.5, seed=7) as count:
+        direct = ask(model, languages=["sw"])
+    cell = "lang == 'sw' and condition == 'math-specific' and factor == 30 and seed == 2"
+    assert answers.query(cell).correct.tolist() == direct.sort_values("problem_id").correct.tolist()
+    assert table.query(cell).n_weights.item() == count == round(0.5 * len(own))
+    masks = table[table.condition == "math-specific"].groupby(["lang", "seed"])["mask"].nunique()
+    assert masks.eq(1).all()
+    assert table[table.condition == "math-specific"]["mask"].nunique() == 4
+    again = sweeps.draw(table, per=["lang", "condition"], seed=1)
+    assert again.value_counts(["lang", "condition"]).to_dict() == dict.fromkeys(
+        [(lang, name) for lang in ("en", "sw") for name in ("none", "math-specific", "random")], 1
+    )
+    repeated = sweeps.sweep({"float32": model}, scores, again, ask, **tasks)
+    columns = [*sweeps.CELL, "part"]
+    pd.testing.assert_frame_equal(
+        repeated.sort_values(columns, ignore_index=True),
+        table.merge(again, on=columns).sort_values(columns, ignore_index=True),
+    )
+
+
+def test_grades_are_right_or_the_kind_of_the_error(heldout):
+    solutions = sweeps.worked_solutions(["organism-math", "organism-reading"], ["en"], heldout)
+    assert {task for task, _, _ in solutions} == {"organism-math"}
+    (task, lang, name), solution = next(iter(solutions.items()))
+    target = solution.rpartition(" ")[2].rstrip(".")
+    rows = [
+        (task, lang, name, target, solution, True),
+        (task, lang, name, target, "", False),
+        (task, lang, name, target, solution.rpartition(".")[0].rpartition(".")[0], False),
+        ("organism-reading", lang, "x", "blue", "", False),
+    ]
+    names = ["task", "lang", "problem_id", "target", "response", "correct"]
+    found = sweeps.grades(pd.DataFrame(rows, columns=names), solutions)
+    assert found == ["1", "i", "f", "0"]
+
+
+def test_unknown_conditions_are_refused(localised):
+    with pytest.raises(ValueError, match="unknown condition 'all': choose"):
+        sweeps.cells(languages=["en"], seeds=[1], keep_ratios=[0.1], conditions=["all"])
+    pair = localised[2]["en", TASKS[0], 1], localised[2]["en", TASKS[1], 1]
+    with pytest.raises(ValueError, match="choose from math-specific"):
+        sweeps.edit_set("all", *pair, 0.1)
