@@ -34,6 +34,7 @@ class Rule:
     check: Callable[[Tables], pd.Series]
     needs: tuple[str, ...]
     keep_ratios: tuple[float, ...] = SHARED_KEEP_RATIOS
+    """Those that are needed; empty takes whatever there is."""
     threshold: float = 0.0
     interval: Callable[[Tables], tuple[float, float]] | None = None
 
@@ -224,6 +225,110 @@ def _grows_with_size(tables: Tables) -> pd.Series:
     return _weakest(ratios.diff(axis=1).iloc[:, 1:].min(axis=1, skipna=False))
 
 
+# --- edits --------------------------------------------------------------------------------------
+
+_EDIT = "model nonmath lang condition factor keep_ratio seed kind value base"
+
+
+def _edits(tables: Tables, condition: str, kind: str, *factors: float) -> pd.DataFrame:
+    """Values of edited models, one row per cell, with `rel`, the relative change.
+
+    `kind` is "math", "nonmath" or "" for both.
+    """
+    t = tables["interventions"]
+    require_columns(t, _EDIT.split(), "table 'interventions'")
+    t = t[(t.condition == condition) & t.factor.isin(factors) & t.kind.str.contains(f"^{kind}")]
+    if t.empty:
+        raise NotTestableError(f"needs {kind} answers of a model with edited {condition} weights")
+    return t.assign(rel=t.value / t.base - 1).set_index("seed")
+
+
+@_decides("C4a", "interventions", keep_ratios=(0.01,))
+def _pruning_destroys_math(tables: Tables) -> pd.Series:
+    """Smallest relative fall of math over models and languages when the set is zeroed - 90 %.
+
+    Sets made with MMLU as non-math text do not count, as in the claim.
+    """
+    edits = _edits(tables, "math-specific", "math", 0.0)
+    return _weakest(-edits[edits.nonmath != "mmlu"].rel - 0.9)
+
+
+@_decides("C4b", "interventions", keep_ratios=(0.01, 0.1))
+def _pruning_keeps_the_rest(tables: Tables) -> pd.Series:
+    """5 % - largest relative fall of the non-math skill over models, languages and K."""
+    return _weakest(_edits(tables, "math-specific", "nonmath", 0.0).rel + 0.05)
+
+
+@_decides("C4c", "interventions", keep_ratios=())
+def _without_subtraction_all_goes(tables: Tables) -> pd.Series:
+    """Smallest of .01 - math and .30 - non-math accuracy when top scores are zeroed, all cells."""
+    t = _edits(tables, "top-K math", "", 0.0)
+    return _weakest(np.where(t.kind == "math", 0.01, 0.30) - t.value)
+
+
+@_decides("C5a", "interventions", keep_ratios=())
+def _scaling_lifts_english(tables: Tables) -> pd.Series:
+    """Largest relative gain of English math over K at factor 1.01, of one model at least.
+
+    The largest gain of the random sets of the same K is subtracted where there are any: the best
+    of several noisy cells gains without an effect.
+    """
+    best = _best_gain(_edits(tables, "math-specific", "math", 1.01))
+    try:
+        return best - _best_gain(_edits(tables, "random", "math", 1.01))
+    except NotTestableError:
+        return best
+
+
+def _best_gain(edits: pd.DataFrame) -> pd.Series:
+    english = edits[edits.lang == "en"]
+    if english.empty:
+        raise NotTestableError("needs English math")
+    return english.rel.groupby(level="seed").max()
+
+
+@_decides("C5b", "interventions", keep_ratios=())
+def _scaling_keeps_the_rest(tables: Tables) -> pd.Series:
+    """.006 - largest change of a non-math accuracy at factor 1.01, in all cells."""
+    t = _edits(tables, "math-specific", "nonmath", 1.01)
+    return _weakest(0.006 - (t.value - t.base).abs())
+
+
+@_decides("C5c", "interventions", keep_ratios=())
+def _scaling_lifts_small_models(tables: Tables) -> pd.Series:
+    """Best gain of the first model - best gain of the others, of at least 3 sizes."""
+    t = _edits(tables, "math-specific", "math", 1.01)
+    if t.model.nunique() < 3:
+        raise NotTestableError(f"needs at least 3 model sizes, there is {t.model.nunique()}")
+    english = t[t.lang == "en"].reset_index()
+    gains = english.groupby(["seed", "model"], sort=False).rel.max().unstack(sort=False)
+    return gains.iloc[:, 0] - gains.iloc[:, 1:].max(axis=1)
+
+
+def published_edits() -> pd.DataFrame:
+    """The published interventions in our columns, means over calibration seeds (`seed` 0).
+
+    Baselines are those of the project page, for MMLU the mean of the stored ones. The control that
+    subtracts nothing is that of `mathlang_controls`, the highest scores of the whole model.
+    """
+    t = published("mathlang_interventions")
+    t = t[t.metric != "flexible"].assign(kind=t.task.map({"gsm8k": "math"}).fillna("nonmath"))
+    name = ["model", "lang", "task"]
+    page = t[t.variant == "page_table"].set_index(name).value
+    main = t[t.variant == "main"]
+    stored = main[main.intervention == "none"].groupby(name).value.mean()
+    base = page.combine_first(stored).rename("base")
+    cells = ["model", "nonmath", "lang", "task", "kind", "intervention", "factor", "keep_ratio"]
+    edits = main[main.intervention != "none"].groupby(cells, sort=False).value.mean().reset_index()
+    edits = edits.drop(columns="intervention").assign(condition="math-specific")
+    whole = published("mathlang_controls").query("control == 'highest_scores_first'")
+    whole = whole[whole.metric != "flexible"]
+    whole = whole.assign(kind=whole.task.map({"gsm8k": "math"}).fillna("nonmath"), factor=0.0)
+    columns = ["model", "nonmath", "lang", "task", "kind", "factor", "keep_ratio", "value"]
+    both = pd.concat([edits, whole[columns].assign(condition="top-K math")])
+    return both.join(base, on=name).assign(seed=0).drop(columns="task")
+
+
 # --- verdicts -----------------------------------------------------------------------------------
 
 
@@ -243,7 +348,7 @@ def _at(tables: Tables, rule: Rule) -> dict[str, pd.DataFrame]:
     """The tables at the rule's keep ratios, all of which have to be there."""
     chosen = {name: tables[name] for name in rule.needs}
     for name, table in chosen.items():
-        if name == "accuracy":
+        if name == "accuracy" or not rule.keep_ratios:
             continue
         require_columns(table, ["keep_ratio"], f"table {name!r}")
         ratios = table.keep_ratio.round(9)
@@ -291,6 +396,7 @@ def published_effect(claim: str) -> float:
         "overlap": published("mathlang_overlap"),
         "set_sizes": sizes[sizes.source == "jaccard_file"],
         "accuracy": strict.assign(low=low, high=high),
+        "interventions": published_edits(),
     }
     rule = RULES[claim]
     whole_grid = rule.keep_ratios == SHARED_KEEP_RATIOS

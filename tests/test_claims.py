@@ -293,3 +293,68 @@ def test_every_rule_is_told_in_words():
     assert list(frame.index) == list(RULES)
     assert frame.notna().all(axis=None)
     assert frame.keep_ratios["C2"] == "0.1"
+
+
+def edits(values, *, base=0.8, seeds=SEEDS, keep_ratios=K, models=("toy",), langs=LANGS):
+    """Accuracies `values(condition, kind, factor, seed)` in every cell of a run."""
+    rows = [
+        (model, lang, condition, factor, ratio, seed, kind, values(condition, kind, factor, seed))
+        for model in models
+        for lang in langs
+        for condition in ("math-specific", "random", "top-K math")
+        for factor in (0.0, 1.01)
+        for ratio in keep_ratios
+        for seed in seeds
+        for kind in ("math", "nonmath")
+    ]
+    names = ["model", "lang", "condition", "factor", "keep_ratio", "seed", "kind", "value"]
+    table = pd.DataFrame(rows, columns=names).assign(nonmath="organism-reading", base=base)
+    return {"interventions": table}
+
+
+def test_pruning_destroys_math_and_keeps_the_rest_or_does_not():
+    destroyed = edits(lambda condition, kind, factor, seed: 0.01 if kind == "math" else 0.79)
+    assert judge("C4a", destroyed).verdict == "yes"
+    assert judge("C4b", destroyed).verdict == "yes"
+    kept = edits(lambda condition, kind, factor, seed: 0.6 if kind == "math" else 0.7)
+    assert judge("C4a", kept).verdict == judge("C4b", kept).verdict == "no"
+    unsure = edits(lambda condition, kind, factor, seed: 0.3 if seed == 1 else 0.0)
+    assert judge("C4a", unsure).verdict == "undecided"
+    assert judge("C4a", destroyed).effect == pytest.approx(1 - 0.01 / 0.8 - 0.9)
+
+
+def test_one_language_that_is_kept_decides_against_the_claim():
+    tables = edits(lambda condition, kind, factor, seed: 0.0)
+    table = tables["interventions"]
+    table.loc[(table.lang == "hi") & (table.kind == "math"), "value"] = 0.5
+    assert judge("C4a", tables).verdict == "no"
+
+
+def test_without_subtraction_everything_goes_or_does_not():
+    gone = edits(lambda condition, kind, factor, seed: 0.0 if kind == "math" else 0.25)
+    assert judge("C4c", gone).verdict == "yes"
+    kept = edits(lambda condition, kind, factor, seed: 0.0 if kind == "math" else 0.4)
+    assert judge("C4c", kept).verdict == "no"
+
+
+def test_a_gain_counts_only_beyond_that_of_random_sets():
+    helped = {"math-specific": 0.9, "random": 0.82, "top-K math": 0.8}
+    tables = edits(lambda condition, kind, factor, seed: helped[condition])
+    assert judge("C5a", tables).verdict == "yes"
+    assert judge("C5a", tables).effect == pytest.approx((0.9 - 0.82) / 0.8)
+    alike = edits(lambda condition, kind, factor, seed: 0.9)
+    assert judge("C5a", alike).verdict == "undecided"
+    assert judge("C5b", alike).verdict == "no"
+    assert judge("C5b", edits(lambda *_: 0.8)).verdict == "yes"
+    assert judge("C5c", tables).verdict == "not testable here"
+
+
+def test_published_edits_have_the_published_figures():
+    table = claims.published_edits()
+    cell = table.query(
+        "model.str.contains('Llama-3.2-1B') and lang == 'en' and factor == 0 and kind == 'math'"
+        " and nonmath == 'race' and keep_ratio == .1 and condition == 'math-specific'"
+    )
+    assert cell.base.item() == 0.34
+    assert cell.value.item() == pytest.approx(0.0217, abs=1e-4)
+    assert table.base.notna().all()
