@@ -227,19 +227,31 @@ def _grows_with_size(tables: Tables) -> pd.Series:
 
 # --- edits --------------------------------------------------------------------------------------
 
-_EDIT = "model nonmath lang condition factor keep_ratio seed kind value base"
+_EDIT = "model parameters nonmath lang condition factor keep_ratio seed kind value base"
+SIZES = {
+    "meta-llama/Llama-3.2-1B-Instruct": 1.24e9,
+    "Qwen/Qwen3-4B-Instruct-2507": 4.02e9,
+    "meta-llama/Llama-3.1-8B-Instruct": 8.03e9,
+}
+"""Parameters of the papers' models."""
 
 
 def _edits(tables: Tables, condition: str, kind: str, *factors: float) -> pd.DataFrame:
     """Values of edited models, one row per cell, with `rel`, the relative change.
 
-    `kind` is "math", "nonmath" or "" for both.
+    `kind` is "math", "nonmath" or "" for both. Only whole sets count, and the first precision.
     """
     t = tables["interventions"]
     require_columns(t, _EDIT.split(), "table 'interventions'")
     t = t[(t.condition == condition) & t.factor.isin(factors) & t.kind.str.contains(f"^{kind}")]
+    if "fraction" in t:
+        t = t[t.fraction == 1]
+    if "dtype" in t:
+        t = t[t.dtype == tables["interventions"].dtype.iloc[0]]
     if t.empty:
         raise NotTestableError(f"needs {kind} answers of a model with edited {condition} weights")
+    if (t.base == 0).any():
+        raise NotTestableError("a skill that the model lacks cannot fall or rise")
     return t.assign(rel=t.value / t.base - 1).set_index("seed")
 
 
@@ -250,7 +262,10 @@ def _pruning_destroys_math(tables: Tables) -> pd.Series:
     Sets made with MMLU as non-math text do not count, as in the claim.
     """
     edits = _edits(tables, "math-specific", "math", 0.0)
-    return _weakest(-edits[edits.nonmath != "mmlu"].rel - 0.9)
+    edits = edits[edits.nonmath != "mmlu"]
+    if edits.empty:
+        raise NotTestableError("needs sets made with another non-math text than MMLU")
+    return _weakest(-edits.rel - 0.9)
 
 
 @_decides("C4b", "interventions", keep_ratios=(0.01, 0.1))
@@ -268,23 +283,26 @@ def _without_subtraction_all_goes(tables: Tables) -> pd.Series:
 
 @_decides("C5a", "interventions", keep_ratios=())
 def _scaling_lifts_english(tables: Tables) -> pd.Series:
-    """Largest relative gain of English math over K at factor 1.01, of one model at least.
+    """Largest relative gain of English math over models and K at factor 1.01, less the control's.
 
-    The largest gain of the random sets of the same K is subtracted where there are any: the best
-    of several noisy cells gains without an effect.
+    Where random sets were scaled, the gain of the random set of the same model, K and seed is
+    subtracted from each gain (mean over its draws).
     """
-    best = _best_gain(_edits(tables, "math-specific", "math", 1.01))
-    try:
-        return best - _best_gain(_edits(tables, "random", "math", 1.01))
-    except NotTestableError:
-        return best
+    gains = _english_gains(tables, "math-specific")
+    if (tables["interventions"].condition == "random").any():
+        control = _english_gains(tables, "random")
+        if not gains.index.isin(control.index).all():
+            raise NotTestableError("needs a random set for every model, K and seed")
+        gains = gains - control.reindex(gains.index)
+    return gains.groupby(level="seed").max()
 
 
-def _best_gain(edits: pd.DataFrame) -> pd.Series:
-    english = edits[edits.lang == "en"]
-    if english.empty:
+def _english_gains(tables: Tables, condition: str) -> pd.Series:
+    t = _edits(tables, condition, "math", 1.01).reset_index()
+    t = t[t.lang == "en"]
+    if t.empty:
         raise NotTestableError("needs English math")
-    return english.rel.groupby(level="seed").max()
+    return t.groupby(CELL, sort=False).rel.mean()
 
 
 @_decides("C5b", "interventions", keep_ratios=())
@@ -296,17 +314,19 @@ def _scaling_keeps_the_rest(tables: Tables) -> pd.Series:
 
 @_decides("C5c", "interventions", keep_ratios=())
 def _scaling_lifts_small_models(tables: Tables) -> pd.Series:
-    """Best gain of the first model - best gain of the others, of at least 3 sizes."""
-    t = _edits(tables, "math-specific", "math", 1.01)
-    if t.model.nunique() < 3:
-        raise NotTestableError(f"needs at least 3 model sizes, there is {t.model.nunique()}")
-    english = t[t.lang == "en"].reset_index()
-    gains = english.groupby(["seed", "model"], sort=False).rel.max().unstack(sort=False)
-    return gains.iloc[:, 0] - gains.iloc[:, 1:].max(axis=1)
+    """Best gain of the smallest model - best gain of the others, of at least 3 sizes."""
+    gains = _english_gains(tables, "math-specific").groupby(["seed", "model"]).max().unstack()
+    sizes = tables["interventions"].groupby("model").parameters.first().sort_values()
+    sizes = sizes[sizes.index.isin(gains.columns)]
+    if sizes.nunique() < 3:
+        raise NotTestableError(f"needs at least 3 model sizes, there is {sizes.nunique()}")
+    return gains[sizes.index[0]] - gains[sizes.index[1:]].max(axis=1)
 
 
 def published_edits() -> pd.DataFrame:
     """The published interventions in our columns, means over calibration seeds (`seed` 0).
+
+    Of the control without subtraction every run has a row.
 
     Baselines are those of the project page, for MMLU the mean of the stored ones. The control that
     subtracts nothing is that of `mathlang_controls`, the highest scores of the whole model.
@@ -326,7 +346,8 @@ def published_edits() -> pd.DataFrame:
     whole = whole.assign(kind=whole.task.map({"gsm8k": "math"}).fillna("nonmath"), factor=0.0)
     columns = ["model", "nonmath", "lang", "task", "kind", "factor", "keep_ratio", "value"]
     both = pd.concat([edits, whole[columns].assign(condition="top-K math")])
-    return both.join(base, on=name).assign(seed=0).drop(columns="task")
+    sizes = both.model.map(SIZES)
+    return both.join(base, on=name).assign(seed=0, parameters=sizes).drop(columns="task")
 
 
 # --- verdicts -----------------------------------------------------------------------------------
@@ -363,7 +384,8 @@ def judge(claim: str, tables: Tables | None) -> Outcome:
 
     Args:
         claim: id of the claim, such as `"C2"`.
-        tables: `overlap`, `set_sizes` and `accuracy` of one run (None: there was no run). Rows of
+        tables: `overlap`, `set_sizes`, `accuracy` and `interventions` (see `published_edits` for
+            its columns) as far as there are any (None: there was no run). Rows of
             control models do not belong here: a claim about every model is checked on each.
     """
     if claim not in RULES:

@@ -7,6 +7,7 @@ problem share their id, their numbers and their people by construction.
 import dataclasses
 import functools
 import hashlib
+import math
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -62,10 +63,20 @@ class Mix:
         """Refuse what no corpus can be drawn from (ValueError)."""
         for name, known in {"languages": LANGUAGES, "tasks": (*TASKS, "telling")}.items():
             shares = getattr(self, name)
-            if set(shares) - set(known) or min(shares.values(), default=-1) < 0:
+            fit = all(share >= 0 and math.isfinite(share) for share in shares.values())
+            if set(shares) - set(known) or not fit or not sum(shares.values()):
                 raise ValueError(f"{name} is {shares}: give shares of {', '.join(known)}")
         if self.foreign_math is not None and not 0 <= self.foreign_math <= 1:
             raise ValueError(f"foreign_math is {self.foreign_math}: give a share from 0 to 1")
+        if self.foreign_math and set(self.languages) == {"en"}:
+            raise ValueError(f"foreign_math is {self.foreign_math}, but there is only English")
+        ends = [until for until, _ in self.curriculum]
+        stages = {stage for _, stage in self.curriculum}
+        if not ends or ends != sorted(ends) or ends[-1] < 1 or stages - {"easy", "mixed", "full"}:
+            raise ValueError(
+                f"curriculum is {self.curriculum}: give rising shares, the last 1, each with easy, "
+                "mixed or full"
+            )
         if self.documents < 1:
             raise ValueError(f"documents is {self.documents}: give 1 or more")
 

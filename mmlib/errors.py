@@ -214,7 +214,7 @@ def _is_calculation(expression: str) -> bool:
         return False
     try:
         nodes = ast.walk(_tree(expression))
-    except SyntaxError:
+    except (SyntaxError, RecursionError, MemoryError):
         return False
     return all(isinstance(n, (ast.BinOp, ast.Constant, *_OPERATORS)) for n in nodes)
 
@@ -317,16 +317,16 @@ def _same_plan(steps: Sequence[Step], needed: Sequence[Step]) -> bool:
     """Whether the calculations are those of the solution, but for results that were carried on."""
     if len(steps) != len(needed):
         return False
-    own: dict[Fraction, Fraction] = {}
+    own: dict[Fraction, set[Fraction]] = {}
     for step, model in zip(steps, needed, strict=True):
         # A number of the problem may equal an earlier result of the solution: both readings count.
-        wanted = [{value, own.get(value, value)} for value in model.quantities]
+        wanted = [{value, *own.get(value, ())} for value in model.quantities]
         orders = [wanted, wanted[::-1]] if model.operations in (("+",), ("*",)) else [wanted]
         fits = [
             all(value in choices for value, choices in zip(step.quantities, order, strict=False))
             for order in orders
         ]
-        if step.operations != model.operations or not any(fits):
+        if step.expression != model.expression or not any(fits):
             return False
-        own[model.stated] = step.stated
+        own.setdefault(model.stated, set()).add(step.stated)
     return True

@@ -8,6 +8,7 @@ import functools
 import logging
 import math
 import warnings
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
 from io import StringIO
@@ -52,8 +53,9 @@ def evaluate(
 ) -> pd.DataFrame:
     """Grade the held-out items of tasks in several languages, in one call of the harness.
 
-    Decoding is greedy and ends at a line break, at EOS, or 20 % beyond the longest gold response
-    that the task has in this language (whatever else is asked, or left out).
+    Decoding is greedy and ends where the task's YAML says (a line break, the next question), at
+    EOS, or 20 % beyond the longest gold response that the task has in this language, whatever else
+    is asked or left out; tasks without gold responses end after `UNSOLVED` tokens.
 
     Args:
         model: Any causal LM, also one whose weights have just been changed.
@@ -156,6 +158,8 @@ def choose_items(
         ValueError: There is no such part, or `items` is more than the smallest part has.
         FileNotFoundError: As in `load_problems`.
     """
+    if parts is not None and not parts:
+        raise ValueError("parts is empty: give some, or None for all")
     table = pd.DataFrame(
         [
             (task, _part(task, document["id"]), document["id"])
@@ -170,9 +174,14 @@ def choose_items(
     groups = table.groupby("part", sort=False)
     if not 0 <= items <= groups.size().min():
         raise ValueError(f"items is {items}: give 0 for all, or at most {groups.size().min()}")
-    if items and seed is not None:
-        return groups.sample(items, random_state=seed).reset_index(drop=True)
-    return groups.head(items or len(table)).reset_index(drop=True)
+    if not items or seed is None:
+        return groups.head(items or len(table)).reset_index(drop=True)
+    # A part draws the same items whatever else is asked.
+    drawn = [
+        part.sample(items, random_state=zlib.crc32(f"{seed} {name}".encode()))
+        for name, part in groups
+    ]
+    return pd.concat(drawn, ignore_index=True)
 
 
 def part_answers(

@@ -110,10 +110,14 @@ def _typed(name: str, value: Any, current: Any) -> Any:
             return tuple((float(until), str(stage)) for until, stage in value)
         if wanted is dict:
             return {key: float(share) for key, share in value.items()}
-        if isinstance(value, bool) or (wanted is int and int(value) != float(value)):
+        if wanted is str:
+            return str.strip(value)
+        if isinstance(value, bool) or not math.isfinite(float(value)):
+            raise ValueError(value)
+        if wanted is int and int(value) != float(value):
             raise ValueError(value)
         return wanted(value)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"{name} is {value!r}; it has to be of type {wanted.__name__}") from error
 
 

@@ -358,6 +358,7 @@ def paired_changes(
     *,
     by: Sequence[str],
     on: Sequence[str] = ("problem_id",),
+    replicate: str = "seed",
     resamples: int = 1999,
 ) -> pd.DataFrame:
     """What edits change on the same problems, over replicates (calibration seeds) of each edit.
@@ -367,10 +368,11 @@ def paired_changes(
     test on the problems that changed, which for one replicate is McNemar's.
 
     Args:
-        edited: One row per problem and replicate: `by`, `on` and a boolean `correct`.
+        edited: One row per problem and replicate: `by`, `on`, `replicate` and a boolean `correct`.
         plain: The same problems once, without an edit: `on` and `correct`.
         by: Columns that define an edit.
         on: Columns that identify a problem.
+        replicate: Column that tells the replicates apart.
         resamples: Draws of the bootstrap.
 
     Returns:
@@ -378,20 +380,23 @@ def paired_changes(
         gained and lost (problems), p_value, and p_holm with Holm's correction over all rows.
 
     Raises:
-        ValueError: A column is missing, a group has a problem that `plain` lacks, or its
-            replicates have different problems.
+        ValueError: A column is missing, a problem occurs twice, a group has a problem that `plain`
+            lacks, or its replicates have different problems.
     """
     from scipy.stats import binomtest, bootstrap
     from statsmodels.stats.multitest import multipletests
 
-    _check_answers(edited, [*by, *on])
+    _check_answers(edited, [*by, *on, replicate])
     _check_answers(plain, on)
+    for table, key in ((edited, {*by, *on, replicate}), (plain, {*on})):
+        if table.duplicated(list(key)).any():
+            raise ValueError(f"a problem occurs twice within {', '.join(sorted(key))}")
     known = plain.set_index(list(on)).correct.astype(float)
     rows = []
     for key, group in edited.groupby(list(by), sort=False, dropna=False):
         answers = group.groupby(list(on), sort=True).correct.agg(["mean", "size"])
         before = known.reindex(answers.index)
-        if before.isna().any() or answers["size"].nunique() > 1:
+        if before.isna().any() or (answers["size"] != group[replicate].nunique()).any():
             raise ValueError(f"{dict(zip(by, key, strict=True))}: not the problems of the others")
         change = (answers["mean"] - before).to_numpy()
         options = {"n_resamples": resamples, "batch": 500, "method": "percentile", "rng": 0}
@@ -424,7 +429,8 @@ def pack_answers(answers: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         problem_id.
 
     Raises:
-        ValueError: A column is missing, `correct` is not boolean, or a problem occurs twice.
+        ValueError: A column is missing, `correct` is not boolean, a problem occurs twice, or a
+            grade is no single character or contradicts `correct`.
     """
     _check_answers(answers, [*by, "problem_id"])
     if answers.duplicated([*by, "problem_id"]).any():
@@ -433,6 +439,10 @@ def pack_answers(answers: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         )
     if "grade" not in answers:
         answers = answers.assign(grade=answers.correct.map({True: "1", False: "0"}))
+    fits = answers.grade.str.fullmatch("[01a-z]") & ((answers.grade == "1") == answers.correct)
+    if not fits.all():
+        wrong = answers.grade[~fits].iloc[0]
+        raise ValueError(f"grade {wrong!r}: give 1 for correct, else 0 or a small letter")
     groups = answers.sort_values("problem_id").groupby(list(by), sort=False, dropna=False)
     packed = groups.agg(problems=("problem_id", _digest), correct=("grade", "".join))
     return packed.reset_index().sort_values(list(by), ignore_index=True)
@@ -440,8 +450,8 @@ def pack_answers(answers: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 def _check_answers(answers: pd.DataFrame, columns: Sequence[str]) -> None:
     require_columns(answers, [*columns, "correct"], "the table of answers")
-    if not pd.api.types.is_bool_dtype(answers.correct):
-        raise ValueError(f"correct is {answers.correct.dtype}: give booleans")
+    if not pd.api.types.is_bool_dtype(answers.correct) or answers.correct.isna().any():
+        raise ValueError(f"correct is {answers.correct.dtype}: give booleans, none missing")
 
 
 def _digest(ids: Iterable[str]) -> str:
@@ -494,7 +504,8 @@ def audit(
 
     Single answers may change with the hardware or the number of threads. Two things stop: a group
     that became better or worse (exact McNemar test, Holm over the groups, 5 %), and one in which
-    more answers than `tolerance` changed, in whatever direction (95 % Wilson interval above it).
+    more answers than `tolerance` changed, in whatever direction (95 % Wilson interval above it,
+    and at least two answers).
 
     Args:
         kept: Shipped answers: problem_id, a boolean `correct` and columns that, with `by`, name a
@@ -521,7 +532,8 @@ def audit(
         _check_answers(table, [*by, "problem_id"])
     if again.empty:
         raise AuditError("nothing was computed again: draw at least one problem")
-    on = [c for c in kept if c in again and c != "correct"]
+    told = ("correct", "grade", "n_weights", "mask")  # what is found, not what is asked
+    on = [c for c in kept if c in again and c not in told]
     paired = again[[*on, "correct"]].merge(
         kept[[*on, "correct"]], on=on, how="left", validate="1:1", suffixes=("_again", "_kept")
     )
@@ -545,8 +557,9 @@ def audit(
         for row in table.itertuples()
     ]
     least, _ = proportion_confint(table.changed, table.n, alpha=0.05, method="wilson")
+    least = np.where(table.changed > 1, least, 0.0)  # one answer may change in any group
     table = table.drop(columns="gained").assign(
-        p_value=multipletests(p_values, method="holm")[1], least_changed=np.asarray(least)
+        p_value=multipletests(p_values, method="holm")[1], least_changed=least
     )
     wrong = table[(table.p_value < 0.05) | (table.least_changed > tolerance)]
     if not wrong.empty:

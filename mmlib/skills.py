@@ -136,10 +136,14 @@ def ranked_math(language: str, folder: Folder) -> list[Document]:
 
 
 def ranked_reading(language: str, folder: Folder) -> list[Document]:
-    """Reading by likelihood: every answer of the task that stands in the passage."""
+    """Reading by likelihood: every answer of the task that stands in the passage as a word.
+
+    In Bengali a name with a suffix counts only where the suffix begins with a vowel sign.
+    """
     problems = load_problems("organism-reading", language, data_dir=folder)
     words = sorted({problem.target for problem in problems})
-    found = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)")
+    # Vowel signs are no \w: without their range a name is found at the end of another word.
+    found = re.compile(rf"(?<![\w\u0900-\u09ff])(?:{'|'.join(map(re.escape, words))})(?!\w)")
     documents = []
     for problem in problems:
         here = list(dict.fromkeys(found.findall(problem.prompt)))
@@ -179,6 +183,8 @@ def _exemplars(language: str, folder: Folder) -> list[dict]:
         )
     rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     own = [row for row in rows if row["language"] == language]
+    if len(own) != 8:
+        raise ValueError(f"{path} has {len(own)} examples in {language!r}: MGSM has 8 of each")
     return sorted(own, key=lambda row: int(row["id"]))
 
 
@@ -188,7 +194,7 @@ def _race(task: str, language: str, folder: Folder) -> list[Document]:
     documents = []
     for _, passage in rows.groupby(rows.id.str.rpartition("-")[0], sort=False):
         *earlier, last = passage.to_dict("records")
-        told = [f"Question: {row['question']}\nAnswer: {row['target']}\n" for row in earlier]
+        told = [_answered(row["question"], row["target"]) for row in earlier]
         documents.append(
             {
                 "id": last["id"],
@@ -200,6 +206,13 @@ def _race(task: str, language: str, folder: Folder) -> list[Document]:
             }
         )
     return documents
+
+
+def _answered(question: str, answer: str) -> str:
+    """A question with its answer, which fills the gap of a cloze question."""
+    if question.endswith("  _  ."):
+        return f"{question[:-5]}{answer}\n"
+    return f"Question: {question}\nAnswer: {answer}\n"
 
 
 def _mmlu(language: str, folder: Folder) -> list[Document]:
@@ -255,9 +268,11 @@ def documents(task: str, language: str, folder: Folder = None) -> list[Document]
         folder: As `data_dir` of `mmlib.data.load_problems`.
 
     Raises:
-        ValueError: As in `load_problems`, or an item cannot be ranked.
+        ValueError: An unknown task, or as in `load_problems`.
         FileNotFoundError: As in `load_problems`.
     """
+    if task not in SKILLS:
+        raise ValueError(f"cannot ask task {task!r}: choose from {', '.join(SKILLS)}")
     return SKILLS[task].documents(get_language(language).code, folder)
 
 

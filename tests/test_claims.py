@@ -309,7 +309,8 @@ def edits(values, *, base=0.8, seeds=SEEDS, keep_ratios=K, models=("toy",), lang
     ]
     names = ["model", "lang", "condition", "factor", "keep_ratio", "seed", "kind", "value"]
     table = pd.DataFrame(rows, columns=names).assign(nonmath="organism-reading", base=base)
-    return {"interventions": table}
+    sizes = {model: 10**number for number, model in enumerate(models)}
+    return {"interventions": table.assign(parameters=table.model.map(sizes))}
 
 
 def test_pruning_destroys_math_and_keeps_the_rest_or_does_not():
@@ -342,11 +343,38 @@ def test_a_gain_counts_only_beyond_that_of_random_sets():
     tables = edits(lambda condition, kind, factor, seed: helped[condition])
     assert judge("C5a", tables).verdict == "yes"
     assert judge("C5a", tables).effect == pytest.approx((0.9 - 0.82) / 0.8)
+    table = tables["interventions"]
+    elsewhere = table[(table.condition != "random") | (table.keep_ratio == 0.1)]
+    assert judge("C5a", {"interventions": elsewhere}).verdict == "not testable here"
+    assert judge("C5a", {"interventions": table[table.lang == "hi"]}).verdict == "not testable here"
     alike = edits(lambda condition, kind, factor, seed: 0.9)
     assert judge("C5a", alike).verdict == "undecided"
     assert judge("C5b", alike).verdict == "no"
     assert judge("C5b", edits(lambda *_: 0.8)).verdict == "yes"
     assert judge("C5c", tables).verdict == "not testable here"
+
+
+def test_small_models_gain_more_or_do_not():
+    gain = {"a": 0.9, "b": 0.85, "c": 0.8}
+    tables = edits(lambda *_: 0.8, models=tuple(gain))
+    table = tables["interventions"]
+    table["value"] = table.model.map(gain)
+    assert judge("C5c", tables).verdict == "yes"
+    assert judge("C5c", {"interventions": table.sample(frac=1, random_state=1)}).verdict == "yes"
+    table["parameters"] = table.model.map({"a": 3, "b": 2, "c": 1})
+    assert judge("C5c", tables).verdict == "no"
+    two = table[(table.model != "a") | (table.lang != "en")]
+    assert judge("C5c", {"interventions": two}).verdict == "not testable here"
+
+
+def test_only_whole_sets_and_skills_that_the_model_has_decide():
+    tables = edits(lambda condition, kind, factor, seed: 0.0 if kind == "math" else 0.8)
+    half = tables["interventions"].assign(fraction=0.5, value=0.8)
+    both = pd.concat([tables["interventions"].assign(fraction=1.0), half])
+    assert judge("C4a", {"interventions": both}).verdict == "yes"
+    lacking = edits(lambda *_: 0.0, base=0.0)
+    for claim in ("C4a", "C4b", "C5a"):
+        assert judge(claim, lacking).verdict == "not testable here"
 
 
 def test_published_edits_have_the_published_figures():

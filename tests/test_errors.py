@@ -219,6 +219,15 @@ def test_script_and_closing_phrase_decide_only_where_there_is_enough_of_them(
     assert error_kind(response, "7", language) == expected
 
 
+def test_two_results_may_be_equal_in_the_solution_and_different_in_the_answer():
+    solution = "2 + 3 = 5. 1 + 4 = 5. 5 * 2 = 10. 5 + 10 = 15. The answer is 15."
+    response = "2 + 3 = 6. 1 + 4 = 5. 5 * 2 = 10. 6 + 10 = 16. The answer is 16."
+    assert error_kind(response, "15", "en", solution=solution, by_step=True) == "slip"
+    brackets = "(2 + 3) * 4 = 21. The answer is 21."
+    plain = "2 + 3 * 4 = 14. The answer is 14."
+    assert error_kind(brackets, "14", "en", solution=plain, by_step=True) == "plan"
+
+
 def test_a_number_that_equals_an_earlier_result_has_two_readings():
     # 8 is a wrong result for 3 + 4 and, in the second calculation, a quantity of the problem.
     response = "3 + 4 = 8. 8 * 5 = 41. The answer is 41."

@@ -157,6 +157,9 @@ def test_a_draw_of_items_is_the_same_in_every_language_and_follows_its_seed(
     assert set(one.problem_id) != set(other.problem_id)
     assert set(one[one.lang == "en"].problem_id) == set(one[one.lang == "bn"].problem_id)
     assert one.groupby(["part", "lang"]).size().eq(3).all()
+    for part in one.part.unique():
+        alone = evaluation.choose_items(items=3, seed=1, parts=[part], data_dir=heldout)
+        assert set(alone.problem_id) == set(one[one.part == part].problem_id)
     first = evaluation.part_answers(*checkpoint, data_dir=heldout, **draw, parts=["math-1"])
     problems = load_problems("organism-math", "en", data_dir=heldout)[:3]
     assert first[first.lang == "en"].problem_id.tolist() == [p.id for p in problems]

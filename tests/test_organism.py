@@ -190,6 +190,10 @@ def test_a_recipe_takes_other_values_and_refuses_unknown_ones():
         "mix.languages": {"xx": 1},
         "mix.tasks": {"math": -1},
         "mix.documents": 0,
+        "learning_rate": ".nan",
+        "vocab_size": float("inf"),
+        "name": None,
+        "mix.curriculum": [[0.5, "easy"]],
     }.items():
         with pytest.raises(ValueError, match=name.removeprefix("mix.")):
             organism.vary(TINY, {name: value})

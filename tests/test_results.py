@@ -356,13 +356,32 @@ def test_audit_does_not_lose_groups_without_a_name():
     assert packed.correct.str.len().tolist() == [200, 200]
 
 
+def test_audit_of_unpacked_answers_lets_single_grades_change():
+    """Also the kind of a wrong answer, and the digest of the set that was edited."""
+    letters = graded(1).assign(mask="a", n_weights=7)
+    letters["grade"] = letters.correct.map({True: "1", False: "s"})
+    by = ["model", "lang", "mask", "n_weights"]
+    problems = letters[["model", "problem_id"]].drop_duplicates()
+    kept = results.unpack_answers(results.pack_answers(letters, by), problems)
+    again = kept.assign(mask="b", n_weights=8)
+    row = again.index[again.grade == "s"][0]
+    again.loc[row, "grade"] = "p"
+    assert results.audit(kept, again, by=["lang"]).changed.sum() == 0
+    again.loc[row, ["grade", "correct"]] = ["1", True]
+    assert results.audit(kept, again, by=["lang"]).changed.sum() == 1
+    for wrong in ("ab", "", "A", "0"):
+        with pytest.raises(ValueError, match="give 1 for correct"):
+            results.pack_answers(letters.assign(grade=letters.grade.replace("1", wrong)), by)
+
+
 def test_audit_of_nothing_is_none():
     kept = graded(1)
     with pytest.raises(results.AuditError, match="nothing was computed again"):
         results.audit(kept, kept.head(0), by=["lang"])
     with pytest.raises(ValueError, match="lacks the column"):
         results.audit(kept, kept, by=["langg"])
-    assert results.audit(kept, kept.head(1), by=["lang"]).n.item() == 1
+    one = kept.head(1)
+    assert results.audit(kept, one.assign(correct=~one.correct), by=["lang"]).changed.item() == 1
 
 
 def test_audit_stops_at_problems_that_were_not_shipped():
@@ -376,6 +395,9 @@ def test_audit_stops_at_problems_that_were_not_shipped():
 def test_paired_changes_are_mcnemar_for_one_replicate_and_count_a_problem_once():
     plain = graded(1).query("lang == 'en'")[["problem_id", "correct"]]
     edits = [graded(seed).query("lang == 'en'").assign(edit="a", seed=seed) for seed in (2, 3, 4)]
+    for wrong in (pd.concat([edits[0], edits[0]]), edits[0].assign(seed=range(200))):
+        with pytest.raises(ValueError, match=r"twice|not the problems"):
+            results.paired_changes(wrong, plain, by=["edit"])
     one = results.paired_changes(edits[0], plain, by=["edit"]).iloc[0]
     same = results.compare(edits[0], plain, on=["problem_id"])
     for name in ("n", "difference", "p_value"):
@@ -391,7 +413,7 @@ def test_paired_changes_are_mcnemar_for_one_replicate_and_count_a_problem_once()
     assert again.p_value == pytest.approx(one.p_value)  # no new problems, no new evidence
     assert (again.low, again.high) == (one.low, one.high)
 
-    both = pd.concat([edits[0], edits[1].assign(edit="b")])
+    both = pd.concat([edits[0], edits[1].assign(edit="b")])  # two edits, a seed each
     table = results.paired_changes(both, plain, by=["edit"])
     worst = table.p_value.idxmin()
     assert table.p_holm[worst] == pytest.approx(min(1, 2 * table.p_value[worst]))
