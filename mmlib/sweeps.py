@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -28,6 +29,8 @@ CONDITIONS = {
     "highest first": "the math-specific set; a fraction of it has its highest math scores",
 }
 """Which weights are edited."""
+DRAWN = ("random", "same magnitude")
+"""Conditions whose sets follow a seed."""
 CELL = ["dtype", "lang", "condition", "factor", "keep_ratio", "seed", "fraction", "sample_seed"]
 """What names a cell: precision, a language's set, how it is edited, the seeds of its draws."""
 NUMBERS = ("organism-math", "organism-math-new", "organism-choice", "gsm8k", "mgsm")
@@ -58,18 +61,36 @@ def cells(
         sample_seeds: Seeds of random sets and of fractions.
 
     Returns:
-        Columns `CELL`; "none" with factor 1 and zeros is the unedited model.
+        Columns `CELL`; "none" with factor 1 and zeros is the unedited model. Edits that no draw
+        can change have sample_seed 0 and stand there once.
 
     Raises:
-        ValueError: An unknown condition.
+        ValueError: An unknown condition, a list that is empty or has an entry twice, or a number
+            that no edit can have.
     """
     if wrong := [name for name in conditions if name not in CONDITIONS]:
         raise ValueError(f"unknown condition {wrong[0]!r}: choose from {', '.join(CONDITIONS)}")
+    lists = {"languages": languages, "seeds": seeds, "keep_ratios": keep_ratios, "dtypes": dtypes}
+    lists |= {"factors": factors, "fractions": fractions, "sample_seeds": sample_seeds}
+    for name, values in lists.items():
+        if isinstance(values, str) or not values or len(set(values)) < len(values):
+            raise ValueError(f"{name} is {values!r}: give a list of one or more, each once")
+    for name, values in {"keep_ratios": keep_ratios, "fractions": fractions}.items():
+        if wrong := [value for value in values if not 0 < value <= 1]:
+            raise ValueError(f"{name} has {wrong[0]}: give shares above 0 and at most 1")
+    if wrong := [factor for factor in factors if not np.isfinite(factor)]:
+        raise ValueError(f"factors has {wrong[0]}: give finite numbers, 0 to prune")
     both = list(itertools.product(dtypes, languages))
     plain = [(*pair, "none", 1.0, 0.0, 0, 1.0, 0) for pair in both]
     draws = (conditions, factors, keep_ratios, seeds, fractions, sample_seeds)
     edits = [(*pair, *rest) for pair in both for rest in itertools.product(*draws)]
-    return pd.DataFrame([*plain, *edits], columns=CELL)
+    table = pd.DataFrame([*plain, *edits], columns=CELL)
+    drawn = table.condition.isin(DRAWN) | (table.fraction < 1) & (
+        table.condition != "highest first"
+    )
+    return table.assign(sample_seed=table.sample_seed.where(drawn, 0)).drop_duplicates(
+        ignore_index=True
+    )
 
 
 def edit_set(
@@ -171,7 +192,9 @@ def _edit(
     if cell["condition"] == "none":
         return "", nullcontext(0)
     pair = [scores[cell["lang"], task, cell["seed"]] for task in tasks]
-    draw = {"fraction": cell["fraction"], "seed": cell["sample_seed"]}
+    # Another language or calibration seed is another draw, so that replicates are independent.
+    name = f"{cell['lang']} {cell['seed']} {cell['sample_seed']}"
+    draw = {"fraction": cell["fraction"], "seed": zlib.crc32(name.encode())}
     mask = edit_set(cell["condition"], *pair, cell["keep_ratio"], **draw)
     if cell["condition"] == "highest first":
         draw = {}

@@ -1,6 +1,7 @@
 """A sweep is single edits in a row: the same sets, answers and grades, and nothing left behind."""
 
 import functools
+import zlib
 
 import pandas as pd
 import pytest
@@ -88,7 +89,7 @@ def test_a_sweep_is_its_edits_one_by_one(localised, heldout):
     answers = unpack_answers(table, problems)
     assert len(answers) == 4 * len(wanted)
     own = scores["sw", TASKS[0], 2].top(0.1) - scores["sw", TASKS[1], 2].top(0.1)
-    with scaled(model, own, factor=30.0, fraction=0.5, seed=7) as count:
+    with scaled(model, own, factor=30.0, fraction=0.5, seed=zlib.crc32(b"sw 2 7")) as count:
         direct = ask(model, languages=["sw"])
     cell = "lang == 'sw' and condition == 'math-specific' and factor == 30 and seed == 2"
     assert answers.query(cell).correct.tolist() == direct.sort_values("problem_id").correct.tolist()
@@ -122,6 +123,32 @@ def test_grades_are_right_or_the_kind_of_the_error(heldout):
     names = ["task", "lang", "problem_id", "target", "response", "correct"]
     found = sweeps.grades(pd.DataFrame(rows, columns=names), solutions)
     assert found == ["1", "i", "f", "0"]
+
+
+def test_edits_that_no_draw_changes_stand_once():
+    table = sweeps.cells(
+        languages=["en"], seeds=[1], keep_ratios=[0.1], fractions=[0.5, 1.0], sample_seeds=[1, 2]
+    )
+    count = table.value_counts("condition").to_dict()
+    assert count.pop("none") == 1
+    halves = dict.fromkeys(("math-specific", "nonmath-specific", "top-K math"), 2 + 1)
+    assert count == halves | {"random": 4, "same magnitude": 4, "highest first": 2}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"languages": "en"}, "languages is 'en'"),
+        ({"seeds": [1, 1]}, "each once"),
+        ({"keep_ratios": [7]}, "keep_ratios has 7"),
+        ({"fractions": [0.0]}, "fractions has 0.0"),
+        ({"factors": [float("nan")]}, "factors has nan"),
+    ],
+)
+def test_cells_that_cannot_be_are_refused(wrong, message):
+    given = {"languages": ["en"], "seeds": [1], "keep_ratios": [0.1]} | wrong
+    with pytest.raises(ValueError, match=message):
+        sweeps.cells(**given)
 
 
 def test_unknown_conditions_are_refused(localised):
