@@ -160,7 +160,7 @@ def sweep(
     Args:
         models: Precision -> the model in it; all have the same weights.
         scores: Result of `mmlib.localisation.score_samples` on one of them.
-        wanted: Cells, see `cells`; with the column `part`, only that part is asked.
+        wanted: Cells, see `cells`; with a column `part` one row per cell and part that is asked.
         ask: Called with a model, `languages=[…]` and perhaps `parts=[…]`; returns the answers, as
             `mmlib.evaluation.part_answers` does.
         math: Task of the math scores.
@@ -172,8 +172,9 @@ def sweep(
         (how many were edited) and `mask` (a digest of the set).
     """
     tables = []
-    for cell in wanted.to_dict("records"):
-        only = {"parts": [cell.pop("part")]} if "part" in cell else {}
+    for values, rows in wanted.groupby(CELL, sort=False):
+        cell = dict(zip(CELL, values, strict=True))
+        only = {"parts": list(rows.part)} if "part" in rows else {}
         model = models[cell["dtype"]]
         mask, edit = _edit(model, scores, cell, math, nonmath)
         with edit as count:

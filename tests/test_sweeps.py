@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmlib import sweeps
-from mmlib.evaluation import part_answers
+from mmlib.evaluation import choose_items, part_answers
 from mmlib.interventions import scaled
 from mmlib.localisation import draw_samples, score_samples
 from mmlib.models import linear_modules
@@ -102,11 +102,30 @@ def test_a_sweep_is_its_edits_one_by_one(localised, heldout):
         [(lang, name) for lang in ("en", "sw") for name in ("none", "math-specific", "random")], 1
     )
     repeated = sweeps.sweep({"float32": model}, scores, again, ask, **tasks)
+    assert len(again) == 6
     columns = [*sweeps.CELL, "part"]
     pd.testing.assert_frame_equal(
         repeated.sort_values(columns, ignore_index=True),
         table.merge(again, on=columns).sort_values(columns, ignore_index=True),
     )
+
+
+def test_a_cell_is_asked_all_its_parts_in_one_call(localised, heldout):
+    model, tokenizer, scores = localised
+    calls = []
+
+    def ask(model, **given):
+        calls.append(given)
+        return part_answers(model, tokenizer, tasks=TASKS, items=2, data_dir=heldout, **given)
+
+    cell = sweeps.cells(languages=["en"], seeds=[1], keep_ratios=[0.1], conditions=["random"])
+    parts = list(choose_items(TASKS, data_dir=heldout).part.unique())
+    assert len(parts) > 1
+    wanted = cell.merge(pd.DataFrame({"part": parts}), how="cross")
+    tasks = {"math": TASKS[0], "nonmath": TASKS[1]}
+    table = sweeps.sweep({"float32": model}, scores, wanted, ask, **tasks)
+    assert calls == 2 * [{"languages": ["en"], "parts": parts}]
+    assert table[["condition", "part"]].equals(wanted[["condition", "part"]])
 
 
 def test_grades_are_right_or_the_kind_of_the_error(heldout):
