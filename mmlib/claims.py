@@ -350,6 +350,121 @@ def published_edits() -> pd.DataFrame:
     return both.join(base, on=name).assign(seed=0, parameters=sizes).drop(columns="task")
 
 
+# --- errors and fractions -----------------------------------------------------------------------
+
+
+def _pruned_or_scaled(tables: Tables, condition: str, columns: str, wanted: str) -> pd.DataFrame:
+    """Rows of the table of errors about one kind of set, by seed."""
+    t = tables["errors"]
+    require_columns(t, [*CELL, "lang", "condition", "factor"], "table 'errors'")
+    t = t[t.condition == condition].query(wanted)
+    if t.empty:
+        raise NotTestableError(f"needs errors of a model with {condition} weights, {wanted}")
+    require_columns(t, columns.split(), "table 'errors'")
+    return t.set_index("seed")
+
+
+@_decides("C6a", "errors", keep_ratios=())
+def _gains_are_arithmetic(tables: Tables) -> pd.Series:
+    """Share of slips among the answers that scaling corrected, over languages and K, - 1/2."""
+    columns = "corrected corrected_slips broken"
+    t = _pruned_or_scaled(tables, "math-specific", columns, "factor > 1")
+    total = t.groupby(level="seed")[columns.split()].sum()
+    if (total.corrected - total.broken).sum() <= 0:
+        raise NotTestableError("scaling gains nothing, so that there is no gain to explain")
+    if (total.corrected == 0).any():
+        raise NotTestableError("a calibration seed without a corrected answer")
+    return total.corrected_slips / total.corrected - 0.5
+
+
+@_decides("C6b", "errors", keep_ratios=())
+def _pruning_repairs_format(tables: Tables) -> pd.Series:
+    """Largest gain of strict accuracy with as large a fall of format errors, less the control's.
+
+    That is, the largest over models, languages and K of the smaller of the two, when the set is
+    zeroed; where random sets were zeroed too, their largest is subtracted.
+    """
+    columns = "value base format base_format"
+    t = _pruned_or_scaled(tables, "math-specific", columns, "factor == 0")
+    if t.base_format.max() < 0.01:
+        raise NotTestableError("fewer than 1 % of the unedited model's answers fail by format")
+    repaired = _repaired(t)
+    if (tables["errors"].condition == "random").any():
+        repaired -= _repaired(_pruned_or_scaled(tables, "random", columns, "factor == 0"))
+    return repaired
+
+
+def _repaired(t: pd.DataFrame) -> pd.Series:
+    both = np.minimum(t.value - t.base, t.base_format - t.format)
+    return both.groupby(level="seed").max()
+
+
+def _fractions(tables: Tables) -> pd.DataFrame:
+    """Math accuracy after pruning random fractions of the set; `seed` is that of their draw."""
+    t = tables["fractions"]
+    columns = ["model", "lang", "condition", "keep_ratio", "fraction", "seed", "value", "base"]
+    require_columns(t, columns, "table 'fractions'")
+    t = t[t.condition == "math-specific"]
+    if t.empty or (t.base == 0).any():
+        raise NotTestableError("needs math accuracies of a model that can do math")
+    return t
+
+
+CURVE = ["seed", "model", "lang", "keep_ratio"]
+
+
+@_decides("C7a", "fractions", keep_ratios=())
+def _linear_in_the_fraction(tables: Tables) -> pd.Series:
+    """Smallest R^2 of accuracy on fraction - .9, over models, languages and K.
+
+    Curves that fall by less than 10 points from nothing to the whole set have no slope to explain
+    and do not count.
+    """
+    curves = {}
+    for name, t in _fractions(tables).groupby(CURVE):
+        x, y = [0.0, *t.fraction], [t.base.iloc[0], *t.value]
+        if t.base.iloc[0] - t.value[t.fraction == 1].mean() >= 0.1:
+            curves[name] = np.corrcoef(x, y)[0, 1] ** 2 - 0.9
+    if not curves:
+        raise NotTestableError("no set lowers accuracy by 10 points when all of it is pruned")
+    effects = pd.Series(curves)
+    effects.index = pd.MultiIndex.from_tuples(curves, names=CURVE)
+    return _weakest(effects)
+
+
+@_decides("C7b", "fractions", keep_ratios=())
+def _no_critical_few(tables: Tables) -> pd.Series:
+    """Smallest share of the accuracy that is left without 5 % of the set - .7, all curves."""
+    t = _fractions(tables)
+    t = t[t.fraction.round(9) == 0.05]
+    if t.empty:
+        raise NotTestableError("needs the fraction .05")
+    return _weakest(t.set_index(CURVE).pipe(lambda t: t.value / t.base) - 0.7)
+
+
+def published_fractions() -> pd.DataFrame:
+    """The published fraction curves in our columns, means over sampling seeds (`seed` 0)."""
+    t = published("mathlang_fraction_pruning").query("task == 'gsm8k' and metric == 'strict'")
+    curve = ["model", "lang", "keep_ratio"]
+    t = t.groupby([*curve, "fraction"]).value.mean().reset_index()
+    base = t[t.fraction == 0].set_index(curve).value.rename("base")
+    about = {"condition": "math-specific", "nonmath": "race", "seed": 0}
+    return t[t.fraction > 0].join(base, on=curve).assign(**about)
+
+
+def published_errors() -> pd.DataFrame:
+    """Published edits as a table of errors: format errors are strict against flexible reading."""
+    t = published("mathlang_interventions").query("task == 'gsm8k'")
+    name = ["model", "nonmath", "lang", "intervention", "factor", "keep_ratio"]
+    main = t[t.variant == "main"]
+    means = main.groupby([*name, "metric"], dropna=False).value.mean().unstack()
+    means = means.dropna().assign(format=lambda m: (m.flexible - m.strict).abs()).reset_index()
+    plain = means[means.intervention == "none"].set_index(["model", "nonmath", "lang"])
+    base = plain[["strict", "format"]].set_axis(["base", "base_format"], axis=1)
+    edits = means[means.intervention == "prune"].join(base, on=base.index.names, how="inner")
+    return edits.rename(columns={"strict": "value"}).assign(condition="math-specific", seed=0)
+
+
 # --- verdicts -----------------------------------------------------------------------------------
 
 
@@ -384,9 +499,10 @@ def judge(claim: str, tables: Tables | None) -> Outcome:
 
     Args:
         claim: id of the claim, such as `"C2"`.
-        tables: `overlap`, `set_sizes`, `accuracy` and `interventions` (see `published_edits` for
-            its columns) as far as there are any (None: there was no run). Rows of
-            control models do not belong here: a claim about every model is checked on each.
+        tables: `overlap`, `set_sizes`, `accuracy`, `interventions`, `errors` and `fractions` (for
+            the columns of the last three see `published_edits`, `published_errors` and
+            `published_fractions`) as far as there are any (None: there was no run). Rows of control
+            models do not belong here: a claim about every model is checked on each.
     """
     if claim not in RULES:
         return Outcome(NO_RUN, reason="its check comes with a later chapter")
@@ -407,7 +523,10 @@ def judge(claim: str, tables: Tables | None) -> Outcome:
 
 @cache
 def published_effect(claim: str) -> float:
-    """Effect of the published numbers: one calibration seed, every published keep ratio."""
+    """Effect of the published numbers: one calibration seed, every published keep ratio.
+
+    Not a number where they cannot decide the claim.
+    """
     from statsmodels.stats.proportion import proportion_confint
 
     sizes, values = published("mathlang_set_sizes"), published("mathlang_interventions")
@@ -419,10 +538,15 @@ def published_effect(claim: str) -> float:
         "set_sizes": sizes[sizes.source == "jaccard_file"],
         "accuracy": strict.assign(low=low, high=high),
         "interventions": published_edits(),
+        "errors": published_errors(),
+        "fractions": published_fractions(),
     }
     rule = RULES[claim]
     whole_grid = rule.keep_ratios == SHARED_KEEP_RATIOS
-    return float(rule.check(tables if whole_grid else _at(tables, rule)).min())
+    try:
+        return float(rule.check(tables if whole_grid else _at(tables, rule)).min())
+    except NotTestableError:
+        return np.nan
 
 
 def ledger(organism: Tables | None = None, research: Tables | None = None) -> pd.DataFrame:
@@ -443,7 +567,7 @@ def ledger(organism: Tables | None = None, research: Tables | None = None) -> pd
         pd.DataFrame([judge(c, tables) for c in claims.id]) for tables in (organism, research)
     )
     return claims[["id", "paper", "claim", "where", "restatement"]].assign(
-        published_data=recorded.where([rule is None for rule in rules_of], computed),
+        published_data=recorded.where(np.isnan(effect), computed),
         organism=ours.verdict,
         research_run=theirs.verdict,
         published_numbers=claims.published_numbers,

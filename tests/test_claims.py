@@ -386,3 +386,103 @@ def test_published_edits_have_the_published_figures():
     assert cell.base.item() == 0.34
     assert cell.value.item() == pytest.approx(0.0217, abs=1e-4)
     assert table.base.notna().all()
+
+
+def errors(*, seeds=SEEDS, **columns):
+    """A table of errors of pruned and scaled math-specific and random sets."""
+    rows = [
+        (lang, condition, factor, ratio, seed)
+        for lang in LANGS
+        for condition in ("math-specific", "random")
+        for factor in (0.0, 1.01)
+        for ratio in (0.01, 0.1)
+        for seed in seeds
+    ]
+    names = ["lang", "condition", "factor", "keep_ratio", "seed"]
+    table = pd.DataFrame(rows, columns=names).assign(model="toy", nonmath="organism-reading")
+    return {"errors": table.assign(**columns)}
+
+
+def test_gains_are_arithmetic_if_most_corrected_answers_were_slips():
+    tables = errors(corrected=10, corrected_slips=8, broken=4)
+    assert judge("C6a", tables).verdict == "yes"
+    assert judge("C6a", tables).effect == pytest.approx(0.3)
+    assert judge("C6a", errors(corrected=10, corrected_slips=2, broken=4)).verdict == "no"
+    # Random sets and pruning say nothing about the gain.
+    table = tables["errors"]
+    own = (table.condition == "math-specific") & (table.factor > 1)
+    table.loc[~own, "corrected_slips"] = 0
+    assert judge("C6a", tables).verdict == "yes"
+    no_gain = judge("C6a", errors(corrected=10, corrected_slips=8, broken=11))
+    assert (no_gain.verdict, "no gain" in no_gain.reason) == ("not testable here", True)
+
+
+def test_pruning_repairs_format_or_something_else():
+    plain = {"base": 0.5, "base_format": 0.2}
+    repaired = errors(value=0.5, format=0.2, **plain)
+    own = repaired["errors"].condition == "math-specific"
+    cell = own & (repaired["errors"].lang == "de") & (repaired["errors"].keep_ratio == 0.01)
+    repaired["errors"].loc[cell, ["value", "format"]] = 0.6, 0.12
+    outcome = judge("C6b", repaired)
+    assert (outcome.verdict, outcome.effect) == ("yes", pytest.approx(0.08))
+    repaired["errors"].loc[~own, ["value", "format"]] = 0.6, 0.12
+    assert judge("C6b", repaired).verdict == "undecided"  # random sets do the same
+    better_plans = errors(value=0.6, format=0.25, **plain)
+    better_plans["errors"] = better_plans["errors"].query("condition != 'random'")
+    assert judge("C6b", better_plans).verdict == "no"
+    tidy = errors(value=0.6, format=0.0, base=0.5, base_format=0.0)
+    assert judge("C6b", tidy).verdict == "not testable here"
+
+
+def fractions(curve, *, base=0.8, seeds=SEEDS):
+    """Accuracies `curve(fraction, seed)` of every language."""
+    rows = [
+        (lang, ratio, fraction, seed, curve(fraction, seed))
+        for lang in LANGS
+        for ratio in (0.01, 0.1)
+        for fraction in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+        for seed in seeds
+    ]
+    names = ["lang", "keep_ratio", "fraction", "seed", "value"]
+    about = {"model": "toy", "condition": "math-specific", "base": base}
+    return {"fractions": pd.DataFrame(rows, columns=names).assign(**about)}
+
+
+def test_a_line_is_a_line_and_a_step_is_none():
+    line = fractions(lambda fraction, seed: 0.8 - 0.7 * fraction)
+    assert judge("C7a", line).verdict == "yes"
+    assert judge("C7a", line).effect == pytest.approx(0.1)
+    step = fractions(lambda fraction, seed: 0.8 if fraction < 0.3 else 0.1)
+    assert judge("C7a", step).verdict == "no"
+    flat = fractions(lambda fraction, seed: 0.8 - 0.01 * (seed == 1))
+    assert judge("C7a", flat).verdict == "not testable here"
+    one_is_none = line["fractions"].copy()
+    one_is_none.loc[
+        (one_is_none.lang == "hi") & one_is_none.fraction.between(0.03, 0.7), "value"
+    ] = 0.8
+    assert judge("C7a", {"fractions": one_is_none}).verdict == "no"
+
+
+def test_few_weights_are_critical_or_not():
+    assert judge("C7b", fractions(lambda fraction, seed: 0.7)).verdict == "yes"
+    critical = fractions(lambda fraction, seed: 0.4)
+    assert judge("C7b", critical).verdict == "no"
+    assert judge("C7b", critical).effect == pytest.approx(0.5 - 0.7)
+    rest = critical["fractions"].query("fraction > .05")
+    assert judge("C7b", {"fractions": rest}).verdict == "not testable here"
+
+
+def test_published_curves_and_errors_have_the_published_figures():
+    curve = claims.published_fractions().query(
+        "model.str.contains('3.1-8B') and lang == 'en' and keep_ratio == .1"
+    )
+    assert curve.base.unique().tolist() == [0.765]
+    means = [0.745, 0.74, 0.678, 0.49, 0.26, 0.035, 0.003]
+    assert curve.value.tolist() == pytest.approx(means, abs=6e-4)
+    cell = claims.published_errors().query(
+        "model.str.contains('Qwen') and lang == 'en' and nonmath == 'race' and keep_ratio == 1e-5"
+    )
+    assert cell.value.item() == pytest.approx(0.877, abs=6e-4)
+    assert cell.format.item() < cell.base_format.item()
+    assert claims.published_effect("C6b") > 0 > claims.published_effect("C7a")
+    assert np.isnan(claims.published_effect("C6a"))
