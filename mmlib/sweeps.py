@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.optimize import curve_fit
+from scipy.special import expit
 from torch import nn
 
 from mmlib import skills
@@ -27,10 +29,13 @@ CONDITIONS = {
     "nonmath-specific": "top-K(nonmath) - top-K(math)",
     "top-K math": "top-K(math), nothing subtracted",
     "highest first": "the math-specific set; a fraction of it has its highest math scores",
+    "lowest first": "the math-specific set; a fraction of it has its lowest math scores",
 }
 """Which weights are edited."""
 DRAWN = ("random", "same magnitude")
 """Conditions whose sets follow a seed."""
+ORDERED = ("highest first", "lowest first")
+"""Conditions whose fractions follow the scores, not a seed."""
 CELL = ["dtype", "lang", "condition", "factor", "keep_ratio", "seed", "fraction", "sample_seed"]
 """What names a cell: precision, a language's set, how it is edited, the seeds of its draws."""
 NUMBERS = ("organism-math", "organism-math-new", "organism-choice", "gsm8k", "mgsm")
@@ -85,9 +90,8 @@ def cells(
     draws = (conditions, factors, keep_ratios, seeds, fractions, sample_seeds)
     edits = [(*pair, *rest) for pair in both for rest in itertools.product(*draws)]
     table = pd.DataFrame([*plain, *edits], columns=CELL)
-    drawn = table.condition.isin(DRAWN) | (table.fraction < 1) & (
-        table.condition != "highest first"
-    )
+    partly = (table.fraction < 1) & ~table.condition.isin(ORDERED)
+    drawn = table.condition.isin(DRAWN) | partly
     return table.assign(sample_seed=table.sample_seed.where(drawn, 0)).drop_duplicates(
         ignore_index=True
     )
@@ -109,8 +113,8 @@ def edit_set(
         math: Scores on math text.
         nonmath: Scores on non-math text of the same language.
         keep_ratio: K.
-        fraction: Share of the set with the highest math scores ("highest first" only; the share
-            of another condition is drawn when the set is edited).
+        fraction: Share of the set with the highest or lowest math scores (`ORDERED` only; the
+            share of another condition is drawn when the set is edited).
         seed: Seed of the draw of a random set.
 
     Raises:
@@ -128,15 +132,18 @@ def edit_set(
     if condition == "same magnitude":
         sizes = {name: weight.detach().abs() for name, weight in math.weights.items()}
         return random_mask(own, seed=seed, within=sizes)
+    count = round(fraction * len(own))
     if condition == "highest first":
-        return _highest(own, math, fraction)
+        return _highest(own, math, count)
+    if condition == "lowest first":
+        return own - _highest(own, math, len(own) - count)
     raise ValueError(f"unknown condition {condition!r}: choose from {', '.join(CONDITIONS)}")
 
 
-def _highest(members: ParameterMask, scores: ImportanceScores, fraction: float) -> ParameterMask:
-    """The share of a set with the highest scores, compared over all matrices."""
+def _highest(members: ParameterMask, scores: ImportanceScores, count: int) -> ParameterMask:
+    """The weights of a set with the highest scores, compared over all matrices."""
     values = [scores.matrix(name)[mask] for name, mask in members.items()]
-    (chosen,) = largest(torch.cat(values), [round(fraction * len(members))])
+    (chosen,) = largest(torch.cat(values), [count])
     parts = chosen.split([len(part) for part in values])
     found = {}
     for (name, mask), part in zip(members.items(), parts, strict=True):
@@ -197,7 +204,7 @@ def _edit(
     name = f"{cell['lang']} {cell['seed']} {cell['sample_seed']}"
     draw = {"fraction": cell["fraction"], "seed": zlib.crc32(name.encode())}
     mask = edit_set(cell["condition"], *pair, cell["keep_ratio"], **draw)
-    if cell["condition"] == "highest first":
+    if cell["condition"] in ORDERED:
         draw = {}
     return _digest(mask), scaled(model, mask, factor=cell["factor"], **draw)
 
@@ -258,3 +265,69 @@ def draw(table: pd.DataFrame, *, per: Sequence[str], seed: int) -> pd.DataFrame:
     """
     drawn = table.groupby(list(per), sort=False).sample(1, random_state=seed)
     return drawn[[*CELL, "part"]].reset_index(drop=True)
+
+
+def shape_fits(x: Sequence[float], y: Sequence[float]) -> pd.DataFrame:
+    """Fit a line, a sigmoid and a threshold to accuracies over the edited share of a set.
+
+    Least squares; the fits are compared by the corrected Akaike criterion,
+    n ln(RSS / n) + 2k + 2k(k + 1) / (n - k - 1), where k counts the variance too.
+
+    Args:
+        x: (n,) shares, of at least 3 values.
+        y: (n,) accuracies.
+
+    Returns:
+        One row per shape, the best first: shape, r_squared, aicc, above_best (its difference from
+        the lowest), where (the share at which half of the fitted fall has happened).
+
+    Raises:
+        ValueError: Fewer than 7 points, or than 3 different shares.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if len(x) < 7 or len(np.unique(x)) < 3:
+        raise ValueError(f"{len(x)} points at {len(np.unique(x))} shares: give 7 or more, at 3")
+    rows = []
+    for shape, parameters, (fitted, where) in (
+        ("linear", 2, _line(x, y)),
+        ("sigmoid", 4, _sigmoid(x, y)),
+        ("threshold", 3, _threshold(x, y)),
+    ):
+        n, k = len(x), parameters + 1
+        rss = max(float(((y - fitted) ** 2).sum()), 1e-12)
+        aicc = n * np.log(rss / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
+        r_squared = 1 - rss / total if (total := float(((y - y.mean()) ** 2).sum())) else 0.0
+        rows.append((shape, r_squared, aicc, where))
+    table = pd.DataFrame(rows, columns=["shape", "r_squared", "aicc", "where"])
+    table.insert(3, "above_best", table.aicc - table.aicc.min())
+    return table.sort_values("aicc", ignore_index=True)
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+    return np.polyval(np.polyfit(x, y, 1), x), (x.min() + x.max()) / 2
+
+
+def _sigmoid(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+    """From `before` to `after`, halfway at `where`; the best of several starts."""
+
+    def curve(x, before, after, where, width):
+        return before + (after - before) * expit((x - where) / width)
+
+    span = x.max() - x.min()
+    bounds = ([-0.5, -0.5, x.min(), span / 200], [1.5, 1.5, x.max(), span])
+    fits = []
+    for where in np.quantile(x, (0.2, 0.5, 0.8)):
+        start = (y[x == x.min()].mean(), y[x == x.max()].mean(), where, span / 8)
+        found, _ = curve_fit(curve, x, y, p0=start, bounds=bounds, max_nfev=5000)
+        fits.append((((y - curve(x, *found)) ** 2).sum(), tuple(found)))
+    _, best = min(fits)
+    return curve(x, *best), best[2]
+
+
+def _threshold(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+    """One level below a cut and another above it; the best cut between two shares."""
+    shares = np.unique(x)
+    cuts = (shares[1:] + shares[:-1]) / 2
+    fits = [np.where(x < cut, y[x < cut].mean(), y[x > cut].mean()) for cut in cuts]
+    best = min(range(len(cuts)), key=lambda index: ((y - fits[index]) ** 2).sum())
+    return fits[best], float(cuts[best])

@@ -3,9 +3,12 @@
 import functools
 import zlib
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import linregress
+from statsmodels.api import OLS, add_constant
 
 from mmlib import sweeps
 from mmlib.evaluation import choose_items, part_answers
@@ -40,7 +43,7 @@ def test_conditions_are_the_sets_they_say(localised):
     assert 0 < len(own) < len(math)
     assert found["nonmath-specific"] == nonmath - math
     assert found["top-K math"] == math
-    assert found["highest first"] == own
+    assert found["highest first"] == found["lowest first"] == own
     for name in ("random", "same magnitude"):
         sizes = {module: int(mask.sum()) for module, mask in found[name].items()}
         assert sizes == {module: int(mask.sum()) for module, mask in own.items()}
@@ -54,17 +57,19 @@ def test_conditions_are_the_sets_they_say(localised):
     assert matched < 0.2 * abs(means["random"] - means["math-specific"])
 
 
-def test_highest_first_takes_the_highest_scores_of_the_whole_set(localised):
+@pytest.mark.parametrize("condition", sweeps.ORDERED)
+def test_ordered_fractions_have_the_extreme_scores_of_the_whole_set(localised, condition):
     scores = localised[2]["en", TASKS[0], 1]
     own = sets(localised)["math-specific"]
     for fraction in (0.0, 0.25, 0.5):
-        chosen = sets(localised, fraction=fraction)["highest first"]
+        chosen = sets(localised, fraction=fraction)[condition]
         assert len(chosen) == round(fraction * len(own))
         assert len(chosen - own) == 0
         inside = [scores.matrix(name)[mask] for name, mask in chosen.items()]
         outside = [scores.matrix(name)[mask] for name, mask in (own - chosen).items()]
         if fraction:
-            assert torch.cat(inside).min() >= torch.cat(outside).max()
+            high, low = (inside, outside) if condition == "highest first" else (outside, inside)
+            assert torch.cat(high).min() >= torch.cat(low).max()
 
 
 def test_a_sweep_is_its_edits_one_by_one(localised, heldout):
@@ -151,7 +156,8 @@ def test_edits_that_no_draw_changes_stand_once():
     count = table.value_counts("condition").to_dict()
     assert count.pop("none") == 1
     halves = dict.fromkeys(("math-specific", "nonmath-specific", "top-K math"), 2 + 1)
-    assert count == halves | {"random": 4, "same magnitude": 4, "highest first": 2}
+    ordered = {"highest first": 2, "lowest first": 2}
+    assert count == halves | {"random": 4, "same magnitude": 4} | ordered
 
 
 @pytest.mark.parametrize(
@@ -176,3 +182,42 @@ def test_unknown_conditions_are_refused(localised):
     pair = localised[2]["en", TASKS[0], 1], localised[2]["en", TASKS[1], 1]
     with pytest.raises(ValueError, match="choose from math-specific"):
         sweeps.edit_set("all", *pair, 0.1)
+
+
+SHARES = [0, *[share for share in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8) for _ in range(3)], 1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "curve", "where"),
+    [
+        ("linear", lambda x: 0.9 - 0.8 * x, 0.5),
+        ("sigmoid", lambda x: 0.9 - 0.8 / (1 + np.exp(-(x - 0.3) / 0.08)), 0.3),
+        ("threshold", lambda x: np.where(x < 0.15, 0.9, 0.1), 0.15),
+    ],
+)
+def test_the_shape_that_was_planted_fits_best(shape, curve, where):
+    x = np.array(SHARES)
+    y = curve(x) + np.random.default_rng(1).normal(0, 0.01, len(x))
+    fits = sweeps.shape_fits(x, y)
+    assert set(fits["shape"]) == {"linear", "sigmoid", "threshold"}
+    best = fits.iloc[0]
+    assert (best["shape"], best.above_best) == (shape, 0)
+    assert best.r_squared > 0.99
+    assert best["where"] == pytest.approx(where, abs=0.02)
+
+
+def test_the_line_is_that_of_scipy_and_its_criterion_that_of_statsmodels():
+    x = np.array(SHARES)
+    y = 0.8 - 0.5 * x**2 + np.random.default_rng(2).normal(0, 0.02, len(x))
+    line = sweeps.shape_fits(x, y).set_index("shape").loc["linear"]
+    assert line.r_squared == pytest.approx(linregress(x, y).rvalue ** 2)
+    n, k = len(x), 3
+    likelihood = OLS(y, add_constant(x)).fit().llf
+    akaike = 2 * k - 2 * likelihood + 2 * k * (k + 1) / (n - k - 1)
+    assert line.aicc == pytest.approx(akaike - n * (1 + np.log(2 * np.pi)))
+
+
+def test_a_flat_curve_has_no_shape_and_few_points_are_refused():
+    assert sweeps.shape_fits(SHARES, [0.5] * len(SHARES)).r_squared.tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="6 points at 3 shares"):
+        sweeps.shape_fits([0, 0, 0.5, 0.5, 1, 1], [1] * 6)
