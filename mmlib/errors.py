@@ -330,3 +330,40 @@ def _same_plan(steps: Sequence[Step], needed: Sequence[Step]) -> bool:
             return False
         own.setdefault(model.stated, set()).add(step.stated)
     return True
+
+
+def corrupted(solution: str, language: str, kind: str, *, other: str = "") -> str:
+    """Spoil a worked solution in a known way, to see whether `error_kind` tells it.
+
+    A slip changes the last result, a wrong plan adds a calculation; what is incomplete ends before
+    the first number, a matter of format lacks the closing phrase, and another language closes.
+
+    Args:
+        solution: A right one that ends in its last calculation and a closing phrase.
+        language: ISO 639-1 code of the solution.
+        kind: One of `KINDS`.
+        other: The language that closes, for the kind "language".
+
+    Raises:
+        ValueError: Unknown kind, or the last two numbers of the solution are not its result.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}: choose from {', '.join(KINDS)}")
+    record = get_language(language)
+    numbers = list(find_numbers(solution, record.grouping))
+    if len(numbers) < 2 or numbers[-2][2] != numbers[-1][2]:
+        raise ValueError(f"{solution!r} does not end in its result and a closing phrase with it")
+    (_, stop, gold), (start, end, _) = numbers[-2:]
+    head, closing, after = solution[:stop], solution[stop:start], solution[end:]
+    before, _, result = head.rpartition("=")
+    if kind == "incomplete":
+        return solution[: numbers[0][0]]
+    if kind == "format":
+        return head
+    if kind == "language":
+        return f"{head}. {get_language(other).closing.format(answer=gold)}"
+    wrong = f"{gold + 1}"
+    if kind == "slip":
+        result = re.sub(r"\d[\d.,]*\d|\d", wrong, result)
+        return f"{before}={result}{closing}{wrong}{after}"
+    return f"{head}. {gold} + 1 = {wrong}{closing}{wrong}{after}"

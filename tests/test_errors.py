@@ -8,7 +8,7 @@ import pytest
 
 from mmlib import corpus
 from mmlib.data import load_problems
-from mmlib.errors import KINDS, error_kind, written_steps
+from mmlib.errors import KINDS, corrupted, error_kind, written_steps
 from mmlib.languages import LANGUAGES
 
 CODES = corpus.LANGUAGES
@@ -117,6 +117,24 @@ def test_an_answer_in_another_language_is_named_so(language):
             assert kind(response, row) == "language"
             right = corpus.render(item, other)["response"]
             assert kind(right, row) in ("", "language")
+
+
+@pytest.mark.parametrize("language", CODES)
+@pytest.mark.parametrize("wanted", KINDS)
+def test_a_corrupted_solution_has_the_kind_of_its_corruption(language, wanted):
+    other = CODES[CODES.index(language) - 1]
+    for item in items():
+        row = corpus.render(item, language)
+        spoilt = corrupted(row["response"], language, wanted, other=other)
+        assert spoilt != row["response"]
+        assert kind(spoilt, row) == wanted
+
+
+def test_only_known_corruptions_of_worked_solutions_are_made():
+    with pytest.raises(ValueError, match="unknown kind 'typo': choose from slip"):
+        corrupted("1 + 1 = 2. The answer is 2.", "en", "typo")
+    with pytest.raises(ValueError, match="does not end in its result"):
+        corrupted("The answer is 2.", "en", "slip")
 
 
 SOLUTION = (
