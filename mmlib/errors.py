@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice, product
 
+import pandas as pd
+
 from mmlib.languages import LANGUAGES, Language, get_language, parse_number
 from mmlib.numerals import find_numbers, plain_digits
 
@@ -367,3 +369,23 @@ def corrupted(solution: str, language: str, kind: str, *, other: str = "") -> st
         result = re.sub(r"\d[\d.,]*\d|\d", wrong, result)
         return f"{before}={result}{closing}{wrong}{after}"
     return f"{head}. {gold} + 1 = {wrong}{closing}{wrong}{after}"
+
+
+def recovered(solutions: pd.DataFrame, *, others: Sequence[str]) -> pd.DataFrame:
+    """Spoil every solution in every way, and classify what comes out.
+
+    Args:
+        solutions: Columns lang, target, response (the worked solution).
+        others: Languages, one of which closes a solution in another language.
+
+    Returns:
+        One row per solution and kind: lang, spoilt (how) and told (what `error_kind` says).
+    """
+    rows = []
+    for lang, target, text in solutions[["lang", "target", "response"]].itertuples(index=False):
+        other = next(code for code in others if code != lang)
+        for kind in KINDS:
+            spoilt = corrupted(text, lang, kind, other=other)
+            told = error_kind(spoilt, target, lang, solution=text, by_step=True)
+            rows.append((lang, kind, told))
+    return pd.DataFrame(rows, columns=["lang", "spoilt", "told"])

@@ -356,40 +356,48 @@ def curves(
     about: str,
     *,
     x: str,
+    y: str,
+    panel: str,
+    line: str,
     levels: Mapping[str, float] | None = None,
     **labels,
 ) -> Figure:
-    """Draw means with their intervals against a quantity, one panel per group and a line per name.
+    """Draw the mean of a quantity against another, and the range that it is the mean of.
 
     Args:
-        table: `panel, line, mean, low, high` and `x`; values of `x` that span more than a factor
-            of 30 are drawn on a logarithmic axis, without zeros.
+        table: One row per value, for instance of every language.
         about: What is drawn, as the beginning of the description.
-        x: Column of the horizontal axis.
+        x: Column of the horizontal axis, which is logarithmic and without zeros where its values
+            span more than a factor of 30.
+        y: Column of the values; bars go from the lowest to the highest.
+        panel: Column of which every value has a panel.
+        line: Column of which every value has a line.
         levels: Panel -> value of the unedited model, drawn as a dashed line.
         **labels: Properties of the axes, such as `xlabel` and `ylim`.
     """
-    _need(table, "curves", "panel", "line", x, "mean", "low", "high")
+    _need(table, "curves", panel, line, x, y)
     positive = table[x][table[x] > 0]
     logarithmic = positive.max() > 30 * positive.min()
-    looks = _styles(table["line"].unique())
+    looks = _styles(table[line].unique())
+    means = table.groupby([panel, line, x], sort=False)[y].agg(["mean", "min", "max"])
+    means = means.set_axis(["mean", "low", "high"], axis=1).reset_index()
 
     def draw(axes: Axes, rows: pd.DataFrame) -> str:
         notes = []
-        for line, part in rows.groupby("line", sort=False):
+        for name, part in rows.groupby(line, sort=False):
             part = part.sort_values(x)
-            _line(axes, part[x], part, looks[line] | {"ms": 4, "lw": 1})
+            _line(axes, part[x], part, looks[name] | {"ms": 4, "lw": 1})
             ends = part.iloc[[0, -1]]
-            notes.append(f"{line} {_listed(ends[x].map('{:g}'.format), ends['mean'], '.2f')}")
-        if levels and rows["panel"].iloc[0] in levels:
-            axes.axhline(levels[rows["panel"].iloc[0]], color=INK, ls="--", lw=0.8)
+            notes.append(f"{name} {_listed(ends[x].map('{:g}'.format), ends['mean'], '.2f')}")
+        if levels and rows[panel].iloc[0] in levels:
+            axes.axhline(levels[rows[panel].iloc[0]], color=INK, ls="--", lw=0.8)
         if logarithmic:
             _plain(axes, positive)
         return ", ".join(notes)
 
     key = looks if len(looks) > 1 else {}
     key = key | ({"not edited": {"color": INK, "ls": "--"}} if levels else {})
-    return _figure(about, table.groupby("panel", sort=False), draw, key, **labels)
+    return _figure(about, means.groupby(panel, sort=False), draw, key, **labels)
 
 
 def training_curve(log: pd.DataFrame, *, columns: Sequence[str] = ("loss",)) -> Figure:

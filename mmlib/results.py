@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -411,6 +412,37 @@ def paired_changes(
     names = "n replicates accuracy plain difference low high gained lost p_value"
     table = pd.DataFrame(rows, columns=[*by, *names.split()])
     return table.assign(p_holm=multipletests(table.p_value, method="holm")[1])
+
+
+def agreement(labels: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
+    """How far raters agree beyond chance: Cohen's kappa of every pair, by statsmodels.
+
+    Args:
+        labels: One row per item and a column per rater.
+        kinds: The labels that they may give.
+
+    Returns:
+        One row per pair: rater_a, rater_b, n, same (items with the same label), kappa, low, high
+        (asymptotic 95 % interval, cut at 1).
+
+    Raises:
+        ValueError: Fewer than two raters, or a label that is none of `kinds`.
+    """
+    from statsmodels.stats.inter_rater import cohens_kappa
+
+    if labels.shape[1] < 2:
+        raise ValueError(f"raters are {list(labels)}: give two or more")
+    unknown = set(labels.to_numpy().ravel()) - set(kinds)
+    if unknown:
+        raise ValueError(f"label {unknown.pop()!r}: choose from {', '.join(kinds)}")
+    rows = []
+    for a, b in itertools.combinations(labels, 2):
+        counts = pd.crosstab(labels[a], labels[b])
+        counts = counts.reindex(index=kinds, columns=kinds, fill_value=0).to_numpy()
+        found = cohens_kappa(counts)
+        same, high = int(np.trace(counts)), min(float(found.kappa_upp), 1.0)
+        rows.append((a, b, len(labels), same, float(found.kappa), float(found.kappa_low), high))
+    return pd.DataFrame(rows, columns=["rater_a", "rater_b", "n", "same", "kappa", "low", "high"])
 
 
 # --- answers shipped as evidence ------------------------------------------------------------------

@@ -262,7 +262,12 @@ def draw(table: pd.DataFrame, *, per: Sequence[str], seed: int) -> pd.DataFrame:
 
     Returns:
         Columns `CELL` and `part`.
+
+    Raises:
+        ValueError: The table is empty.
     """
+    if table.empty:
+        raise ValueError("no cells are shipped for these parameters: compute them with sweep=true")
     drawn = table.groupby(list(per), sort=False).sample(1, random_state=seed)
     return drawn[[*CELL, "part"]].reset_index(drop=True)
 
@@ -301,6 +306,25 @@ def shape_fits(x: Sequence[float], y: Sequence[float]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["shape", "r_squared", "aicc", "where"])
     table.insert(3, "above_best", table.aicc - table.aicc.min())
     return table.sort_values("aicc", ignore_index=True)
+
+
+def fit_curves(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Fit `shape_fits` to every curve of a table of fractions.
+
+    Args:
+        table: Columns `by`, fraction, value, and base, the value where nothing is edited, which is
+            the curve's point at fraction 0.
+        by: What tells the curves apart.
+
+    Returns:
+        Columns `by` and those of `shape_fits`.
+    """
+    fits = []
+    for key, curve in table.groupby(list(by), sort=False):
+        fit = shape_fits([0.0, *curve.fraction], [curve.base.iloc[0], *curve.value])
+        fits.append(fit.assign(**dict(zip(by, key, strict=True))))
+    joined = pd.concat(fits, ignore_index=True)
+    return joined[[*by, *fits[0].columns.drop(list(by))]]
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:

@@ -4,11 +4,12 @@ import random
 import re
 from fractions import Fraction
 
+import pandas as pd
 import pytest
 
-from mmlib import corpus
+from mmlib import corpus, skills
 from mmlib.data import load_problems
-from mmlib.errors import KINDS, corrupted, error_kind, written_steps
+from mmlib.errors import KINDS, corrupted, error_kind, recovered, written_steps
 from mmlib.languages import LANGUAGES
 
 CODES = corpus.LANGUAGES
@@ -128,6 +129,15 @@ def test_a_corrupted_solution_has_the_kind_of_its_corruption(language, wanted):
         spoilt = corrupted(row["response"], language, wanted, other=other)
         assert spoilt != row["response"]
         assert kind(spoilt, row) == wanted
+
+
+def test_every_corruption_is_counted():
+    table = pd.DataFrame([corpus.render(item, "de") for item in items(count=4)])
+    found = recovered(table, others=["de", "en"])
+    assert (found.spoilt == found.told).all()
+    assert found.value_counts("spoilt").to_dict() == dict.fromkeys(KINDS, 4)
+    table["response"] = table.response.str.replace("+", "-").str.replace("*", "+")
+    assert not (recovered(table, others=["en"]).told == "").any()
 
 
 def test_only_known_corruptions_of_worked_solutions_are_made():
@@ -265,3 +275,20 @@ def test_calculations_of_real_solutions_are_true_and_end_in_the_answer(language,
     ]
     assert sum(true) / len(true) > 0.94
     assert sum(ends) / len(ends) > 0.93
+
+
+@pytest.mark.parametrize("language", ["en", "de", "hi"])
+def test_spoilt_real_solutions_are_told(language, real_data):
+    """GSM8K: other texts, the same rule without knowing the steps; how many, not that all."""
+    told = {kind: [] for kind in KINDS}
+    for document in skills.documents("gsm8k", language, real_data)[:200]:
+        text, target = document["response"], document["target"]
+        for kind, found in told.items():
+            try:
+                spoilt = corrupted(text, language, kind, other="fr")
+            except ValueError:  # ends in no calculation
+                continue
+            found.append(error_kind(spoilt, target, language, solution=text))
+    shares = {kind: found.count(kind) / len(found) for kind, found in told.items()}
+    assert all(len(found) > 100 for found in told.values())
+    assert min(shares.values()) > 0.85, shares

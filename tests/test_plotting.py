@@ -300,6 +300,36 @@ def test_training_curve_leaves_out_empty_cells():
     assert rate.axes[0].lines[0].get_xydata().tolist() == [[0.1, 1], [0.3, 0.5]]
 
 
+def swept():
+    """Two languages, two conditions, three keep ratios, two skills."""
+    rows = [
+        (skill, condition, ratio, lang, level - drop * (ratio > 0.005) - shift)
+        for skill, level in (("math", 0.9), ("reading", 0.8))
+        for condition, drop in (("math-specific", 0.6), ("random", 0.1))
+        for ratio in (0.001, 0.01, 0.1)
+        for lang, shift in (("en", 0.0), ("de", 0.1))
+    ]
+    return pd.DataFrame(rows, columns=["skill", "condition", "keep_ratio", "lang", "accuracy"])
+
+
+def test_curves_draws_means_ranges_and_the_unedited_level():
+    names = {"x": "keep_ratio", "y": "accuracy", "panel": "skill", "line": "condition"}
+    figure = plotting.curves(swept(), "Accuracy", levels={"math": 0.95}, **names)
+    math, reading = (panel.axes[0] for panel in figure.panels)
+    own, random, level = (line.get_xydata().tolist() for line in math.lines)
+    assert np.allclose(own, [(0.001, 0.85), (0.01, 0.25), (0.1, 0.25)])
+    assert np.allclose(random, [(0.001, 0.85), (0.01, 0.75), (0.1, 0.75)])
+    assert {y for _, y in level} == {0.95}
+    bars = [bar.tolist() for bar in math.collections[0].get_segments()]
+    assert np.allclose(bars[1], [[0.01, 0.2], [0.01, 0.3]])
+    assert len(reading.lines) == 2
+    assert math.get_xscale() == "log"
+    assert [name for *_, name in figure.key] == ["math-specific", "random", "not edited"]
+    assert "math-specific 0.001 0.85, 0.1 0.25" in figure.alt
+    near = plotting.curves(swept().query("keep_ratio > .001"), "Accuracy", **names)
+    assert near.panels[0].axes[0].get_xscale() == "linear"
+
+
 def test_ratios_draws_measured_and_aim():
     axes = plotting.ratios(measured()).panels[0].axes[0]
     assert points(axes, color=plotting.COLOURS[0]) == [(1.11, 0), (27, 1)]

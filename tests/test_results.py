@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import cohen_kappa_score
 
 from mmlib import results
 from mmlib.results import (
@@ -419,3 +420,20 @@ def test_paired_changes_are_mcnemar_for_one_replicate_and_count_a_problem_once()
     assert table.p_holm[worst] == pytest.approx(min(1, 2 * table.p_value[worst]))
     with pytest.raises(ValueError, match="not the problems of the others"):
         results.paired_changes(edits[0].replace("p-007", "p-x"), plain, by=["edit"])
+
+
+def test_agreement_is_kappa_and_refuses_unknown_labels():
+    rng = np.random.default_rng(0)
+    first = pd.Series(rng.choice(["slip", "plan", "format"], 200))
+    second = first.where(rng.random(200) < 0.8, "plan")
+    labels = pd.DataFrame({"a": first, "b": second, "c": first})
+    table = results.agreement(labels, ["slip", "plan", "format", "language"])
+    assert table[["rater_a", "rater_b"]].to_numpy().tolist() == [["a", "b"], ["a", "c"], ["b", "c"]]
+    assert table.kappa[0] == pytest.approx(cohen_kappa_score(first, second))
+    assert table.same.tolist() == [(first == second).sum(), 200, (first == second).sum()]
+    assert table.low[0] < table.kappa[0] < table.high[0] < 1
+    assert table[["kappa", "low", "high"]].loc[1].tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match="'typo': choose from slip, plan"):
+        results.agreement(labels.replace("format", "typo"), ["slip", "plan"])
+    with pytest.raises(ValueError, match="give two or more"):
+        results.agreement(labels[["a"]], ["slip"])

@@ -221,3 +221,23 @@ def test_a_flat_curve_has_no_shape_and_few_points_are_refused():
     assert sweeps.shape_fits(SHARES, [0.5] * len(SHARES)).r_squared.tolist() == [0, 0, 0]
     with pytest.raises(ValueError, match="6 points at 3 shares"):
         sweeps.shape_fits([0, 0, 0.5, 0.5, 1, 1], [1] * 6)
+
+
+def test_every_curve_is_fitted_with_its_unedited_value():
+    x = np.array(SHARES[1:])
+    line, step = 0.9 - 0.8 * x, np.where(x < 0.15, 0.9, 0.1)
+    table = pd.concat(
+        pd.DataFrame({"lang": lang, "keep_ratio": 0.1, "fraction": x, "value": y, "base": 0.9})
+        for lang, y in (("en", line), ("de", step))
+    )
+    fits = sweeps.fit_curves(table, ["lang", "keep_ratio"])
+    best = fits[fits.above_best == 0].set_index("lang")["shape"]
+    assert best.to_dict() == {"en": "linear", "de": "threshold"}
+    alone = sweeps.shape_fits(SHARES, [0.9, *step])
+    pd.testing.assert_frame_equal(fits[fits.lang == "de"][[*alone]].reset_index(drop=True), alone)
+
+
+def test_nothing_can_be_drawn_from_nothing():
+    empty = pd.DataFrame(columns=[*sweeps.CELL, "part"])
+    with pytest.raises(ValueError, match="sweep=true"):
+        sweeps.draw(empty, per=["lang"], seed=1)
