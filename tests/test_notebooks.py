@@ -10,14 +10,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from papermill import inspect_notebook
 from safetensors import safe_open
 from scipy.stats import binomtest
+from sklearn.metrics import cohen_kappa_score
 from tokenizers import Tokenizer
 
 from mmlib import runner
+from mmlib.__main__ import main
 from mmlib.chapters import Project, convert, hashes, parameters, run_record
 
 ROOT = Path(__file__).parents[1]
@@ -255,6 +258,68 @@ def check_cost(tables, given):
     assert 0 < stored - 4 * 4 * (3 * 128 + 256) < 5000  # names and shared inputs
 
 
+def shipped_answers(name, given):
+    """Share of right answers of each shipped cell, counted in its characters."""
+    table = pd.read_csv(ROOT / "mmlib" / "evidence" / f"{name}.csv", dtype={"correct": str})
+    table = table[table.lang.isin(given["languages"])]
+    cell = ["dtype", "lang", "condition", "factor", "keep_ratio", "seed", "fraction", "sample_seed"]
+    table = table.drop_duplicates([*cell, "part"])
+    return table.assign(right=table.correct.str.count("1"), n=table.correct.str.len()), cell
+
+
+def check_what_breaks(tables, given):
+    """Accuracies and changes of math, counted in the shipped characters."""
+    answers, cell = shipped_answers("interventions", given)
+    math_answers = answers[answers.part.str.startswith("math-")]
+    sums = math_answers.groupby(cell)[["right", "n"]].sum()
+    told = tables["interventions"].query("skill == 'math'").set_index(cell)
+    counted = (sums.right / sums.n).reindex(told.index)
+    pd.testing.assert_series_equal(told.value, counted, check_names=False)
+    changes = tables["changes"].query("skill == 'math' and keep_ratio == .1 and factor == 0")
+    assert len(changes) >= 2
+    for row in changes.itertuples():
+        edited = sums.query(
+            "dtype == @row.dtype and condition == @row.condition and factor == 0"
+            " and keep_ratio == .1"
+        )
+        plain = sums.query("dtype == @row.dtype and condition == 'none'")
+        difference = edited.right.sum() / edited.n.sum() - plain.right.sum() / plain.n.sum()
+        assert row.difference == pytest.approx(difference)
+    assert set(tables["edits"].condition) == {"none", *given["conditions"]}
+
+
+def check_all_or_few(tables, given):
+    """Accuracies counted in the shipped characters; R squared of the line by NumPy."""
+    answers, cell = shipped_answers("fractions", given)
+    sums = answers.groupby(cell)[["right", "n"]].sum()
+    values = (sums.right / sums.n).rename("value").reset_index()
+    own = values.query("condition == 'math-specific' and keep_ratio in @given['keep_ratios']")
+    base = values[values.condition == "none"].value.item()
+    told = tables["fractions"]
+    assert len(told) == (len(given["fractions"])) * len(given["sample_seeds"])
+    assert (told.base == base).all()
+    assert sorted(told[told.fraction < 1].value) == sorted(own[own.fraction < 1].value)
+    r = np.corrcoef([0, *own.fraction], [base, *own.value])[0, 1]
+    line = tables["fraction_fits"].query("condition == 'random part' and shape == 'linear'")
+    assert line.r_squared.item() == pytest.approx(r**2)
+
+
+def check_errors(tables, given):
+    """Kappa by scikit-learn; the errors of a cell, counted in the shipped characters."""
+    labels = tables["error_labels"]
+    found = tables["error_agreement"].set_index(["rater_a", "rater_b"]).kappa
+    for pair, kappa in found.items():
+        assert kappa == pytest.approx(cohen_kappa_score(*(labels[name] for name in pair)))
+    answers, cell = shipped_answers("interventions", given)
+    answers = answers[answers.part.isin(given["parts"]) & (answers.dtype == given["edit_dtype"])]
+    formats = answers.assign(format=answers.correct.str.count("f")).groupby(cell[:6])
+    counted = (formats.format.sum() / formats.n.sum()).rename("counted")
+    told = tables["errors"].join(counted, on=cell[:6])
+    assert told.format.tolist() == pytest.approx(told.counted.tolist())
+    assert told.format.max() > 0
+    assert len(told) == len(counted) - 1
+
+
 def check_at_a_glance(tables, given):
     """Effect of C1 in the published table, straight from the file."""
     rows = pd.read_csv(ROOT / "mmlib" / "published" / "mathlang_overlap.csv").query(
@@ -274,4 +339,52 @@ CHECKS = {
     "03_math_weights": check_math_weights,
     "04_overlap": check_overlap,
     "05_cost": check_cost,
+    "06_what_breaks": check_what_breaks,
+    "07_all_or_few": check_all_or_few,
+    "08_errors": check_errors,
 }
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_chapter_06_runs_on_other_models_and_real_text(
+    kind, borrowed, real_data, tmp_path, monkeypatch
+):
+    """By parameters alone: calibrate on GSM8K, edit, ask GSM8K with eight worked examples."""
+    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
+    folder, shape = tmp_path / f"random-{kind}", "--layers 2 --hidden-size 64 --heads 4"
+    shape = f"{shape} --kv-heads 2 --intermediate-size 128 --vocab-size 2000".split()
+    options = ["--data-dir", str(real_data), "--architecture", kind, *shape]
+    assert main(["random-model", str(folder), *options]) == 0
+    conditions = ["math-specific", "random", "top-K math"]
+    given = {
+        "model": str(folder),
+        "data_dir": str(real_data),
+        "math": "gsm8k",
+        "nonmath": "mmlu",
+        "languages": ["de"],
+        "seeds": [1],
+        "num_samples": 8,
+        "keep_ratios": [0.1],
+        "conditions": conditions,
+        "factors": [1.01],
+        "edit_dtypes": ["bfloat16"],
+        "tasks": ["gsm8k", "mmlu"],
+        "parts": ["gsm8k", "mmlu"],
+        "scale_parts": ["gsm8k"],
+        "items": 2,
+        "sweep": True,
+    }
+    notebook = runner.run(borrowed, "06_what_breaks", given)
+    edits = pd.read_csv(notebook.parent / "edits.csv", dtype={"correct": str})
+    assert (edits.correct.str.len() == 2).all()
+    assert edits.value_counts(["part", "factor"]).to_dict() == {
+        ("gsm8k", 0): 3,
+        ("mmlu", 0): 3,
+        ("gsm8k", 1): 1,
+        ("mmlu", 1): 1,
+        ("gsm8k", 1.01): 2,
+    }
+    sizes = edits[edits.factor == 0].groupby("condition").n_weights.first()
+    assert sizes["top-K math"] == sum(int(n * 0.1) for n in matrices(folder))
+    assert sizes["math-specific"] == sizes["random"] < sizes["top-K math"]
