@@ -3,7 +3,8 @@
 # make book        only chapters that are stale are executed, then the book is built
 # make html        the book from the chapters as they are
 # make rungs       the shares of non-English math that were tried for organism-base (hours)
-# make evidence    the shipped tables that are too long for a chapter (DATA=folder, an hour)
+# make sweeps      every edit of chapters 06 and 07 (two hours on two cores, WORKERS=2)
+# make evidence    all shipped tables that are too long for a chapter (DATA=folder, hours)
 #
 # PYTHON=python3.11        the interpreter of the environment (3.11 or newer)
 # PRESET=full              reproduce from nothing: organisms and evidence first (hours; needs DATA)
@@ -15,6 +16,7 @@ PRESET ?= laptop
 ORGANISMS ?= organism-skewed organism-even organism-base
 RUNGS ?= 0.005 0.015 0.06
 DATA ?= ../shared/data
+WORKERS ?= 2
 PY := .venv/bin/python
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
@@ -22,7 +24,7 @@ export MMLIB_CACHE ?= $(CURDIR)/.cache
 # Two processes of tests on two cores: more threads than cores only wait for each other.
 test: export OMP_NUM_THREADS ?= 1
 
-.PHONY: reproduce test book html rungs evidence
+.PHONY: reproduce test book html rungs evidence sweeps
 .DELETE_ON_ERROR:
 
 reproduce: .venv/.installed
@@ -60,8 +62,17 @@ rungs: .venv/.installed
 	$(PY) -m mmlib keep base_rungs --where "training_seed == 2" \
 	  $$(ls -t runs/02_organism-*/accuracy_by_part.csv | head -n 1)
 
+# Every cell of chapters 06 and 07: two hours on two cores; what is finished is not run again.
+sweeps: .venv/.installed
+	$(PY) -m mmlib grid notebooks/grids/what_breaks.yml --workers $(WORKERS)
+	$(PY) -m mmlib keep interventions \
+	  $$($(PY) -m mmlib grid notebooks/grids/what_breaks.yml --tables edits)
+	$(PY) -m mmlib grid notebooks/grids/fractions.yml --workers $(WORKERS)
+	$(PY) -m mmlib keep fractions \
+	  $$($(PY) -m mmlib grid notebooks/grids/fractions.yml --tables fraction_edits)
+
 # All answers of the family, the untrained-model control on real text, what localisation costs.
-evidence: .venv/.installed
+evidence: .venv/.installed sweeps
 	$(PY) -m mmlib run 02_organism --force -p audit_items=0
 	$(PY) -m mmlib keep family_answers $$(ls -t runs/02_organism-*/answers.csv | head -n 1)
 	set -e; for kind in llama qwen3; do \
@@ -77,7 +88,7 @@ evidence: .venv/.installed
 	$(PY) -m mmlib keep untrained_overlap --where "group != 'module'" \
 	  $$(ls -t runs/04_overlap-*/overlap.csv | head -n 2)
 	$(PY) -m mmlib run 05_cost --force -p shapes='[30M, 170M]'
-	$(PY) -m mmlib keep localisation_cost --where "shape != '1M'" \
+	$(PY) -m mmlib keep localisation_cost --where "shape not in ['1M', 'organism']" \
 	  $$(ls -t runs/05_cost-*/localisation_cost.csv | head -n 1)
 
 # torch first and alone: pip then takes a CPU build where one is on offer.

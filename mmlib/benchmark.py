@@ -1,4 +1,4 @@
-"""Measure what localisation costs, as ratios within one run."""
+"""Measure what localisation, edits and grading cost, as ratios within one run."""
 
 import re
 import time
@@ -13,8 +13,12 @@ import pandas as pd
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from mmlib import skills
+from mmlib.evaluation import evaluate
 from mmlib.importance import Batch, collect_activation_norms, collect_scores, overlap_sweep
-from mmlib.models import linear_modules
+from mmlib.interventions import pruned
+from mmlib.masks import ParameterMask
+from mmlib.models import linear_modules, load_model
 
 SHAPES = {
     "1M": (128, 256, 4, 4, 4, 32, 1_000, True),
@@ -333,3 +337,111 @@ def _sweep_rows(
         measured: {"value": sweep["sweep_as_published"] / sweep["sweep"]},
         "sweep, published / ours (500 prompts, projected)": {"value": theirs / ours} | aim,
     }
+
+
+# --- editing and grading ------------------------------------------------------------------------
+
+
+def some_weights(model: PreTrainedModel, share: float, *, seed: int = 0) -> ParameterMask:
+    """A random share of every matrix of the decoder."""
+    generator = torch.Generator().manual_seed(seed)
+    return ParameterMask(
+        {
+            name: torch.rand(module.weight.shape, generator=generator) < share
+            for name, module in linear_modules(model).items()
+        }
+    )
+
+
+@torch.no_grad()
+def bare_answers(model, tokenizer, prompts: Sequence[str], *, cap: int, batch_size: int) -> int:
+    """What grading cannot do without: tokenise, generate greedily, decode; returns the answers."""
+    answers = []
+    ordered = sorted(prompts, key=len, reverse=True)
+    for start in range(0, len(ordered), batch_size):
+        batch = tokenizer(
+            ordered[start : start + batch_size],
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
+            add_special_tokens=False,
+        ).to(model.device)
+        options = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id}
+        tokens = model.generate(**batch, max_new_tokens=cap, **options)
+        answers += tokenizer.batch_decode(tokens[:, batch.input_ids.shape[1] :])
+    return len(answers)
+
+
+def pipeline_cost(
+    name: str = "organism-skewed",
+    *,
+    items: int = 500,
+    repeats: int = 3,
+    batch_size: int = 256,
+    dtype: str = "bfloat16",
+    share: float = 0.02,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """Time edit and grading in place against a fresh copy from disk, and against a bare loop.
+
+    The original code loads the checkpoint anew for every edit. Both ways edit the same weights and
+    are asked the same problems.
+
+    Args:
+        name: An organism, or a folder with its held-out problems.
+        items: English problems that are graded; an edit is graded on the first tenth of them.
+        repeats: Interleaved repeats.
+        batch_size: Prompts per batch.
+        dtype: Of the weights.
+        share: Share of the weights that an edit changes.
+        device: "cpu" or "cuda".
+
+    Returns:
+        Rows as those of `report`, without its last columns: quantity, value, low, high, n, unit,
+        aim, direction.
+    """
+    load = {"dtype": dtype, "device_map": None if device == "cpu" else device}
+    model, tokenizer = load_model(name, **load)
+    mask = some_weights(model, share)
+    documents = skills.documents("organism-math", "en")[:items]
+    longest = max(len(tokenizer(d["response"]).input_ids) for d in documents)
+    bare = {"cap": int(1.2 * (longest + 1)), "batch_size": batch_size}
+    prompts = [document["prompt"] for document in documents]
+
+    def ask(edited: PreTrainedModel, count: int) -> None:
+        asked = {"organism-math": [document["id"] for document in documents[:count]]}
+        options = {"languages": ["en"], "only": asked, "batch_size": batch_size}
+        evaluate(edited, tokenizer, "organism-math", **options)
+
+    def in_place(count: int) -> None:
+        with pruned(model, mask):
+            if count:
+                ask(model, count)
+
+    def from_disk(count: int) -> None:
+        fresh, _ = load_model(name, **load)
+        for module, chosen in mask.items():
+            fresh.get_submodule(module).weight.data[chosen.to(fresh.device)] = 0.0
+        if count:
+            ask(fresh, count)
+
+    works = {
+        "edit": lambda: in_place(0),
+        "reload": lambda: from_disk(0),
+        "edit, ask": lambda: in_place(items // 10),
+        "reload, ask": lambda: from_disk(items // 10),
+        "harness": lambda: ask(model, items),
+        "bare loop": lambda: bare_answers(model, tokenizer, prompts, **bare),
+    }
+    times = interleaved(works, model.device, repeats=repeats)
+    rate = items / times[times.work == "harness"].seconds
+    rows = {
+        "grading, harness / bare generate loop": paired_ratio(times, "harness", "bare loop")
+        | {"aim": 1.3, "direction": "at most"},
+        "edit, reload / in place": paired_ratio(times, "reload", "edit"),
+        "edit and grade, reload / in place": paired_ratio(times, "reload, ask", "edit, ask"),
+        "answers graded per second": {"value": rate.median(), "low": rate.min(), "high": rate.max()}
+        | {"n": repeats, "unit": "1/s", "aim": 150, "direction": "at least"},
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("quantity").reset_index()
+    return table.reindex(columns=["quantity", *ROW]).fillna({"unit": "ratio", "direction": ""})

@@ -6,9 +6,11 @@ from mmlib.benchmark import (
     SHAPES,
     interleaved,
     paired_ratio,
+    pipeline_cost,
     random_batches,
     random_llama,
     report,
+    some_weights,
     stored_bytes,
 )
 from mmlib.models import linear_modules
@@ -64,3 +66,23 @@ def test_a_report_has_every_quantity_the_book_names(monkeypatch):
 def test_unknown_shape_is_refused():
     with pytest.raises(ValueError, match="30M, 170M"):
         random_llama("31M")
+
+
+def test_editing_and_grading_are_timed_against_a_reload_and_a_bare_loop():
+    table = pipeline_cost(items=10, repeats=1).set_index("quantity")
+    assert table.aim.dropna().to_dict() == {
+        "grading, harness / bare generate loop": 1.3,
+        "answers graded per second": 150,
+    }
+    assert (table.value > 0).all()
+    assert set(table.unit) == {"ratio", "1/s"}
+
+
+def test_a_share_of_every_matrix_is_drawn():
+    model = random_llama("1M", dtype="float32")
+    mask = some_weights(model, 0.1)
+    assert {name for name, _ in mask.items()} == set(linear_modules(model))
+    assert len(mask) == pytest.approx(
+        0.1 * sum(m.weight.numel() for m in linear_modules(model).values()), rel=0.05
+    )
+    assert mask == some_weights(model, 0.1) != some_weights(model, 0.1, seed=1)
