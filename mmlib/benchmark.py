@@ -1,5 +1,6 @@
 """Measure what localisation, edits and grading cost, as ratios within one run."""
 
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -388,7 +389,7 @@ def pipeline_cost(
     are asked the same problems.
 
     Args:
-        name: An organism, or a folder with its held-out problems.
+        name: A model, for instance an organism; the problems are always the organisms'.
         items: English problems that are graded; an edit is graded on the first tenth of them.
         repeats: Interleaved repeats.
         batch_size: Prompts per batch.
@@ -402,10 +403,11 @@ def pipeline_cost(
     """
     load = {"dtype": dtype, "device_map": None if device == "cpu" else device}
     model, tokenizer = load_model(name, **load)
-    mask = some_weights(model, share)
-    documents = skills.documents("organism-math", "en")[:items]
-    longest = max(len(tokenizer(d["response"]).input_ids) for d in documents)
-    bare = {"cap": int(1.2 * (longest + 1)), "batch_size": batch_size}
+    mask, few = some_weights(model, share), max(1, items // 10)
+    everything = skills.documents("organism-math", "en")
+    documents = everything[:items]
+    longest = max(len(tokenizer(d["response"]).input_ids) for d in everything)
+    bare = {"cap": math.ceil(1.2 * (longest + 1)), "batch_size": batch_size}
     prompts = [document["prompt"] for document in documents]
 
     def ask(edited: PreTrainedModel, count: int) -> None:
@@ -428,8 +430,8 @@ def pipeline_cost(
     works = {
         "edit": lambda: in_place(0),
         "reload": lambda: from_disk(0),
-        "edit, ask": lambda: in_place(items // 10),
-        "reload, ask": lambda: from_disk(items // 10),
+        "edit, ask": lambda: in_place(few),
+        "reload, ask": lambda: from_disk(few),
         "harness": lambda: ask(model, items),
         "bare loop": lambda: bare_answers(model, tokenizer, prompts, **bare),
     }
@@ -439,7 +441,9 @@ def pipeline_cost(
         "grading, harness / bare generate loop": paired_ratio(times, "harness", "bare loop")
         | {"aim": 1.3, "direction": "at most"},
         "edit, reload / in place": paired_ratio(times, "reload", "edit"),
-        "edit and grade, reload / in place": paired_ratio(times, "reload, ask", "edit, ask"),
+        f"edit and {few} answers, reload / in place": paired_ratio(
+            times, "reload, ask", "edit, ask"
+        ),
         "answers graded per second": {"value": rate.median(), "low": rate.min(), "high": rate.max()}
         | {"n": repeats, "unit": "1/s", "aim": 150, "direction": "at least"},
     }

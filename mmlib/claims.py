@@ -37,6 +37,7 @@ class Rule:
     """Those that are needed; empty takes whatever there is."""
     threshold: float = 0.0
     interval: Callable[[Tables], tuple[float, float]] | None = None
+    replicates: str = "calibration seeds"
 
 
 RULES: dict[str, Rule] = {}
@@ -285,16 +286,17 @@ def _without_subtraction_all_goes(tables: Tables) -> pd.Series:
 def _scaling_lifts_english(tables: Tables) -> pd.Series:
     """Largest relative gain of English math over models and K at factor 1.01, less the control's.
 
-    Where random sets were scaled, the gain of the random set of the same model, K and seed is
-    subtracted from each gain (mean over its draws).
+    Where random sets were scaled, the largest of their gains is subtracted (means over their
+    draws), so that both sides have the same luck.
     """
     gains = _english_gains(tables, "math-specific")
+    best = gains.groupby(level="seed").max()
     if (tables["interventions"].condition == "random").any():
         control = _english_gains(tables, "random")
         if not gains.index.isin(control.index).all():
             raise NotTestableError("needs a random set for every model, K and seed")
-        gains = gains - control.reindex(gains.index)
-    return gains.groupby(level="seed").max()
+        best = best - control.groupby(level="seed").max()
+    return best
 
 
 def _english_gains(tables: Tables, condition: str) -> pd.Series:
@@ -309,6 +311,8 @@ def _english_gains(tables: Tables, condition: str) -> pd.Series:
 def _scaling_keeps_the_rest(tables: Tables) -> pd.Series:
     """.006 - largest change of a non-math accuracy at factor 1.01, in all cells."""
     t = _edits(tables, "math-specific", "nonmath", 1.01)
+    if "n" in t and t.n.min() < 1 / 0.006:
+        raise NotTestableError(f"one of {t.n.min()} answers is more than the limit of .006")
     return _weakest(0.006 - (t.value - t.base).abs())
 
 
@@ -366,14 +370,19 @@ def _pruned_or_scaled(tables: Tables, condition: str, columns: str, wanted: str)
 
 @_decides("C6a", "errors", keep_ratios=())
 def _gains_are_arithmetic(tables: Tables) -> pd.Series:
-    """Share of slips among the answers that scaling corrected, over languages and K, - 1/2."""
-    columns = "corrected corrected_slips broken"
+    """Share of slips among the answers that scaling corrected, over languages, K, factors, - 1/2.
+
+    Where nine tenths of the unedited model's errors are slips, this would be so by chance.
+    """
+    columns = "corrected corrected_slips broken wrong wrong_slips"
     t = _pruned_or_scaled(tables, "math-specific", columns, "factor > 1")
     total = t.groupby(level="seed")[columns.split()].sum()
     if (total.corrected - total.broken).sum() <= 0:
         raise NotTestableError("scaling gains nothing, so that there is no gain to explain")
     if (total.corrected == 0).any():
         raise NotTestableError("a calibration seed without a corrected answer")
+    if (share := (total.wrong_slips / total.wrong).max()) >= 0.9:
+        raise NotTestableError(f"{share:.0%} of all errors are slips, so any gain would be one")
     return total.corrected_slips / total.corrected - 0.5
 
 
@@ -413,7 +422,10 @@ def _fractions(tables: Tables) -> pd.DataFrame:
 CURVE = ["seed", "model", "lang", "keep_ratio"]
 
 
-@_decides("C7a", "fractions", keep_ratios=())
+_DRAWS = {"keep_ratios": (), "replicates": "seeds of the drawn fraction"}
+
+
+@_decides("C7a", "fractions", **_DRAWS)
 def _linear_in_the_fraction(tables: Tables) -> pd.Series:
     """Smallest R^2 of accuracy on fraction - .9, over models, languages and K.
 
@@ -432,7 +444,7 @@ def _linear_in_the_fraction(tables: Tables) -> pd.Series:
     return _weakest(effects)
 
 
-@_decides("C7b", "fractions", keep_ratios=())
+@_decides("C7b", "fractions", **_DRAWS)
 def _no_critical_few(tables: Tables) -> pd.Series:
     """Smallest share of the accuracy that is left without 5 % of the set - .7, all curves."""
     t = _fractions(tables)
@@ -453,7 +465,11 @@ def published_fractions() -> pd.DataFrame:
 
 
 def published_errors() -> pd.DataFrame:
-    """Published edits as a table of errors: format errors are strict against flexible reading."""
+    """Published edits as a table of errors: `format` is |strict - flexible|, the best there is.
+
+    An answer whose last number is not its result is wrong by flexible reading only, so that this
+    gap is no count of format errors.
+    """
     t = published("mathlang_interventions").query("task == 'gsm8k'")
     name = ["model", "nonmath", "lang", "intervention", "factor", "keep_ratio"]
     main = t[t.variant == "main"]
@@ -589,7 +605,7 @@ def rules() -> pd.DataFrame:
             "effect": " ".join((rule.check.__doc__ or "").split()),
             "yes_if": f"interval {'at 1' if rule.threshold else 'above 0'}",
             "no_if": f"interval below {1 if rule.threshold else 0}",
-            "interval": joint if rule.interval else "95 % t over calibration seeds",
+            "interval": joint if rule.interval else f"95 % t over {rule.replicates}",
             "keep_ratios": ", ".join(f"{ratio:g}" for ratio in rule.keep_ratios),
             "needs": ", ".join(rule.needs),
         }

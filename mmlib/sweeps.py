@@ -5,6 +5,7 @@ import itertools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from mmlib.importance import ImportanceScores, largest
 from mmlib.interventions import scaled
 from mmlib.localisation import Key
 from mmlib.masks import ParameterMask, random_mask
-from mmlib.results import pack_answers
+from mmlib.results import RunInfo, pack_answers
 
 CONDITIONS = {
     "math-specific": "top-K(math) - top-K(nonmath): the set of the study",
@@ -40,6 +41,8 @@ CELL = ["dtype", "lang", "condition", "factor", "keep_ratio", "seed", "fraction"
 """What names a cell: precision, a language's set, how it is edited, the seeds of its draws."""
 NUMBERS = ("organism-math", "organism-math-new", "organism-choice", "gsm8k", "mgsm")
 """Tasks whose wrong answers are told apart by `error_kind`."""
+MADE_WITH = ("dtype", "math", "nonmath", "num_samples", "data_dir", "items")
+"""Parameters that shipped cells have to share with the run that checks them."""
 
 
 def cells(
@@ -252,6 +255,44 @@ def grades(answers: pd.DataFrame, solutions: Mapping[tuple[str, str, str], str])
     return found
 
 
+def shipped(
+    wanted: pd.DataFrame, table: pd.DataFrame, manifest: Mapping[str, Any], run: RunInfo
+) -> pd.DataFrame:
+    """The rows of an evidence table that this run would compute.
+
+    Args:
+        wanted: Columns `CELL` and `part`.
+        table: Result of `sweep`, with the column `model`.
+        manifest: Its manifest.
+        run: The present run.
+
+    Returns:
+        One row of `table` per row of `wanted`.
+
+    Raises:
+        ValueError: A cell is not there, or the table was made with other weights or texts.
+    """
+    for made in manifest["run"]["parameters"]["runs"]:
+        if made["model"] == run.model:
+            before, now = ({**r["parameters"], **r} for r in (made, asdict(run)))
+            for key in ("checkpoint_hash", *MADE_WITH):
+                if before[key] != now[key]:
+                    raise ValueError(
+                        f"the shipped cells have {key}={before[key]!r}, not {now[key]!r}: "
+                        "compute your own with sweep=true"
+                    )
+    own = table[table.model == run.model].drop_duplicates([*CELL, "part"])
+    found = wanted.merge(own, on=[*CELL, "part"], how="left", indicator=True)
+    absent = found[found._merge == "left_only"]
+    if len(absent):
+        first = absent[[*CELL, "part"]].iloc[0].to_dict()
+        raise ValueError(
+            f"no cells are shipped for {len(absent)} of {len(found)} that these parameters ask "
+            f"for, such as {first}: compute them with sweep=true"
+        )
+    return found.drop(columns="_merge").astype(own.dtypes.to_dict())
+
+
 def draw(table: pd.DataFrame, *, per: Sequence[str], seed: int) -> pd.DataFrame:
     """Draw cells and parts of a shipped sweep to compute again.
 
@@ -262,12 +303,7 @@ def draw(table: pd.DataFrame, *, per: Sequence[str], seed: int) -> pd.DataFrame:
 
     Returns:
         Columns `CELL` and `part`.
-
-    Raises:
-        ValueError: The table is empty.
     """
-    if table.empty:
-        raise ValueError("no cells are shipped for these parameters: compute them with sweep=true")
     drawn = table.groupby(list(per), sort=False).sample(1, random_state=seed)
     return drawn[[*CELL, "part"]].reset_index(drop=True)
 
@@ -275,16 +311,16 @@ def draw(table: pd.DataFrame, *, per: Sequence[str], seed: int) -> pd.DataFrame:
 def shape_fits(x: Sequence[float], y: Sequence[float]) -> pd.DataFrame:
     """Fit a line, a sigmoid and a threshold to accuracies over the edited share of a set.
 
-    Least squares; the fits are compared by the corrected Akaike criterion,
-    n ln(RSS / n) + 2k + 2k(k + 1) / (n - k - 1), where k counts the variance too.
+    Least squares; the fits are compared by the Bayesian information criterion,
+    n ln(RSS / n) + k ln(n), where k counts the variance too.
 
     Args:
         x: (n,) shares, of at least 3 values.
         y: (n,) accuracies.
 
     Returns:
-        One row per shape, the best first: shape, r_squared, aicc, above_best (its difference from
-        the lowest), where (the share at which half of the fitted fall has happened).
+        One row per shape, the best first: shape, n, r_squared, bic, above_best (its difference
+        from the lowest), where (the share at which half of the fitted fall has happened).
 
     Raises:
         ValueError: Fewer than 7 points, or than 3 different shares.
@@ -300,16 +336,19 @@ def shape_fits(x: Sequence[float], y: Sequence[float]) -> pd.DataFrame:
     ):
         n, k = len(x), parameters + 1
         rss = max(float(((y - fitted) ** 2).sum()), 1e-12)
-        aicc = n * np.log(rss / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
+        bic = n * np.log(rss / n) + k * np.log(n)
         r_squared = 1 - rss / total if (total := float(((y - y.mean()) ** 2).sum())) else 0.0
-        rows.append((shape, r_squared, aicc, where))
-    table = pd.DataFrame(rows, columns=["shape", "r_squared", "aicc", "where"])
-    table.insert(3, "above_best", table.aicc - table.aicc.min())
-    return table.sort_values("aicc", ignore_index=True)
+        rows.append((shape, n, r_squared, bic, where))
+    table = pd.DataFrame(rows, columns=["shape", "n", "r_squared", "bic", "where"])
+    table.insert(4, "above_best", table.bic - table.bic.min())
+    return table.sort_values("bic", ignore_index=True)
 
 
 def fit_curves(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Fit `shape_fits` to every curve of a table of fractions.
+
+    Draws of one fraction are asked the same problems, so that a curve has one point per fraction:
+    their mean.
 
     Args:
         table: Columns `by`, fraction, value, and base, the value where nothing is edited, which is
@@ -321,7 +360,8 @@ def fit_curves(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """
     fits = []
     for key, curve in table.groupby(list(by), sort=False):
-        fit = shape_fits([0.0, *curve.fraction], [curve.base.iloc[0], *curve.value])
+        means = curve.groupby("fraction").value.mean()
+        fit = shape_fits([0.0, *means.index], [curve.base.iloc[0], *means])
         fits.append(fit.assign(**dict(zip(by, key, strict=True))))
     joined = pd.concat(fits, ignore_index=True)
     return joined[[*by, *fits[0].columns.drop(list(by))]]

@@ -350,7 +350,11 @@ def test_a_gain_counts_only_beyond_that_of_random_sets():
     alike = edits(lambda condition, kind, factor, seed: 0.9)
     assert judge("C5a", alike).verdict == "undecided"
     assert judge("C5b", alike).verdict == "no"
-    assert judge("C5b", edits(lambda *_: 0.8)).verdict == "yes"
+    same = edits(lambda *_: 0.8)
+    assert judge("C5b", same).verdict == "yes"
+    assert judge("C5b", {"interventions": same["interventions"].assign(n=200)}).verdict == "yes"
+    few = judge("C5b", {"interventions": same["interventions"].assign(n=100)})
+    assert (few.verdict, "one of 100" in few.reason) == ("not testable here", True)
     assert judge("C5c", tables).verdict == "not testable here"
 
 
@@ -404,16 +408,22 @@ def errors(*, seeds=SEEDS, **columns):
 
 
 def test_gains_are_arithmetic_if_most_corrected_answers_were_slips():
-    tables = errors(corrected=10, corrected_slips=8, broken=4)
+    plain = {"wrong": 50, "wrong_slips": 30}
+    tables = errors(corrected=10, corrected_slips=8, broken=4, **plain)
     assert judge("C6a", tables).verdict == "yes"
     assert judge("C6a", tables).effect == pytest.approx(0.3)
-    assert judge("C6a", errors(corrected=10, corrected_slips=2, broken=4)).verdict == "no"
+    few = errors(corrected=10, corrected_slips=2, broken=4, **plain)
+    assert judge("C6a", few).verdict == "no"
+    only = judge(
+        "C6a", errors(corrected=10, corrected_slips=10, broken=4, wrong=50, wrong_slips=46)
+    )
+    assert (only.verdict, only.reason[:3]) == ("not testable here", "92%")
     # Random sets and pruning say nothing about the gain.
     table = tables["errors"]
     own = (table.condition == "math-specific") & (table.factor > 1)
     table.loc[~own, "corrected_slips"] = 0
     assert judge("C6a", tables).verdict == "yes"
-    no_gain = judge("C6a", errors(corrected=10, corrected_slips=8, broken=11))
+    no_gain = judge("C6a", errors(corrected=10, corrected_slips=8, broken=11, **plain))
     assert (no_gain.verdict, "no gain" in no_gain.reason) == ("not testable here", True)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import zlib
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from mmlib.evaluation import choose_items, part_answers
 from mmlib.interventions import scaled
 from mmlib.localisation import draw_samples, score_samples
 from mmlib.models import linear_modules
-from mmlib.results import unpack_answers
+from mmlib.results import RunInfo, unpack_answers
 
 TASKS = ("organism-math", "organism-reading")
 
@@ -213,8 +214,9 @@ def test_the_line_is_that_of_scipy_and_its_criterion_that_of_statsmodels():
     assert line.r_squared == pytest.approx(linregress(x, y).rvalue ** 2)
     n, k = len(x), 3
     likelihood = OLS(y, add_constant(x)).fit().llf
-    akaike = 2 * k - 2 * likelihood + 2 * k * (k + 1) / (n - k - 1)
-    assert line.aicc == pytest.approx(akaike - n * (1 + np.log(2 * np.pi)))
+    bic = k * np.log(n) - 2 * likelihood
+    assert line.bic == pytest.approx(bic - n * (1 + np.log(2 * np.pi)))
+    assert line.n == n
 
 
 def test_a_flat_curve_has_no_shape_and_few_points_are_refused():
@@ -233,11 +235,54 @@ def test_every_curve_is_fitted_with_its_unedited_value():
     fits = sweeps.fit_curves(table, ["lang", "keep_ratio"])
     best = fits[fits.above_best == 0].set_index("lang")["shape"]
     assert best.to_dict() == {"en": "linear", "de": "threshold"}
-    alone = sweeps.shape_fits(SHARES, [0.9, *step])
+    alone = sweeps.shape_fits(sorted(set(SHARES)), [0.9, 0.9, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1])
+    assert alone.n.tolist() == [8] * 3  # a point per share, not per draw
     pd.testing.assert_frame_equal(fits[fits.lang == "de"][[*alone]].reset_index(drop=True), alone)
 
 
-def test_nothing_can_be_drawn_from_nothing():
-    empty = pd.DataFrame(columns=[*sweeps.CELL, "part"])
-    with pytest.raises(ValueError, match="sweep=true"):
-        sweeps.draw(empty, per=["lang"], seed=1)
+RUN = RunInfo(
+    "toy",
+    dtype="float32",
+    checkpoint_hash="abc",
+    parameters={"math": "m", "nonmath": "r", "num_samples": 5, "data_dir": "", "items": 2},
+)
+
+
+def evidence_of(wanted, run=RUN):
+    table = wanted.assign(model="toy", correct="10", n_weights=3)
+    other = table.assign(model="else", correct="00")
+    return pd.concat([table, table, other]), {"run": {"parameters": {"runs": [asdict(run)]}}}
+
+
+def test_shipped_cells_are_those_of_the_model_that_are_wanted():
+    grid = {"languages": ["en", "de"], "keep_ratios": [0.1], "conditions": ["random"]}
+    wanted = sweeps.cells(seeds=[1], **grid).assign(part="math-1")
+    table, manifest = evidence_of(wanted)
+    found = sweeps.shipped(wanted, table, manifest, RUN)
+    pd.testing.assert_frame_equal(found[[*wanted]], wanted)
+    assert (found.model == "toy").all()
+    assert (found.correct == "10").all()
+    pd.testing.assert_frame_equal(
+        sweeps.shipped(wanted[2:], table, manifest, RUN)[[*wanted]],
+        wanted[2:].reset_index(drop=True),
+    )
+    more = sweeps.cells(seeds=[1, 2], **grid).assign(part="math-1")
+    with pytest.raises(ValueError, match=r"2 of 6 that .*'seed': 2.* sweep=true"):
+        sweeps.shipped(more, table, manifest, RUN)
+    with pytest.raises(ValueError, match="4 of 4"):
+        sweeps.shipped(wanted.assign(part="math-3"), table, manifest, RUN)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"checkpoint_hash": "xyz"}, "checkpoint_hash='abc', not 'xyz'"),
+        ({"dtype": "bfloat16"}, "dtype='float32', not 'bfloat16'"),
+        ({"parameters": RUN.parameters | {"nonmath": "race"}}, "nonmath='r', not 'race'"),
+    ],
+)
+def test_cells_made_with_other_weights_or_texts_are_refused(change, message):
+    grid = {"languages": ["en"], "keep_ratios": [0.1], "conditions": ["random"], "seeds": [1]}
+    wanted = sweeps.cells(**grid).assign(part="math-1")
+    with pytest.raises(ValueError, match=message):
+        sweeps.shipped(wanted, *evidence_of(wanted), replace(RUN, **change))
