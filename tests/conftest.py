@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mmlib import corpus, organism
+from mmlib.models import decoder_layers
 
 SMALL = {
     "vocab_size": 97,
@@ -100,3 +101,15 @@ def checkpoint(heldout):
         kv_heads=1,
     )
     return model.eval(), tokenizer
+
+
+def spread(model, devices):
+    """Spread the layers over `devices` by accelerate, as `device_map` does."""
+    from accelerate import dispatch_model
+
+    layers = decoder_layers(model)[0]
+    parts = {"model.embed_tokens": 0, "model.norm": -1, "model.rotary_emb": 0, "lm_head": -1}
+    device_map = {name: devices[index] for name, index in parts.items()}
+    depth = model.config.num_hidden_layers
+    device_map |= {f"{layers}.{i}": devices[i * len(devices) // depth] for i in range(depth)}
+    return dispatch_model(model, device_map, force_hooks=True)

@@ -4,7 +4,7 @@ import warnings
 import pandas as pd
 import pytest
 import torch
-from conftest import ARCHITECTURES, SMALL, build, pad
+from conftest import ARCHITECTURES, SMALL, build, pad, spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -21,7 +21,7 @@ from mmlib.importance import (
     selection_size,
 )
 from mmlib.masks import overlap_table
-from mmlib.models import decoder_layers, linear_modules, model_hash
+from mmlib.models import linear_modules, model_hash
 from mmlib.results import published
 
 RATIOS = [0.01, 0.1, 0.25]
@@ -389,18 +389,6 @@ def test_scores_leave_the_model_alone(llama, prompts):
     before = {name: tensor.clone() for name, tensor in llama.state_dict().items()}
     collect_scores(llama, one_by_one(prompts)).top(0.1)
     assert all(torch.equal(before[name], tensor) for name, tensor in llama.state_dict().items())
-
-
-def spread(model, devices):
-    """Spread the layers over `devices` by accelerate, as `device_map` does."""
-    from accelerate import dispatch_model
-
-    layers = decoder_layers(model)[0]
-    parts = {"model.embed_tokens": 0, "model.norm": -1, "model.rotary_emb": 0, "lm_head": -1}
-    device_map = {name: devices[index] for name, index in parts.items()}
-    depth = model.config.num_hidden_layers
-    device_map |= {f"{layers}.{i}": devices[i * len(devices) // depth] for i in range(depth)}
-    return dispatch_model(model, device_map, force_hooks=True)
 
 
 def test_models_spread_by_device_map(prompts):

@@ -5,7 +5,7 @@ import copy
 import accelerate
 import pytest
 import torch
-from conftest import build
+from conftest import build, spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,6 +45,17 @@ def test_pruned_is_zero_inside_the_set_and_untouched_outside(model):
         }
         assert all(torch.equal(p, before.get_parameter(n)) for n, p in others.items())
     assert same(bits(model), bits(before))
+
+
+def test_a_model_spread_by_device_map_is_edited_as_a_whole_one(llama):
+    mask, whole = random_set(llama), copy.deepcopy(llama)
+    spread(llama, ["cpu", "cpu"])
+    before = bits(llama)
+    edits = {"factor": 1.1, "fraction": 0.5, "seed": 2}
+    with scaled(llama, mask, **edits) as count, scaled(whole, mask, **edits) as expected:
+        assert count == expected
+        assert same(bits(llama), bits(whole))
+    assert same(bits(llama), before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
