@@ -26,8 +26,9 @@ from mmlib.chapters import Project, convert, hashes, parameters, run_record
 ROOT = Path(__file__).parents[1]
 PROJECT = Project(ROOT)
 NAMES = list(PROJECT.chapters)
-MINIATURE_S = 25
-"""Longest time a chapter may take in miniature, on two cores with nothing else to do."""
+MINIATURE_S = 60
+"""Longest time a chapter may take in miniature, on one of two cores while the other tests too."""
+TEXT = {"correct": str}  # a row of answers: 0110 is no number
 LOCAL_PATH = re.compile(r"(?<![\w.:/<-])/(?:home|Users|root|tmp|opt|mnt|var|work|usr|content)/\S*")
 
 chapter = pytest.mark.parametrize("name", NAMES)
@@ -184,7 +185,7 @@ def test_miniature(name, borrowed, monkeypatch):
     assert given, f"give {name} a miniature in notebooks/chapters.yml"
     notebook = runner.run(borrowed, name, given)
     assert notebook.is_relative_to(borrowed.root / "runs")
-    tables = {path.stem: pd.read_csv(path) for path in notebook.parent.glob("*.csv")}
+    tables = {path.stem: pd.read_csv(path, dtype=TEXT) for path in notebook.parent.glob("*.csv")}
     assert name in CHECKS, "compare a number of this chapter with an independent calculation"
     CHECKS[name](tables, run_record(notebook)["parameters"])
     assert run_record(notebook)["seconds"] <= MINIATURE_S * float(os.environ.get("MMLIB_SLOW", "1"))
@@ -258,20 +259,19 @@ def check_cost(tables, given):
     assert 0 < stored - 4 * 4 * (3 * 128 + 256) < 5000  # names and shared inputs
 
 
-def shipped_answers(name, given):
-    """Share of right answers of each shipped cell, counted in its characters."""
-    table = pd.read_csv(ROOT / "mmlib" / "evidence" / f"{name}.csv", dtype={"correct": str})
-    table = table[
-        table.lang.isin(given["languages"]) & table.seed.isin([0, *given.get("seeds", table.seed)])
-    ]
+def counted_answers(table, given):
+    """Share of right answers of each cell, counted in its characters."""
     cell = ["dtype", "lang", "condition", "factor", "keep_ratio", "seed", "fraction", "sample_seed"]
-    table = table.drop_duplicates([*cell, "part"])
-    return table.assign(right=table.correct.str.count("1"), n=table.correct.str.len()), cell
+    table = table[table.lang.isin(given["languages"])].drop_duplicates([*cell, "part"])
+    numbers = dict.fromkeys(["factor", "keep_ratio", "fraction"], float)
+    table = table.astype(numbers | {"seed": int, "sample_seed": int})
+    correct = table.correct.astype(str)
+    return table.assign(correct=correct, right=correct.str.count("1"), n=correct.str.len()), cell
 
 
 def check_what_breaks(tables, given):
-    """Accuracies and changes of math, counted in the shipped characters."""
-    answers, cell = shipped_answers("interventions", given)
+    """Accuracies and changes of math, counted in the characters of the answers."""
+    answers, cell = counted_answers(tables["edits"], given)
     math_answers = answers[answers.part.str.startswith("math-")]
     sums = math_answers.groupby(cell)[["right", "n"]].sum()
     told = tables["interventions"].query("skill == 'math'").set_index(cell)
@@ -291,8 +291,8 @@ def check_what_breaks(tables, given):
 
 
 def check_all_or_few(tables, given):
-    """Accuracies counted in the shipped characters; R squared of the line by NumPy."""
-    answers, cell = shipped_answers("fractions", given)
+    """Accuracies counted in the characters of the answers; R squared of the line by NumPy."""
+    answers, cell = counted_answers(tables["fraction_edits"], given)
     sums = answers.groupby(cell)[["right", "n"]].sum()
     values = (sums.right / sums.n).rename("value").reset_index()
     own = values.query("condition == 'math-specific' and keep_ratio in @given['keep_ratios']")
@@ -313,7 +313,8 @@ def check_errors(tables, given):
     found = tables["error_agreement"].set_index(["rater_a", "rater_b"]).kappa
     for pair, kappa in found.items():
         assert kappa == pytest.approx(cohen_kappa_score(*(labels[name] for name in pair)))
-    answers, cell = shipped_answers("interventions", given)
+    shipped = pd.read_csv(ROOT / "mmlib" / "evidence" / "interventions.csv", dtype=str)
+    answers, cell = counted_answers(shipped, given)
     answers = answers[answers.part.isin(given["parts"]) & (answers.dtype == given["edit_dtype"])]
     formats = answers.assign(format=answers.correct.str.count("f")).groupby(cell[:6])
     counted = (formats.format.sum() / formats.n.sum()).rename("counted")
