@@ -3,6 +3,8 @@
 # make book        only chapters that are stale are executed, then the book is built
 # make html        the book from the chapters as they are
 # make rungs       the shares of non-English math that were tried for organism-base (hours)
+# make small       fifteen small organisms for chapters 12 to 14: mixes, sizes, bytes (six hours)
+# make small       the small organisms of chapters 12 to 14: mixes, seeds, sizes, bytes (hours)
 # make sweeps      every edit of chapters 06 and 07 (two hours on two cores, WORKERS=2)
 # make evidence    all shipped tables that are too long for a chapter (DATA=folder, hours)
 #
@@ -15,6 +17,8 @@ PYTHON ?= python3
 PRESET ?= laptop
 ORGANISMS ?= organism-skewed organism-even organism-base
 RUNGS ?= 0.005 0.015 0.06
+SMALL := runs/small
+SNAPSHOTS ?= 60 120 240 400 600 900 1300 1800 2300 2800 3200
 DATA ?= ../shared/data
 WORKERS ?= 2
 PY := .venv/bin/python
@@ -24,7 +28,7 @@ export MMLIB_CACHE ?= $(CURDIR)/.cache
 # Two processes of tests on two cores: more threads than cores only wait for each other.
 test: export OMP_NUM_THREADS ?= 1
 
-.PHONY: reproduce test book html rungs evidence sweeps
+.PHONY: reproduce test book html rungs small evidence sweeps
 .DELETE_ON_ERROR:
 
 reproduce: .venv/.installed
@@ -61,6 +65,27 @@ rungs: .venv/.installed
 	  -p family="[$$(echo $(RUNGS:%=runs/rung-%) | sed 's/ /, /g')]"
 	$(PY) -m mmlib keep base_rungs --where "training_seed == 2" \
 	  $$(ls -t runs/02_organism-*/accuracy_by_part.csv | head -n 1)
+
+# Half the documents of the shipped organisms, a quarter of an hour to an hour each on one core:
+# three mixes with three seeds each, other widths with heads of the same size, and bytes for tokens.
+SMALL := $(foreach seed,1 2 3,$(foreach mix,skewed even latin,$(mix)-96-$(seed))) \
+  skewed-32-1 skewed-64-1 skewed-192-1 skewed-256-1
+RECIPE_skewed := organism-skewed
+RECIPE_even := organism-even
+RECIPE_latin := organism-even -p mix.languages="{en: 1, de: 1, fr: 1, hi-Latn: 1, sw: 1, bn: 1}"
+WIDTH_32 := -p hidden_size=32 -p intermediate_size=85 -p heads=1 -p kv_heads=1
+WIDTH_64 := -p hidden_size=64 -p intermediate_size=170 -p heads=2 -p kv_heads=2
+WIDTH_96 := -p hidden_size=96 -p intermediate_size=256 -p heads=3 -p kv_heads=3
+WIDTH_192 := -p hidden_size=192 -p intermediate_size=512 -p heads=6 -p kv_heads=6
+WIDTH_256 := -p hidden_size=256 -p intermediate_size=682 -p heads=8 -p kv_heads=8
+part = $(word $1,$(subst -, ,$*))
+
+small: $(SMALL:%=runs/small/%)
+
+runs/small/%: .venv/.installed  # MIX-WIDTH-SEED
+	OMP_NUM_THREADS=1 $(PY) -m mmlib train $(RECIPE_$(call part,1)) --out $@ $(WIDTH_$(call part,2)) \
+	  -p seed=$(call part,3) -p mix.seed=$(call part,3) -p mix.documents=110000 --items 50 \
+	  --snapshots 60 120 240 400 600 900 1300 1800 2300 2800 3200
 
 # Every cell of chapters 06 and 07: two hours on two cores; what is finished is not run again.
 sweeps: .venv/.installed

@@ -58,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--snapshots", type=int, nargs="+", default=(), help="steps after which to keep a copy"
     )
+    train.add_argument(
+        "--items", type=int, default=0, help="held-out items per part for the card (default: all)"
+    )
 
     untrained = commands.add_parser(
         "random-model", help="write a model of random weights, its tokenizer trained on benchmarks"
@@ -145,15 +148,16 @@ def _train(project: Project, arguments: argparse.Namespace) -> int:
     given = {name: yaml.safe_load(value) for name, value in _given(arguments).items()}
     if given and not arguments.out:
         raise ValueError("a changed recipe needs --out: the shipped organism keeps its name")
+    recipe = organism.vary(organism.RECIPES[arguments.recipe], given)
     folder = organism.train(
-        organism.vary(organism.RECIPES[arguments.recipe], given),
+        recipe,
         arguments.out,
         resume=not arguments.restart,
         snapshots=arguments.snapshots,
     )
     model, tokenizer = models.load_model(str(folder))
-    codes = list(organism.RECIPES[arguments.recipe].mix.languages)
-    answers = evaluation.part_answers(model, tokenizer, languages=codes, data_dir=folder)
+    asking = {"languages": list(recipe.mix.languages), "items": arguments.items}
+    answers = evaluation.part_answers(model, tokenizer, data_dir=folder, **asking)
     organism.describe(folder, results.summarize(answers, by=["part", "lang"]))
     return 0
 

@@ -13,12 +13,16 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
+from indic_transliteration import sanscript
 
 TEMPLATES = Path(__file__).parent / "templates"
 LANGUAGES = ("en", "de", "fr", "hi", "sw", "bn")
+ROMANISED = {"hi-Latn": "hi"}
+"""Languages that are another one of `LANGUAGES` in Latin letters (ISO 15919)."""
 PLACEHOLDER = re.compile(r"\{(\w)(?: (\w)|\.(\w+)|:([^|}]*)\|([^}]*))?\}")
 PRINTED = {"+": "+", "-": "-", "*": "×", "/": "÷"}
 OPERATIONS = {
@@ -61,7 +65,8 @@ class Mix:
 
     def __post_init__(self) -> None:
         """Refuse what no corpus can be drawn from (ValueError)."""
-        for name, known in {"languages": LANGUAGES, "tasks": (*TASKS, "telling")}.items():
+        known_languages = (*LANGUAGES, *ROMANISED)
+        for name, known in {"languages": known_languages, "tasks": (*TASKS, "telling")}.items():
             shares = getattr(self, name)
             fit = all(share >= 0 and math.isfinite(share) for share in shares.values())
             if set(shares) - set(known) or not fit or not sum(shares.values()):
@@ -109,14 +114,29 @@ class Item:
 def language_file(name: str) -> dict:
     """Read a template file: `en`, …, or `structure`; the tests check that they are parallel.
 
+    The file of a `ROMANISED` language is made from the one in the other script.
+
     Raises:
         ValueError: There is no such file; the message lists those there are.
     """
+    if name in ROMANISED:
+        return romanised(language_file(ROMANISED[name]))
     path = TEMPLATES / f"{name}.yaml"
     if not path.exists():
         known = sorted(p.stem for p in TEMPLATES.glob("*.yaml") if p.stem != "structure")
         raise ValueError(f"no templates for {name!r}; choose from {known} or add {path.name}")
     return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def romanised(texts: Any) -> Any:
+    """All Devanagari strings of nested lists and mappings in Latin letters (ISO 15919)."""
+    if isinstance(texts, dict):
+        return {key: romanised(value) for key, value in texts.items()}
+    if isinstance(texts, list):
+        return [romanised(value) for value in texts]
+    if not isinstance(texts, str) or texts.isascii():
+        return texts
+    return sanscript.transliterate(texts, sanscript.DEVANAGARI, sanscript.ISO)
 
 
 def fill(pattern: str, words: dict, counted: str = "{n} {noun}") -> str:
@@ -553,12 +573,15 @@ def _belongs(item: Item, kind: str) -> bool:
     return item.task != "reading" or not kind or item.template == kind
 
 
-def frozen(split: str, sizes: dict[str, int] | None = None) -> pd.DataFrame:
+def frozen(
+    split: str, sizes: dict[str, int] | None = None, *, languages: Sequence[str] = LANGUAGES
+) -> pd.DataFrame:
     """Write a frozen split in all languages.
 
     Args:
         split: `heldout` or `calibration`, whose items share no (template, numbers) pair.
         sizes: As in `frozen_items`.
+        languages: Those to write it in; the items do not depend on them.
 
     Returns:
         One row per item and language: id (equal in all languages), part, lang, task, template,
@@ -571,7 +594,7 @@ def frozen(split: str, sizes: dict[str, int] | None = None) -> pd.DataFrame:
             name = {"id": f"{part}-{split}-{number:04d}", "part": part, "key": item.key}
             task = {"task": part} if part == "math-new" else {}
             rows += [
-                {"turn": number, **name, **render(item, language), **task} for language in LANGUAGES
+                {"turn": number, **name, **render(item, language), **task} for language in languages
             ]
     return (
         pd.DataFrame(rows)

@@ -23,7 +23,7 @@ class Language:
     """
 
     code: str
-    """ISO 639-1 code."""
+    """ISO 639-1 code, or one with the script, as `hi-Latn`."""
     name: str
     native_name: str
     script: str
@@ -404,12 +404,37 @@ LANGUAGES = {
                 ("౧ − ౧/౪ = ౩/౪. సమాధానం ౩/౪.", "0.75"),
             ),
         ),
+        Language(
+            # Hindi by ISO 15919: what `mmlib.corpus` writes, as a test compares.
+            code="hi-Latn",
+            name="Romanised Hindi",
+            native_name="hindī",
+            script="Latn",
+            question_label="praśna:",
+            answer_label="uttara:",
+            step_phrase="calō ēka-ēka karakē sōcēṁ।",
+            closing="uttara hai {answer}",
+            other_closings=("uttara {answer} hai", "javāba {answer} hai", "javāba hai {answer}"),
+            full_stop="।",
+            choice_labels=("praśna", "uttara vikalpa", "uttara"),
+            single_line=True,
+            exemplars=(
+                ("miyā kē pāsa 3 kalama haiṁ. 3 + 4 = 7. uttara 7 hai।", "7"),
+                ("5 × 425 = 2,125। uttara 2,125 hai।", "2125"),
+                ("3 × 4,20,000 = 12,60,000। uttara 12,60,000 hai।", "1260000"),
+                ("5 − 17 = −12। uttara −12 hai।", "-12"),
+                ("5 / 2 = 2.5। uttara 2.5 hai।", "2.5"),
+                ("3 × ₹6 = ₹18। uttara ₹18 hai।", "18"),
+                ("1 / 4 = 25%। uttara 25% hai।", "25"),
+                ("1 − 1/4 = 3/4। uttara 3/4 hai।", "0.75"),
+            ),
+        ),
     )
 }
 
 
 def get_language(code: str) -> Language:
-    """Look a language up by its ISO 639-1 code.
+    """Look a language up by its code.
 
     Raises:
         ValueError: No record for `code`; the message lists the codes there are.

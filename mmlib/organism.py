@@ -162,13 +162,18 @@ def train_tokenizer(
     )
 
 
-def family_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    """The tokenizer of all organisms, trained on equal shares of the languages.
+def family_tokenizer(
+    vocab_size: int, languages: Iterable[str] = corpus.LANGUAGES
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of all organisms of some languages, trained on equal shares of them.
 
     One vocabulary for the family keeps fertility apart from the training mix, and lets the
-    layers of two organisms be exchanged.
+    layers of two organisms be exchanged. With the smallest possible `vocab_size`, 259, every byte
+    is a token.
     """
-    sample = corpus.training_rows(corpus.Mix(documents=30_000, seed=0))
+    names = tuple(languages)
+    shares = dict.fromkeys(names, 1 / len(names))
+    sample = corpus.training_rows(corpus.Mix(languages=shares, documents=30_000, seed=0))
     return train_tokenizer(map(document_text, sample), vocab_size=vocab_size)
 
 
@@ -466,7 +471,7 @@ def train(
     out = Path(out) if out else ORGANISMS / recipe.name
     folder = _open_folder(recipe, out, resume=resume)
     documents = pd.DataFrame(corpus.training_rows(recipe.mix))
-    tokenizer = family_tokenizer(recipe.vocab_size)
+    tokenizer = family_tokenizer(recipe.vocab_size, recipe.mix.languages)
     packed = pack(documents, tokenizer, recipe)
     model = _organism_model(recipe, tokenizer)
     run = _Run(folder, model, optimizers_for(model, recipe))
@@ -555,7 +560,7 @@ def _one_step(run, recipe, packed, step, steps, step_loss, began) -> None:
 def _finish(run: _Run, recipe: Recipe, tokenizer, *, corpus_hash: str) -> None:
     """Write everything but the model card into the unfinished folder."""
     _save_checkpoint(run.folder, run.model.to(torch.bfloat16), tokenizer)
-    for name, table in frozen_tables().items():
+    for name, table in frozen_tables(tuple(recipe.mix.languages)).items():
         table.to_parquet(run.folder / f"{name}.parquet", compression="zstd")
     pd.DataFrame(run.log).to_csv(run.folder / "training_log.csv", index=False)
     for name in ("state.safetensors", "recipe.json"):
@@ -574,9 +579,11 @@ def _finish(run: _Run, recipe: Recipe, tokenizer, *, corpus_hash: str) -> None:
     write_manifest(run.folder, manifest)
 
 
-def frozen_tables() -> dict[str, pd.DataFrame]:
-    """The data files of a finished folder, the same for every organism."""
-    splits = {split: corpus.frozen(split) for split in ("heldout", "calibration")}
+def frozen_tables(languages: Sequence[str] = corpus.LANGUAGES) -> dict[str, pd.DataFrame]:
+    """The data files of a finished folder, the same for every organism of these languages."""
+    splits = {
+        split: corpus.frozen(split, languages=languages) for split in ("heldout", "calibration")
+    }
     tables = {split: table.drop(columns="key") for split, table in splits.items()}
     return tables | {"translations": corpus.translations()}
 

@@ -22,7 +22,7 @@ CODES = {
     "mgsm8kinstruct": _OCTOPUS,
     "race": ("en", "de", "fr", "hi"),
     "race-middle": ("en", "de", "fr", "hi"),
-    "mmlu": tuple(LANGUAGES),
+    "mmlu": tuple(code for code in LANGUAGES if "-" not in code),
 }
 """Languages of each task."""
 

@@ -16,6 +16,7 @@ import yaml
 
 from mmlib import corpus
 from mmlib.corpus import LANGUAGES, Item, Mix, draw, language_file, render
+from mmlib.languages import get_language
 
 STRUCTURE = language_file("structure")
 SIZES = {
@@ -191,6 +192,33 @@ def test_gender_and_class_agree():
     item = dataclasses.replace(item, things=(3,))
     assert "कितने कंचे" in render(item, "hi")["prompt"]
     assert "12টি" in render(item, "bn")["prompt"]
+
+
+def test_romanised_hindi_is_hindi_in_latin_letters(frozen):
+    hindi, latin = (frozen["heldout"].query(f"lang == '{code}'") for code in ("hi", "hi-Latn"))
+    assert not len(latin), "the frozen files of the family have its six languages only"
+    sizes = {"math-1": 20, "reading-mixed": 20, "generation": 20}
+    made = corpus.frozen("heldout", sizes, languages=["hi", "hi-Latn"]).set_index(["lang", "id"])
+    hindi, latin = made.loc["hi"], made.loc["hi-Latn"]
+    assert list(hindi.index) == list(latin.index)
+    assert not latin.prompt.str.contains(r"[\u0900-\u0963\u0966-\u097f]").any()
+    numbers = [made.loc[code].prompt.str.findall(r"\d+").to_list() for code in ("hi", "hi-Latn")]
+    assert numbers[0] == numbers[1]
+    math = latin.task == "math"
+    record = get_language("hi-Latn")
+    read = [record.extract_answer(text) for text in latin[math].response]
+    assert read == latin[math].target.to_list() == hindi[math].target.to_list()
+    # By hand, from the table of ISO 15919.
+    assert language_file("hi-Latn")["closing"] == "uttara {x} hai।"
+    assert language_file("hi-Latn")["names"]["m"][:3] == ["rāma", "mōhana", "ravi"]
+
+
+def test_the_record_of_romanised_hindi_is_the_romanised_record():
+    hindi, latin = get_language("hi"), get_language("hi-Latn")
+    for name in ("question_label", "answer_label", "step_phrase", "closing"):
+        assert corpus.romanised(getattr(hindi, name)) == getattr(latin, name)
+    for name in ("other_closings", "choice_labels"):
+        assert tuple(corpus.romanised(list(getattr(hindi, name)))) == getattr(latin, name)
 
 
 def test_unknown_language_and_split_name_the_choices():
