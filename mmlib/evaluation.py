@@ -133,7 +133,7 @@ def choose_items(
     language: str = "en",
     *,
     parts: Collection[str] | None = None,
-    items: int = 0,
+    items: int | Mapping[str, int] = 0,
     seed: int | None = None,
     data_dir: str | Path | None = None,
 ) -> pd.DataFrame:
@@ -147,7 +147,7 @@ def choose_items(
         tasks: Some of `mmlib.skills.SKILLS`.
         language: ISO 639-1 code; items with one id are translations of each other.
         parts: Only these of their parts; None for all.
-        items: Items per part; 0 takes all.
+        items: Items per part, or how many of which part; 0 takes all.
         seed: Seed of their draw; None takes the first ones.
         data_dir: As in `load_problems`.
 
@@ -155,7 +155,7 @@ def choose_items(
         Columns task, part and problem_id.
 
     Raises:
-        ValueError: There is no such part, or `items` is more than the smallest part has.
+        ValueError: There is no such part, or `items` is more than a part has.
         FileNotFoundError: As in `load_problems`.
     """
     if parts is not None and not parts:
@@ -171,17 +171,16 @@ def choose_items(
     if unknown := sorted(set(parts or ()) - set(table.part)):
         raise ValueError(f"no part {unknown[0]!r}: choose from {', '.join(table.part.unique())}")
     table = table[table.part.isin(list(table.part if parts is None else parts))]
-    groups = table.groupby("part", sort=False)
-    if not 0 <= items <= groups.size().min():
-        raise ValueError(f"items is {items}: give 0 for all, or at most {groups.size().min()}")
-    if not items or seed is None:
-        return groups.head(items or len(table)).reset_index(drop=True)
-    # A part draws the same items whatever else is asked.
-    drawn = [
-        part.sample(items, random_state=zlib.crc32(f"{seed} {name}".encode()))
-        for name, part in groups
-    ]
-    return pd.concat(drawn, ignore_index=True)
+    chosen = []
+    for name, part in table.groupby("part", sort=False):
+        count = items.get(name, 0) if isinstance(items, Mapping) else items
+        if not 0 <= count <= len(part):
+            raise ValueError(f"items is {count}: give 0 for all, or at most {len(part)} of {name}")
+        # A part draws the same items whatever else is asked.
+        draw = {"random_state": zlib.crc32(f"{seed} {name}".encode())}
+        whole = seed is None or not count
+        chosen.append(part.head(count or len(part)) if whole else part.sample(count, **draw))
+    return pd.concat(chosen, ignore_index=True)
 
 
 def part_answers(
@@ -191,7 +190,7 @@ def part_answers(
     languages: Sequence[str],
     tasks: Sequence[str] = FAMILY,
     parts: Collection[str] | None = None,
-    items: int = 0,
+    items: int | Mapping[str, int] = 0,
     seed: int | None = None,
     data_dir: str | Path | None = None,
     batch_size: int = 256,

@@ -414,6 +414,66 @@ def paired_changes(
     return table.assign(p_holm=multipletests(table.p_value, method="holm")[1])
 
 
+def equivalence(
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    *,
+    by: Sequence[str],
+    on: Sequence[str] = ("problem_id",),
+    margin: float = 0.02,
+) -> pd.DataFrame:
+    """Is the accuracy of `a` lower than that of `b`, on the same problems, or as good as equal?
+
+    Two one-sided tests (Schuirmann 1987) by statsmodels: the 90 % t interval of the paired
+    difference b - a lies within the margin exactly where both reject at 5 %.
+
+    Args:
+        a: One row per problem: `by`, `on` and a boolean `correct`. Where `b` has several rows for a
+            problem (draws of a control), their mean counts.
+        b: Likewise.
+        by: Columns that define a comparison.
+        on: Columns that identify a problem.
+        margin: Largest difference that is called no change.
+
+    Returns:
+        One row per comparison: `by`, n, accuracy (of a), control (of b), difference (control -
+        accuracy), low, high, p_equivalent, and `verdict`: "no measurable change" (interval within
+        the margin), "loss" or "gain" (interval beyond it), else "undecided".
+
+    Raises:
+        ValueError: A column is missing, a problem of `a` occurs twice or is not in `b`.
+    """
+    from statsmodels.stats.weightstats import DescrStatsW
+
+    for table in (a, b):
+        _check_answers(table, [*by, *on])
+    key = [*by, *on]
+    if a.duplicated(key).any():
+        raise ValueError(f"a problem occurs twice within {', '.join(key)}")
+    means = b.groupby(key, sort=False).correct.mean().rename("control")
+    both = a[[*key, "correct"]].join(means, on=key)
+    if both.control.isna().any():
+        raise ValueError("a problem has no answer under the control")
+    rows = []
+    for name, group in both.groupby(list(by), sort=False):
+        change = (group.control - group.correct).to_numpy(float)
+        low = high = change[0]  # no variance, no interval
+        p_value = float(abs(change[0]) >= margin)
+        if np.ptp(change):
+            stats = DescrStatsW(change)
+            low, high = stats.tconfint_mean(alpha=0.1)
+            p_value = stats.ttost_mean(-margin, margin)[0]
+        verdict = "undecided"
+        if -margin < low and high < margin:
+            verdict = "no measurable change"
+        elif low > margin or high < -margin:
+            verdict = "loss" if low > margin else "gain"
+        means = (len(change), group.correct.mean(), group.control.mean(), change.mean())
+        rows.append((*name, *means, low, high, p_value, verdict))
+    names = "n accuracy control difference low high p_equivalent verdict"
+    return pd.DataFrame(rows, columns=[*by, *names.split()])
+
+
 def agreement(labels: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
     """How far raters agree beyond chance: Cohen's kappa of every pair, by statsmodels.
 

@@ -209,10 +209,11 @@ def _edit(
     mask = edit_set(cell["condition"], *pair, cell["keep_ratio"], **draw)
     if cell["condition"] in ORDERED:
         draw = {}
-    return _digest(mask), scaled(model, mask, factor=cell["factor"], **draw)
+    return digest(mask), scaled(model, mask, factor=cell["factor"], **draw)
 
 
-def _digest(mask: ParameterMask) -> str:
+def digest(mask: ParameterMask) -> str:
+    """Twelve characters that tell one set of weights from another."""
     digest = hashlib.sha256()
     for name, tensor in sorted(mask.items()):
         digest.update(name.encode() + np.packbits(tensor.cpu().numpy()).tobytes())
@@ -256,15 +257,21 @@ def grades(answers: pd.DataFrame, solutions: Mapping[tuple[str, str, str], str])
 
 
 def shipped(
-    wanted: pd.DataFrame, table: pd.DataFrame, manifest: Mapping[str, Any], run: RunInfo
+    wanted: pd.DataFrame,
+    table: pd.DataFrame,
+    manifest: Mapping[str, Any],
+    run: RunInfo,
+    *,
+    made_with: Sequence[str] = MADE_WITH,
 ) -> pd.DataFrame:
     """The rows of an evidence table that this run would compute.
 
     Args:
-        wanted: Columns `CELL` and `part`.
-        table: Result of `sweep`, with the column `model`.
+        wanted: Columns that name a row of the table.
+        table: Evidence with these columns and `model`.
         manifest: Its manifest.
         run: The present run.
+        made_with: Parameters that the table's runs have to share with this one.
 
     Returns:
         One row of `table` per row of `wanted`.
@@ -275,17 +282,18 @@ def shipped(
     for made in manifest["run"]["parameters"]["runs"]:
         if made["model"] == run.model:
             before, now = ({**r["parameters"], **r} for r in (made, asdict(run)))
-            for key in ("checkpoint_hash", *MADE_WITH):
+            for key in ("checkpoint_hash", *made_with):
                 if before[key] != now[key]:
                     raise ValueError(
                         f"the shipped cells have {key}={before[key]!r}, not {now[key]!r}: "
                         "compute your own with sweep=true"
                     )
-    own = table[table.model == run.model].drop_duplicates([*CELL, "part"])
-    found = wanted.merge(own, on=[*CELL, "part"], how="left", indicator=True)
+    name = list(wanted)
+    own = table[table.model == run.model].drop_duplicates(name)
+    found = wanted.merge(own, on=name, how="left", indicator=True)
     absent = found[found._merge == "left_only"]
     if len(absent):
-        first = absent[[*CELL, "part"]].iloc[0].to_dict()
+        first = absent[name].iloc[0].to_dict()
         raise ValueError(
             f"no cells are shipped for {len(absent)} of {len(found)} that these parameters ask "
             f"for, such as {first}: compute them with sweep=true"
@@ -293,19 +301,22 @@ def shipped(
     return found.drop(columns="_merge").astype(own.dtypes.to_dict())
 
 
-def draw(table: pd.DataFrame, *, per: Sequence[str], seed: int) -> pd.DataFrame:
+def draw(
+    table: pd.DataFrame, *, per: Sequence[str], seed: int, name: Sequence[str] = (*CELL, "part")
+) -> pd.DataFrame:
     """Draw cells and parts of a shipped sweep to compute again.
 
     Args:
         table: Result of `sweep`.
         per: Columns; every combination of their values is drawn from once.
         seed: Seed of the draw.
+        name: Columns that name what is computed.
 
     Returns:
-        Columns `CELL` and `part`.
+        Columns `name`.
     """
     drawn = table.groupby(list(per), sort=False).sample(1, random_state=seed)
-    return drawn[[*CELL, "part"]].reset_index(drop=True)
+    return drawn[list(name)].reset_index(drop=True)
 
 
 def shape_fits(x: Sequence[float], y: Sequence[float]) -> pd.DataFrame:

@@ -1,0 +1,183 @@
+"""Do edits travel? Prune what belongs to one language, ask every language."""
+
+import itertools
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from mmlib.importance import ImportanceScores
+from mmlib.interventions import pruned
+from mmlib.localisation import Key
+from mmlib.masks import ParameterMask, overlap_table, random_mask
+from mmlib.results import equivalence, pack_answers
+from mmlib.sweeps import digest
+
+WEIGHTS = {
+    "whole": "T, the math-specific set of a language",
+    "own": "what the set of a language has and the set of no other language has",
+    "shared": "what the sets of all languages have in common",
+}
+"""What is pruned; `RANDOM` before it: as many weights of every matrix, drawn at random."""
+RANDOM = "random "
+ALL = "all"
+"""In place of a language: the shared part belongs to none."""
+CELL = ["weights", "edited", "keep_ratio", "seed", "sample_seed"]
+"""What names an edit: the weights, whose they are, and the seeds of both draws."""
+
+
+def edits(
+    *,
+    languages: Sequence[str],
+    keep_ratios: Sequence[float],
+    seeds: Sequence[int],
+    sample_seeds: Sequence[int] = (1,),
+    weights: Sequence[str] = tuple(WEIGHTS),
+) -> pd.DataFrame:
+    """The edits of all languages, each beside its random counterparts.
+
+    Args:
+        languages: ISO 639-1 codes, two or more: the shared and the own parts are relative to them.
+        keep_ratios: K.
+        seeds: Calibration seeds.
+        sample_seeds: Seeds of the random counterparts.
+        weights: Some of `WEIGHTS`.
+
+    Returns:
+        Columns `CELL`; the unedited model first ("none", keep_ratio 0, seeds 0).
+
+    Raises:
+        ValueError: Fewer than two languages, or an unknown kind of weights.
+    """
+    if len(set(languages)) < max(2, len(languages)):
+        raise ValueError(f"languages={list(languages)}: give two or more, each once")
+    if wrong := [name for name in weights if name not in WEIGHTS]:
+        raise ValueError(f"unknown weights {wrong[0]!r}: choose from {', '.join(WEIGHTS)}")
+    rows: list[tuple] = [("none", "", 0.0, 0, 0)]
+    for name, ratio, seed in itertools.product(weights, keep_ratios, seeds):
+        for edited in (ALL,) if name == "shared" else languages:
+            rows.append((name, edited, ratio, seed, 0))
+            rows += [(RANDOM + name, edited, ratio, seed, draw) for draw in sample_seeds]
+    return pd.DataFrame(rows, columns=CELL)
+
+
+def parts_of(sets: Mapping[str, ParameterMask]) -> dict[tuple[str, str], ParameterMask]:
+    """Split the sets of languages into what `WEIGHTS` tells.
+
+    Args:
+        sets: Language -> its set, two or more, over the same weights.
+
+    Returns:
+        (weights, language) -> set; the language of "shared" is `ALL`.
+    """
+    found = {("whole", code): mask for code, mask in sets.items()}
+    for code, mask in sets.items():
+        others = [other for name, other in sets.items() if name != code]
+        found["own", code] = mask - reduce(ParameterMask.__or__, others)
+    return found | {("shared", ALL): reduce(ParameterMask.__and__, sets.values())}
+
+
+def math_sets(
+    scores: Mapping[Key, ImportanceScores], math: str, nonmath: str, keep_ratio: float, seed: int
+) -> dict[str, ParameterMask]:
+    """The math-specific set T = top-K(math) - top-K(nonmath) of every language."""
+    languages = dict.fromkeys(key[0] for key in scores)
+    return {
+        code: scores[code, math, seed].top(keep_ratio) - scores[code, nonmath, seed].top(keep_ratio)
+        for code in languages
+    }
+
+
+def transfer(
+    model: nn.Module,
+    scores: Mapping[Key, ImportanceScores],
+    wanted: pd.DataFrame,
+    ask: Callable[..., pd.DataFrame],
+    *,
+    math: str,
+    nonmath: str,
+) -> pd.DataFrame:
+    """Prune, ask every language, undo; once per edit.
+
+    Args:
+        model: The model that is edited; in any precision, with the weights that were scored.
+        scores: Result of `mmlib.localisation.score_samples`, for all languages that the shared and
+            the own parts are relative to.
+        wanted: Edits, see `edits`; with columns `lang` and `part` one row per language and part
+            that is asked (all parts of an edit in all its languages are asked).
+        ask: Called with the model, perhaps with `languages=[…]` and `parts=[…]`; returns the
+            answers, as `mmlib.evaluation.part_answers` does.
+        math: Task of the math scores.
+        nonmath: Task of the others.
+
+    Returns:
+        Packed answers (see `mmlib.results.pack_answers`) of every edit, language and part, with
+        `n_weights` (how many were pruned) and `mask` (a digest of the set).
+    """
+    made: dict[tuple, dict] = {}
+    tables = []
+    for values, rows in wanted.groupby(CELL, sort=False):
+        cell = dict(zip(CELL, values, strict=True))
+        given = {"lang": "languages", "part": "parts"}
+        only = {given[c]: list(dict.fromkeys(rows[c])) for c in given if c in rows}
+        if cell["weights"] == "none":
+            answers, about = ask(model, **only), {"n_weights": 0, "mask": ""}
+        else:
+            of = (cell["keep_ratio"], cell["seed"])
+            if of not in made:  # one pair of K and seed at a time: eighteen masks of the model
+                made = {of: parts_of(math_sets(scores, math, nonmath, *of))}
+            mask = _mask(made[of], cell)
+            with pruned(model, mask) as count:
+                answers, about = ask(model, **only), {"n_weights": count, "mask": digest(mask)}
+        answers = answers.assign(grade=answers.correct.map({True: "1", False: "0"}), **cell)
+        tables.append(pack_answers(answers, by=[*CELL, "lang", "part"]).assign(**about))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _mask(parts: Mapping[tuple[str, str], ParameterMask], cell: Mapping[str, Any]) -> ParameterMask:
+    mask = parts[cell["weights"].removeprefix(RANDOM), cell["edited"]]
+    if not cell["weights"].startswith(RANDOM):
+        return mask
+    name = " ".join(str(cell[column]) for column in CELL)
+    return random_mask(mask, seed=zlib.crc32(name.encode()))
+
+
+def losses(answers: pd.DataFrame, by: Sequence[str], *, margin: float = 0.02) -> pd.DataFrame:
+    """What each edit costs each language beyond its random counterpart, and whether it counts.
+
+    Args:
+        answers: One row per problem: `CELL`, lang, part, problem_id, correct.
+        by: Columns that are kept apart besides the edit and the language asked.
+        margin: Largest difference that is called no change.
+
+    Returns:
+        One row per edit and language: edited, lang, weights, `by` and the columns of
+        `mmlib.results.equivalence`; `difference` is accuracy after the random edit minus accuracy
+        after the edit.
+    """
+    drawn = answers.weights.str.startswith(RANDOM)
+    random = answers[drawn].assign(weights=answers.weights.str.removeprefix(RANDOM))
+    name = ["weights", "edited", "lang", *dict.fromkeys(by)]
+    on = [c for c in ("keep_ratio", "seed", "part", "problem_id") if c not in name]
+    own = answers[~drawn & (answers.weights != "none")]
+    return equivalence(own, random, by=name, on=on, margin=margin)
+
+
+def predictors(sets: Mapping[str, ParameterMask]) -> pd.DataFrame:
+    """What the overlap of two sets says about an edit of one and its effect on the other.
+
+    Returns:
+        One row per ordered pair of different languages: edited, lang, jaccard, covered (the share
+        of the set of `lang` that lies in that of `edited`), pruned (size of the set of `edited`).
+    """
+    rows = overlap_table(sets).query("group == 'global'")
+    sizes = {"size_a": "pruned", "size_b": "of"}
+    forth = rows.rename(columns={"lang_a": "edited", "lang_b": "lang", **sizes})
+    sizes = {"size_b": "pruned", "size_a": "of"}
+    back = rows.rename(columns={"lang_b": "edited", "lang_a": "lang", **sizes})
+    table = pd.concat([forth, back], ignore_index=True)
+    table["covered"] = table.intersection / table.of
+    return table[["edited", "lang", "jaccard", "covered", "pruned"]]
