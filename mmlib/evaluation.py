@@ -19,7 +19,8 @@ import pandas as pd
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 from mmlib import skills
 from mmlib.languages import parse_number
@@ -241,7 +242,7 @@ def _ask(model, tokenizer, asked: _Asked, configs: dict, batch_size: int) -> dic
         warnings.simplefilter("ignore")  # advice of the harness about defaults we set on purpose
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         return simple_evaluate(
-            HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+            _Harness(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
             tasks=tasks,
             task_manager=_task_manager(),
             bootstrap_iters=0,
@@ -249,6 +250,41 @@ def _ask(model, tokenizer, asked: _Asked, configs: dict, batch_size: int) -> dic
             numpy_random_seed=None,
             torch_random_seed=None,
         )
+
+
+class _Harness(HFLM):
+    """The harness' model, whose cache of keys and values has room to grow.
+
+    The library's own cache is copied as a whole at every token, which takes a third of the time of
+    a small model. The numbers are the same.
+    """
+
+    def _model_generate(self, context, max_length, stop, **options):
+        cache = DynamicCache(config=self.model.config)
+        cache.layers = [_Roomy() if type(old) is DynamicLayer else old for old in cache.layers]
+        if cache.layers:
+            options["past_key_values"] = cache
+        return super()._model_generate(context, max_length, stop, **options)
+
+
+class _Roomy(DynamicLayer):
+    """Keys and values of one layer, copied once in 64 tokens."""
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        before = self.get_seq_length()
+        after = before + key_states.shape[-2]
+        if not before or after > self.room[0].shape[-2]:
+            old, self.room = (self.keys, self.values), []
+            for part, new in zip(old, (key_states, value_states), strict=True):
+                self.room.append(new.new_empty(*new.shape[:-2], after + 64, new.shape[-1]))
+                if before:
+                    self.room[-1][..., :before, :] = part
+        for room, new in zip(self.room, (key_states, value_states), strict=True):
+            room[..., before:after, :] = new
+        self.keys, self.values = (room[..., :after, :] for room in self.room)
+        return self.keys, self.values
 
 
 @functools.cache

@@ -8,6 +8,8 @@ from mmlib import corpus, evaluation
 from mmlib.data import load_problems
 from mmlib.evaluation import COLUMNS, evaluate
 from mmlib.languages import LANGUAGES
+from mmlib.models import load_model
+from mmlib.organism import random_checkpoint
 from mmlib.skills import EXTRACTIONS, FAMILY, SKILLS, extract_number, extract_text
 
 CODES = list(corpus.LANGUAGES)
@@ -247,3 +249,28 @@ def test_impossible_requests_are_refused_with_the_choices(checkpoint, heldout):
     ]:
         with pytest.raises(ValueError, match=message):
             evaluate(*checkpoint, task, languages=languages, limit=limit, data_dir=heldout)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_the_roomy_cache_changes_no_token_and_no_number(architecture, tmp_path):
+    """Against the library's own generation, beyond the room for 64 tokens and with padding."""
+    texts = [p.text for p in load_problems("organism-math", "en")[:50]]
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "heads": 2, "kv_heads": 1}
+    folder = random_checkpoint(
+        tmp_path / "m", texts=texts, architecture=architecture, vocab_size=300, **sizes
+    )
+    model, tokenizer = load_model(str(folder), dtype="float32")
+    tokenizer.padding_side = "left"
+    batch = tokenizer(["one apple", "two apples and a pear"], return_tensors="pt", padding=True)
+    options = {"attention_mask": batch["attention_mask"], "do_sample": False}
+    length = batch["input_ids"].shape[1] + 150
+    expected = model.generate(**batch, max_length=length, do_sample=False, eos_token_id=-1)
+    harness = evaluation._Harness(pretrained=model, tokenizer=tokenizer, batch_size=2)
+    found = harness._model_generate(batch["input_ids"], length, [], eos_token_id=-1, **options)
+    assert found.shape[1] == length
+    assert torch.equal(found, expected)
+    layer, known = evaluation._Roomy(), evaluation.DynamicLayer()
+    for new in (3, 1, 70, 1):
+        states = torch.randn(2, 2, 1, new, 4)
+        for got, wanted in zip(layer.update(*states), known.update(*states), strict=True):
+            assert torch.equal(got, wanted)
