@@ -11,7 +11,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -293,6 +293,12 @@ class ImportanceScores:
     """Module name -> weight (not copied), or the summed score matrix when `norms` is None."""
     norms: ActivationNorms | None
 
+    def copy(self) -> "ImportanceScores":
+        """These scores as they are now; sums are copied, weights and norms are not."""
+        if self.norms is not None:
+            return self
+        return ImportanceScores({name: sums.clone() for name, sums in self.weights.items()}, None)
+
     def matrix(self, module: str) -> torch.Tensor:
         """Scores of one matrix, float32, (d_out, d_in).
 
@@ -422,6 +428,28 @@ def collect_scores(
         return collect_activation_norms(model, batches, include_head=include_head).scores(model)
     if accumulation != "as-published":
         raise ValueError(f"accumulation={accumulation!r}: choose 'float32' or 'as-published'")
+    total = None
+    for total in published_sums(model, batches, include_head=include_head):  # noqa: B007
+        pass
+    if total is None:
+        raise ValueError(EMPTY)
+    return total
+
+
+@torch.no_grad()
+def published_sums(
+    model: nn.Module, batches: Iterable[Batch], *, include_head: bool = False
+) -> Iterator[ImportanceScores]:
+    """The running bfloat16 sums of the published code, after each prompt.
+
+    Args:
+        model: As in `collect_activation_norms`.
+        batches: Likewise; the order of the prompts matters.
+        include_head: As in `collect_activation_norms`.
+
+    Yields:
+        The same scores every time, with one prompt more in them: `copy` what is to be kept.
+    """
     modules = linear_modules(model, include_head=include_head)
     magnitudes = {n: m.weight.abs().bfloat16() for n, m in modules.items()}
     sums = {n: torch.zeros_like(magnitude) for n, magnitude in magnitudes.items()}
@@ -430,16 +458,12 @@ def collect_scores(
         norm = prompt_norms(name, inputs, inputs.shape[:2], None)[0]
         sums[name] += magnitudes[name] * norm.bfloat16()
 
-    num_samples = 0
-    with observe(modules, add):
-        for batch in batches:
-            for ids, inside in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True):
+    for batch in batches:
+        for ids, inside in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True):
+            with observe(modules, add):
                 prompt = {"input_ids": ids[inside][None]}
                 _run(model, prompt, None, head=model.get_output_embeddings() in modules.values())
-                num_samples += 1
-    if not num_samples:
-        raise ValueError(EMPTY)
-    return ImportanceScores(sums, None)
+            yield ImportanceScores(sums, None)
 
 
 def math_specific(

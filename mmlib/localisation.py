@@ -7,6 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.data import Calibration, batches, load_calibration
 from mmlib.importance import ImportanceScores, collect_scores, overlap_sweep
+from mmlib.masks import ParameterMask
 from mmlib.models import model_hash
 
 Key = tuple[str, str, int]
@@ -76,6 +77,16 @@ def score_samples(
             model, batches(tokenizer, sample, max_length=longest, **sorting), **options
         )
         for key, sample in samples.items()
+    }
+
+
+def math_sets(
+    scores: Mapping[Key, ImportanceScores], math: str, nonmath: str, keep_ratio: float, seed: int
+) -> dict[str, ParameterMask]:
+    """The math-specific set T = top-K(math) - top-K(nonmath) of every language."""
+    return {
+        code: scores[code, math, seed].top(keep_ratio) - scores[code, nonmath, seed].top(keep_ratio)
+        for code in _parts(scores, 0)
     }
 
 

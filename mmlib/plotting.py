@@ -400,6 +400,38 @@ def curves(
     return _figure(about, means.groupby(panel, sort=False), draw, key, **labels)
 
 
+def dots(
+    table: pd.DataFrame, about: str, *, y: str, x: str, look: str, panel: str = "", **labels
+) -> Figure:
+    """Draw values with their bars, a row per name and a marker per kind of value.
+
+    Args:
+        table: One row per value; `low` and `high`, where there are any, are the ends of its bar.
+        about: What is drawn, as the beginning of the description.
+        y: Column of the names, top to bottom in their order.
+        x: Column of the values.
+        look: Column of the kinds.
+        panel: Column of which every value has a panel; default: one panel.
+        **labels: Properties of the axes, such as `xlabel` and `xlim`.
+    """
+    _need(table, "dots", y, x, look, *([panel] if panel else []))
+    table = table.assign(mean=table[x], low=table.get("low", table[x]))
+    table = table.assign(high=table.get("high", table[x]))
+    looks, kinds = _styles(table[look].unique()), list(table[look].unique())
+
+    def draw(axes: Axes, rows: pd.DataFrame) -> str:
+        names, notes = list(rows[y].unique()), []
+        for place, (kind, part) in enumerate(rows.groupby(look, sort=False)):
+            shift = 0.12 * (place - (len(kinds) - 1) / 2)
+            _dots(axes, names, part, y, shift=shift, **looks[kind] | {"ms": 5})
+            notes.append(f"{kind}: {_listed(part[y], part[x], '.2f')}")
+        _name_rows(axes, names, height=0.14 + 0.05 * len(kinds))
+        return "; ".join(notes)
+
+    groups = table.groupby(panel, sort=False) if panel else [("", table)]
+    return _figure(about, groups, draw, looks if len(looks) > 1 else {}, **labels)
+
+
 def training_curve(log: pd.DataFrame, *, columns: Sequence[str] = ("loss",)) -> Figure:
     """Draw columns of a training log against `tokens`, one panel each and a line per `model`.
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from mmlib.importance import ImportanceScores
 from mmlib.interventions import pruned
-from mmlib.localisation import Key
+from mmlib.localisation import Key, math_sets
 from mmlib.masks import ParameterMask, overlap_table, random_mask
 from mmlib.results import equivalence, pack_answers
 from mmlib.sweeps import digest
@@ -78,17 +78,6 @@ def parts_of(sets: Mapping[str, ParameterMask]) -> dict[tuple[str, str], Paramet
         others = [other for name, other in sets.items() if name != code]
         found["own", code] = mask - reduce(ParameterMask.__or__, others)
     return found | {("shared", ALL): reduce(ParameterMask.__and__, sets.values())}
-
-
-def math_sets(
-    scores: Mapping[Key, ImportanceScores], math: str, nonmath: str, keep_ratio: float, seed: int
-) -> dict[str, ParameterMask]:
-    """The math-specific set T = top-K(math) - top-K(nonmath) of every language."""
-    languages = dict.fromkeys(key[0] for key in scores)
-    return {
-        code: scores[code, math, seed].top(keep_ratio) - scores[code, nonmath, seed].top(keep_ratio)
-        for code in languages
-    }
 
 
 def transfer(

@@ -40,7 +40,7 @@ LEVELS = {
         "exercises",
     },
     2: {"localisation", "evaluation", "benchmark", "organism"},
-    3: {"runner", "sweeps"},
+    3: {"runner", "sweeps", "ceilings", "precision"},
     4: {"grid", "transfer"},
     5: {"__main__"},
 }
@@ -64,7 +64,16 @@ WITHOUT_TORCH = [
 ALLOWED = {
     "papermill": {"runner"},
     "nbformat": {"runner", "progress"},
-    "transformers": {"models", "data", "localisation", "evaluation", "benchmark", "organism"},
+    "transformers": {
+        "models",
+        "data",
+        "localisation",
+        "ceilings",
+        "precision",
+        "evaluation",
+        "benchmark",
+        "organism",
+    },
     "lm_eval": {"evaluation"},
     "matplotlib": {"pages", "plotting"},
     "seaborn": {"plotting"},
