@@ -91,8 +91,7 @@ def _items(path: Path, changed: int) -> pd.DataFrame:
 
 
 def _organism(task: str, language: str, data_dir: str | Path | None, split: str) -> list[Problem]:
-    name = str(data_dir or FALLBACK_ORGANISM)
-    folder = ORGANISMS / name if name.startswith("organism-") else Path(name)
+    folder = _folder(data_dir)
     if split not in ("heldout", "calibration"):
         raise ValueError(f"unknown split {split!r}: choose heldout or calibration")
     path = folder / f"{split}.parquet"
@@ -108,6 +107,27 @@ def _organism(task: str, language: str, data_dir: str | Path | None, split: str)
         Problem(row.id, language, task, row.prompt, row.response, row.target)
         for row in rows.itertuples()
     ]
+
+
+def _sentences(task: str, language: str, data_dir: str | Path | None, split: str) -> list[Problem]:
+    """General sentences of an organism's translation pairs: text that asks and answers nothing."""
+    if split != "calibration":
+        raise ValueError(f"{task} has the split calibration only, not {split!r}")
+    path = _folder(data_dir) / "translations.parquet"
+    table = read_table(path, ["id", "lang", "kind", "text", "english"])
+    table = table[table.kind == "general"]
+    if language == "en":
+        table = table.drop_duplicates("id").assign(lang="en", text=table.english)
+    rows = table[table.lang == language]
+    if rows.empty:
+        known = ["en", *table.lang.unique()]
+        raise ValueError(f"{path.parent.name} has no sentences in {language!r}, but in {known}")
+    return [Problem(row.id, language, task, row.text, "", "") for row in rows.itertuples()]
+
+
+def _folder(data_dir: str | Path | None) -> Path:
+    name = str(data_dir or FALLBACK_ORGANISM)
+    return ORGANISMS / name if name.startswith("organism-") else Path(name)
 
 
 def _word_problems(
@@ -145,6 +165,7 @@ TASKS: dict[str, Callable] = {
     "organism-reading": _organism,
     "organism-knowledge": _organism,
     "organism-generation": _organism,
+    "organism-general": _sentences,
     "gsm8k": _word_problems,
     "mgsm": _word_problems,
     "msvamp": _word_problems,

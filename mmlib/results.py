@@ -657,3 +657,56 @@ def audit(
     if not wrong.empty:
         raise AuditError(f"not what was shipped:\n{wrong.to_string(index=False)}")
     return table
+
+
+def audit_values(
+    kept: pd.DataFrame,
+    again: pd.DataFrame,
+    *,
+    on: Sequence[str],
+    values: Sequence[str],
+    tolerance: float = 0.01,
+) -> pd.DataFrame:
+    """Compare numbers computed again with the shipped ones, row by row.
+
+    Args:
+        kept: Shipped rows.
+        again: Some of these rows, computed again.
+        on: Columns that name a row.
+        values: Columns of numbers.
+        tolerance: Largest difference, as a share of the larger of the two: sums come out in another
+            order on other hardware, and single weights at a cut change places.
+
+    Returns:
+        One row per column: value, n, largest (difference, as a share), differing (rows that are
+        not equal).
+
+    Raises:
+        AuditError: A number differs by more than the tolerance, a row is not among the shipped
+            ones, or nothing was computed again.
+    """
+    for table in (kept, again):
+        require_columns(table, [*on, *values], "an audited table")
+    if again.empty:
+        raise AuditError("nothing was computed again: draw at least one row")
+    paired = again[[*on, *values]].merge(
+        kept[[*on, *values]], on=list(on), how="left", suffixes=("", "_kept"), indicator=True
+    )
+    absent = paired[paired._merge == "left_only"]
+    if len(absent):
+        first = absent[list(on)].iloc[0].to_dict()
+        raise AuditError(f"{len(absent)} of {len(again)} rows are not shipped, such as {first}")
+    rows = []
+    for name in values:
+        new, old = paired[name].astype(float), paired[f"{name}_kept"].astype(float)
+        larger = np.maximum(new.abs(), old.abs())
+        share = ((new - old).abs() / larger.where(larger > 0)).fillna(0.0)
+        share[new.isna() != old.isna()] = np.inf
+        rows.append((name, len(share), share.max(), int((share > 0).sum())))
+        if share.max() > tolerance:
+            worst = paired.loc[share.idxmax()]
+            raise AuditError(
+                f"{name} is {worst[name]:g}, but {worst[f'{name}_kept']:g} was shipped, for "
+                f"{worst[list(on)].to_dict()}"
+            )
+    return pd.DataFrame(rows, columns=["value", "n", "largest", "differing"])

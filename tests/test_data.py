@@ -154,7 +154,9 @@ def family(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("task", [name for name in TASKS if name.startswith("organism")])
+@pytest.mark.parametrize(
+    "task", sorted({name for name in TASKS if name.startswith("organism")} - {"organism-general"})
+)
 def test_organism_items_are_parallel_and_splits_disjoint(family, task):
     problems = {code: load_problems(task, code, data_dir=family) for code in corpus.LANGUAGES}
     ids = [[p.id for p in rows] for rows in problems.values()]
@@ -165,6 +167,19 @@ def test_organism_items_are_parallel_and_splits_disjoint(family, task):
         if task in ("organism-math", "organism-choice", "organism-reading", "organism-generation"):
             calibration = load_problems(task, code, split="calibration", data_dir=family)
             assert not {p.prompt for p in calibration} & {p.prompt for p in rows}
+
+
+def test_general_sentences_are_parallel_and_no_problems():
+    sentences = {
+        code: load_problems("organism-general", code, split="calibration")
+        for code in corpus.LANGUAGES
+    }
+    ids = [[p.id for p in rows] for rows in sentences.values()]
+    assert all(other == ids[0] for other in ids)
+    assert len(set(ids[0])) == len(ids[0]) == 1500
+    assert not any(p.response or "?" in p.prompt for p in sentences["en"])
+    with pytest.raises(ValueError, match="calibration only"):
+        load_problems("organism-general", "en")
 
 
 def test_organism_requests_are_refused_with_the_choices():

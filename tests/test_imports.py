@@ -40,7 +40,7 @@ LEVELS = {
         "exercises",
     },
     2: {"localisation", "evaluation", "benchmark", "organism"},
-    3: {"runner", "sweeps", "ceilings", "precision"},
+    3: {"runner", "sweeps", "ceilings", "precision", "formats"},
     4: {"grid", "transfer"},
     5: {"__main__"},
 }
@@ -70,6 +70,7 @@ ALLOWED = {
         "localisation",
         "ceilings",
         "precision",
+        "formats",
         "evaluation",
         "benchmark",
         "organism",

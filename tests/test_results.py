@@ -13,7 +13,9 @@ from sklearn.metrics import cohen_kappa_score
 
 from mmlib import results
 from mmlib.results import (
+    AuditError,
     RunInfo,
+    audit_values,
     compare,
     evidence,
     hardware,
@@ -437,3 +439,22 @@ def test_agreement_is_kappa_and_refuses_unknown_labels():
         results.agreement(labels.replace("format", "typo"), ["slip", "plan"])
     with pytest.raises(ValueError, match="give two or more"):
         results.agreement(labels[["a"]], ["slip"])
+
+
+def test_numbers_computed_again_stop_where_they_differ():
+    kept = pd.DataFrame(
+        {"lang": ["en", "de", "hi"], "size": [1000, 2000, 0], "j": [0.5, 0.4, np.nan]}
+    )
+    audited = {"on": ["lang"], "values": ["size", "j"]}
+    again = kept.iloc[1:].assign(size=[2004, 0])
+    table = audit_values(kept, again, **audited).set_index("value")
+    assert table.largest["size"] == pytest.approx(4 / 2004)
+    assert list(table.differing) == [1, 0]
+    with pytest.raises(AuditError, match="size is 2100, but 2000 was shipped"):
+        audit_values(kept, again.assign(size=[2100, 0]), **audited)
+    with pytest.raises(AuditError, match=r"1 of 2 rows are not shipped, such as .*'bn'"):
+        audit_values(kept, again.assign(lang=["de", "bn"]), **audited)
+    with pytest.raises(AuditError, match="j is nan"):
+        audit_values(kept, again.assign(j=[np.nan, np.nan]), **audited)
+    with pytest.raises(AuditError, match="nothing was computed again"):
+        audit_values(kept, kept.head(0), **audited)
