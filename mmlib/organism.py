@@ -459,7 +459,7 @@ def train(
         out: Target folder, by default `mmlib/organisms/<name>`. Work is kept in
             `<out>.partial` until the end.
         resume: Go on from the last saved state of an interrupted run.
-        snapshots: Steps after which the model is also saved, to `<out>-step<n>`.
+        snapshots: Steps after which the model is also saved, to `<out>-step<n>`; 0 is its start.
         compile: Use torch.compile (the first steps then take a minute).
         checkpoint_every: Steps between saved states.
         stop_at: Stop after this step as if killed; for tests.
@@ -476,6 +476,8 @@ def train(
     model = _organism_model(recipe, tokenizer)
     run = _Run(folder, model, optimizers_for(model, recipe))
     start, steps = run.restore(), len(packed.ids) // recipe.batch_rows
+    if 0 in snapshots and not start:
+        _save_checkpoint(Path(f"{out}-step0"), model, tokenizer)
     step_loss = torch.compile(loss_of) if compile else loss_of
     began = time.monotonic() - (run.log[-1]["seconds"] if run.log else 0.0)
     bar = tqdm(range(start, steps), initial=start, total=steps, desc=recipe.name, mininterval=5)

@@ -319,6 +319,61 @@ def overlap_heatmap(table: pd.DataFrame, *, keep_ratio: float = 0.1) -> Figure:
     return _figure(about, overlaps.groupby("model", observed=True), draw)
 
 
+def matrix(
+    table: pd.DataFrame, about: str, *, rows: str, columns: str, value: str, panel: str, **labels
+) -> Figure:
+    """Draw a number for every pair of names, one panel per kind.
+
+    Args:
+        table: One row per pair and kind.
+        about: What is drawn, as the beginning of the description.
+        rows: Column of the names from top to bottom.
+        columns: Column of the names from left to right.
+        value: Column of the numbers; colours go from the lowest to the highest of all panels.
+        panel: Column of which every value has a panel.
+        **labels: Properties of the axes, such as `xlabel`.
+    """
+    _need(table, "matrix", rows, columns, value, panel)
+    look = {"cmap": "cividis", "vmin": table[value].min(), "vmax": table[value].max()}
+
+    def draw(axes: Axes, part: pd.DataFrame) -> str:
+        wide = part.pivot(index=rows, columns=columns, values=value)
+        wide = wide.reindex(index=_languages(wide.index), columns=_languages(wide.columns))
+        sns.heatmap(wide.astype(float), ax=axes, annot=True, fmt=".2f", cbar=False, **look)
+        axes.set(**{"xlabel": "", "ylabel": ""} | labels)
+        axes.tick_params(axis="y", rotation=0)
+        axes.figure.set_figheight(1.2 + 0.3 * len(wide))
+        return _listed(part[rows] + " " + part[columns], part[value], ".2f")
+
+    return _figure(about, table.groupby(panel, sort=False), draw)
+
+
+def scatter(
+    table: pd.DataFrame, about: str, *, x: str, y: str, look: str, panel: str, **labels
+) -> Figure:
+    """Draw one number against another, a marker per kind.
+
+    Args:
+        table: One row per point.
+        about: What is drawn, as the beginning of the description.
+        x: Column of the horizontal axis.
+        y: Column of the vertical axis.
+        look: Column of the kinds.
+        panel: Column of which every value has a panel.
+        **labels: Properties of the axes, such as `xlabel` and `ylim`.
+    """
+    _need(table, "scatter", x, y, look, panel)
+    looks = _styles(table[look].unique())
+
+    def draw(axes: Axes, rows: pd.DataFrame) -> str:
+        for kind, part in rows.groupby(look, sort=False):
+            axes.plot(part[x], part[y], ls="", **looks[kind] | {"ms": 5})
+        return f"{len(rows)} points, rank correlation {rows[x].corr(rows[y], 'spearman'):.2f}"
+
+    key = looks if len(looks) > 1 else {}
+    return _figure(about, table.groupby(panel, sort=False), draw, key, **labels)
+
+
 def accuracy(table: pd.DataFrame, controls: pd.DataFrame | None = None) -> Figure:
     """Draw accuracies with their Wilson intervals, one panel per task.
 

@@ -42,7 +42,7 @@ LEVELS = {
     2: {"localisation", "evaluation", "benchmark", "organism"},
     3: {"runner", "sweeps", "ceilings", "precision", "formats"},
     4: {"grid", "transfer"},
-    5: {"__main__"},
+    5: {"__main__", "profiles"},
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
 WITHOUT_TORCH = [
@@ -71,6 +71,7 @@ ALLOWED = {
         "ceilings",
         "precision",
         "formats",
+        "profiles",
         "evaluation",
         "benchmark",
         "organism",

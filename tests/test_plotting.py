@@ -67,6 +67,17 @@ def measured():
     })  # fmt: skip
 
 
+def travelled():
+    """Losses of every ordered pair of languages, by two kinds of weights."""
+    rows = [
+        (kind, a, b, 0.1 * i + 0.02 * j + shift, 0.9 - 0.1 * i)
+        for kind, shift in (("whole", 0.3), ("own", 0.0))
+        for i, a in enumerate(CODES)
+        for j, b in enumerate(CODES)
+    ]
+    return pd.DataFrame(rows, columns=["weights", "edited", "lang", "loss", "jaccard"])
+
+
 def log():
     return pd.DataFrame({"tokens": [1e5, 2e5, 3e5], "loss": [6, 3, 2.5], "lr": [1, np.nan, 0.5]})
 
@@ -88,7 +99,13 @@ FIGURES = {
     "training_curve": lambda: plotting.training_curve(log(), columns=["loss", "lr"]),
     "ratios": lambda: plotting.ratios(measured()),
     "token_lengths": lambda: plotting.token_lengths(texts()),
+    "dots": lambda: plotting.dots(travelled(), "Loss", y="lang", x="loss", look="weights"),
+    "matrix": lambda: plotting.matrix(travelled(), "Loss", **PAIRS, value="loss", panel="weights"),
+    "scatter": lambda: plotting.scatter(
+        travelled(), "Loss", x="jaccard", y="loss", look="edited", panel="weights"
+    ),
 }
+PAIRS = {"rows": "edited", "columns": "lang"}
 
 
 @pytest.fixture(scope="module", params=FIGURES)
@@ -328,6 +345,40 @@ def test_curves_draws_means_ranges_and_the_unedited_level():
     assert "math-specific 0.001 0.85, 0.1 0.25" in figure.alt
     near = plotting.curves(swept().query("keep_ratio > .001"), "Accuracy", **names)
     assert near.panels[0].axes[0].get_xscale() == "linear"
+
+
+def test_dots_draws_every_value_with_its_bar():
+    table = travelled().query("edited == 'en'").assign(low=0.0, high=1.0)
+    figure = plotting.dots(table, "Loss", y="lang", x="loss", look="weights")
+    (axes,) = figure.panels[0].axes
+    whole = points(axes, color=plotting.COLOURS[0])
+    assert [x for x, _ in whole] == pytest.approx([0.3, 0.32, 0.34, 0.36])
+    assert [round(y) for _, y in whole] == [0, 1, 2, 3]
+    assert all(x0 == 0 and x1 == 1 for x0, _, x1, _ in bars(axes, plotting.COLOURS[0]))
+    assert "whole: en 0.30, de 0.32" in figure.alt
+
+
+def test_matrix_puts_each_number_at_its_pair():
+    figure = plotting.matrix(travelled(), "Loss", **PAIRS, value="loss", panel="weights")
+    whole, own = (panel.axes[0] for panel in figure.panels)
+    texts = [text.get_text() for text in whole.texts]
+    assert texts[:4] == ["0.30", "0.32", "0.34", "0.36"]
+    assert texts[4] == "0.40"
+    assert [t.get_text() for t in own.get_yticklabels()] == CODES
+    for axes in (whole, own):
+        assert axes.collections[0].get_clim() == pytest.approx((0.0, 0.66))
+
+
+def test_scatter_draws_the_points_and_tells_their_correlation():
+    figure = plotting.scatter(
+        travelled(), "Loss", x="jaccard", y="loss", look="edited", panel="weights"
+    )
+    axes = figure.panels[0].axes[0]
+    english = axes.lines[0].get_xydata().tolist()
+    assert np.allclose(english, [(0.9, 0.3), (0.9, 0.32), (0.9, 0.34), (0.9, 0.36)])
+    rows = travelled().query("weights == 'whole'")
+    rho = stats.spearmanr(rows.jaccard, rows.loss).statistic
+    assert f"rank correlation {rho:.2f}" in figure.alt
 
 
 def test_ratios_draws_measured_and_aim():

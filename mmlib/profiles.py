@@ -1,0 +1,166 @@
+"""One checkpoint in numbers: its training, what it can do, its sets, their overlap and reach."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mmlib.evaluation import part_answers
+from mmlib.localisation import (
+    across_languages,
+    across_samples,
+    draw_samples,
+    math_sets,
+    score_samples,
+)
+from mmlib.models import ORGANISMS
+from mmlib.results import summarize
+from mmlib.transfer import RANDOM, edits, predictors, transfer
+
+SNAPSHOT = re.compile(r"(.+)-step(\d+)")
+BYTES = 259
+"""Entries of a vocabulary of single bytes and three special tokens."""
+
+
+def lineage(name: str) -> dict[str, Any]:
+    """What is known of how a checkpoint was trained.
+
+    Args:
+        name: An organism's name, its folder, or a snapshot that `train` left beside it
+            (`<folder>-step<n>`).
+
+    Returns:
+        `base` (the finished folder), `languages`, `shares`, `mix` (skewed, even, base, latin where
+        Hindi is romanised, bytes where every byte is a token), training_seed, width, documents,
+        step and tokens; of a checkpoint without a manifest `mix` and `base` only, both empty.
+
+    Raises:
+        ValueError: A snapshot of a run that is not finished.
+    """
+    folder = ORGANISMS / name if name.startswith("organism-") else Path(name)
+    found = SNAPSHOT.fullmatch(folder.name)
+    base = folder.with_name(found[1]) if found else folder
+    path = base / "manifest.json"
+    if not path.is_file() or "recipe" not in (manifest := json.loads(path.read_text())):
+        if found and folder.is_dir():
+            raise ValueError(f"{name} is a snapshot, but {path} is not there: finish the training")
+        return {"base": "", "mix": ""}
+    recipe, step = manifest["recipe"], int(found[2]) if found else manifest["steps"]
+    log = pd.read_csv(base / "training_log.csv").set_index("step").tokens
+    return {
+        "base": str(base),
+        "languages": list(recipe["mix"]["languages"]),
+        "shares": recipe["mix"]["languages"],
+        "mix": _mix(recipe),
+        "training_seed": recipe["seed"],
+        "width": recipe["hidden_size"],
+        "documents": recipe["mix"]["documents"],
+        "step": step,
+        "tokens": int(log[step]) if step else 0,
+    }
+
+
+def _mix(recipe: Mapping[str, Any]) -> str:
+    if recipe["vocab_size"] == BYTES:
+        return "bytes"
+    if "hi-Latn" in recipe["mix"]["languages"]:
+        return "latin"
+    return recipe["name"].removeprefix("organism-")
+
+
+def profile(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    languages: Sequence[str],
+    math: str,
+    nonmath: str,
+    seeds: Sequence[int],
+    keep_ratios: Sequence[float],
+    num_samples: int = 500,
+    tasks: Sequence[str] = ("organism-math", "organism-reading"),
+    parts: Sequence[str] = ("math-1", "reading-mixed"),
+    items: int = 100,
+    edited: Sequence[str] = (),
+    edit_ratio: float = 0.01,
+    data_dir: str = "",
+) -> dict[str, pd.DataFrame]:
+    """Localise, compare, ask, and let a few edits travel.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        languages: ISO 639-1 codes.
+        math: Task of the math text.
+        nonmath: Task of the non-math text.
+        seeds: Calibration seeds; the ceiling needs two.
+        keep_ratios: Shares of each matrix.
+        num_samples: Prompts per sample.
+        tasks: What is asked.
+        parts: Parts of it, see `mmlib.evaluation.choose_items`; edits are judged by the first.
+        items: Items per part.
+        edited: Languages whose sets are pruned, each beside as many random weights; all are asked.
+        edit_ratio: K of these sets.
+        data_dir: As in `mmlib.data.load_problems`.
+
+    Returns:
+        "sizes" and "overlap" (see `mmlib.localisation.across_languages`; `control` is "" or "same
+        language"), "accuracy" (see `mmlib.results.summarize`) and "travel": weights, edited, lang,
+        n, n_correct, accuracy, n_weights, jaccard (of the two languages' sets).
+    """
+    where = {"data_dir": data_dir}
+    samples = draw_samples([math, nonmath], languages, seeds, num_samples=num_samples, **where)
+    scores = score_samples(model, tokenizer, samples)
+    sizes, overlap = across_languages(scores, math, nonmath, keep_ratios)
+    ceiling = across_samples(scores, math, nonmath, keep_ratios)
+    asking = {"tasks": list(tasks), "items": items, "data_dir": data_dir or None}
+    ask = partial(part_answers, tokenizer=tokenizer, **asking)
+    answers = ask(model, languages=list(languages), parts=list(parts))
+    sets = math_sets(scores, math, nonmath, edit_ratio, seeds[0])
+    few = {"keep_ratios": [edit_ratio], "seeds": seeds[:1], "weights": ["whole"]}
+    wanted = edits(languages=languages, **few)
+    wanted = wanted[wanted.edited.isin(edited)]
+    return {
+        "sizes": sizes,
+        "overlap": pd.concat([overlap.assign(control=""), ceiling], ignore_index=True),
+        "accuracy": summarize(answers, by=["part", "lang"]),
+        "travel": _travel(model, scores, wanted, ask, sets, parts[0], math, nonmath),
+    }
+
+
+def _travel(model, scores, wanted, ask, sets, part, math, nonmath) -> pd.DataFrame:
+    """Accuracies after the wanted edits, with the overlap that might predict them."""
+    columns = ["weights", "edited", "lang", "n", "n_correct", "accuracy", "n_weights", "jaccard"]
+    if wanted.empty:
+        return pd.DataFrame(columns=columns)
+    asked = wanted.merge(pd.DataFrame({"lang": list(sets)}), how="cross").assign(part=part)
+    table = transfer(model, scores, asked, ask, math=math, nonmath=nonmath)
+    table["n"] = table.correct.str.len()
+    table["n_correct"] = table.correct.str.count("1")
+    table["accuracy"] = table.n_correct / table.n
+    pairs = predictors(sets)[["edited", "lang", "jaccard"]]
+    return table.merge(pairs, on=["edited", "lang"], how="left")[columns]
+
+
+def beyond_random(travel: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Losses by edits beyond those by as many random weights, as shares of what was right then.
+
+    Args:
+        travel: The table "travel" of `profile`, perhaps of several models.
+        by: Columns that tell the models apart.
+
+    Returns:
+        One row per model, edited language and language asked: loss = 1 - accuracy / accuracy with
+        random weights (missing where that is 0), jaccard.
+    """
+    name = [*by, "edited", "lang"]
+    drawn = travel.weights.str.startswith(RANDOM)
+    random = travel[drawn].groupby(name).accuracy.mean().rename("control")
+    own = travel[~drawn].join(random, on=name)
+    own["loss"] = 1 - own.accuracy / own.control.where(own.control > 0)
+    return own[[*name, "loss", "jaccard"]].reset_index(drop=True)
