@@ -116,6 +116,7 @@ def ledger(organism: Tables | None = None, research: Tables | None = None) -> pd
     """
     papers = published("claims").rename(columns={"figure": "published_numbers"})
     about = {"paper": own_checks.BOOK, "where": "our addition", "satisfied": "not_testable"}
+    about["published_numbers"] = "nothing was published that could decide it"
     added = own_checks.CLAIMS.assign(**about)
     claims = pd.concat([papers, added], ignore_index=True).fillna("")
     rules_of = [RULES.get(claim) for claim in claims.id]
