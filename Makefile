@@ -5,7 +5,7 @@
 # make rungs       the shares of non-English math that were tried for organism-base (hours)
 # make small       fifteen small organisms for chapters 12 to 14: mixes, sizes, bytes (six hours)
 # make small       the small organisms of chapters 12 to 14: mixes, seeds, sizes, bytes (hours)
-# make sweeps      every edit of chapters 06 and 07 (two hours on two cores, WORKERS=2)
+# make sweeps      what chapters 06, 07, 10, 11, 13 only show and audit (five hours, WORKERS=2)
 # make evidence    all shipped tables that are too long for a chapter (DATA=folder, hours)
 #
 # PYTHON=python3.11        the interpreter of the environment (3.11 or newer)
@@ -87,14 +87,17 @@ runs/small/%: .venv/.installed  # MIX-WIDTH-SEED
 	  -p seed=$(call part,3) -p mix.seed=$(call part,3) -p mix.documents=110000 --items 50 \
 	  --snapshots 0 60 120 240 400 600 900 1300 1800 2300 2800 3200
 
-# Every cell of chapters 06 and 07: two hours on two cores; what is finished is not run again.
+# Every cell of the chapters that audit a sweep; what is finished is not run again.
+GRID = $(PY) -m mmlib grid notebooks/grids
 sweeps: .venv/.installed
-	$(PY) -m mmlib grid notebooks/grids/what_breaks.yml --workers $(WORKERS)
-	$(PY) -m mmlib keep interventions \
-	  $$($(PY) -m mmlib grid notebooks/grids/what_breaks.yml --tables edits)
-	$(PY) -m mmlib grid notebooks/grids/fractions.yml --workers $(WORKERS)
-	$(PY) -m mmlib keep fractions \
-	  $$($(PY) -m mmlib grid notebooks/grids/fractions.yml --tables fraction_edits)
+	set -e; for grid in what_breaks fractions travel formats precision; do \
+	  $(GRID)/$$grid.yml --workers $(WORKERS); done
+	$(PY) -m mmlib keep interventions $$($(GRID)/what_breaks.yml --tables edits)
+	$(PY) -m mmlib keep fractions $$($(GRID)/fractions.yml --tables fraction_edits)
+	$(PY) -m mmlib keep transfer $$($(GRID)/travel.yml --tables transfer_answers)
+	$(PY) -m mmlib keep formats $$($(GRID)/formats.yml --tables format_rows)
+	$(PY) -m mmlib keep precision $$($(GRID)/precision.yml --tables precision_rows)
+	$(PY) -m mmlib keep precision_answers $$($(GRID)/precision.yml --tables precision_answers)
 
 # All answers of the family, the untrained-model control on real text, what localisation costs.
 evidence: .venv/.installed sweeps

@@ -18,7 +18,7 @@ from mmlib.localisation import (
     math_sets,
     score_samples,
 )
-from mmlib.models import ORGANISMS
+from mmlib.models import ORGANISMS, load_model
 from mmlib.results import summarize
 from mmlib.transfer import RANDOM, edits, predictors, transfer
 
@@ -73,6 +73,56 @@ def _mix(recipe: Mapping[str, Any]) -> str:
     return recipe["name"].removeprefix("organism-")
 
 
+TOLD = ("mix", "training_seed", "width", "step", "tokens")
+"""What of a lineage becomes columns of the tables of `profiles`."""
+
+
+def profiles(
+    names: Sequence[str],
+    *,
+    dtype: str = "float32",
+    languages: Sequence[str] = (),
+    data_dir: str = "",
+    **options: Any,
+) -> dict[str, pd.DataFrame]:
+    """The profiles of several checkpoints, with what is known of their training.
+
+    Args:
+        names: Organisms, folders, snapshots or hub ids.
+        dtype: Precision in which they are loaded.
+        languages: ISO 639-1 codes; default: those of each one's recipe.
+        data_dir: As in `profile`; default: each one's own folder.
+        **options: Further arguments of `profile`.
+
+    Returns:
+        The tables of `profile`, joined, with the columns model, parameters, `TOLD`, and in "sizes"
+        share, a language's share of the training text.
+
+    Raises:
+        ValueError: A checkpoint without a recipe, and no languages given.
+    """
+    joined: dict[str, list[pd.DataFrame]] = {}
+    for name in names:
+        about = lineage(name)
+        codes = list(languages) or about.get("languages")
+        if not codes:
+            raise ValueError(f"{name} has no manifest that tells its languages: give them")
+        model, tokenizer = load_model(name, dtype=dtype)
+        where = {"languages": codes, "data_dir": data_dir or about["base"]}
+        tables = profile(model, tokenizer, **where, **options)
+        shares = about.get("shares", {})
+        known = {code: share / sum(shares.values()) for code, share in shares.items()}
+        tables["sizes"] = tables["sizes"].assign(share=tables["sizes"].lang.map(known))
+        columns = {"model": name, "parameters": model.num_parameters()}
+        columns |= {column: about.get(column) for column in TOLD}
+        for kind, table in tables.items():
+            joined.setdefault(kind, []).append(table.assign(**columns))
+    return {
+        kind: pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+        for kind, tables in joined.items()
+    }
+
+
 def profile(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -109,14 +159,17 @@ def profile(
         data_dir: As in `mmlib.data.load_problems`.
 
     Returns:
-        "sizes" and "overlap" (see `mmlib.localisation.across_languages`; `control` is "" or "same
-        language"), "accuracy" (see `mmlib.results.summarize`) and "travel": weights, edited, lang,
+        "sizes" and "overlap" (see `mmlib.localisation.across_languages`; `text_tokens` is the mean
+        length of a math text, `control` is "" or "same language"), "accuracy" (see `mmlib.results.summarize`) and "travel": weights, edited, lang,
         n, n_correct, accuracy, n_weights, jaccard (of the two languages' sets).
     """
     where = {"data_dir": data_dir}
     samples = draw_samples([math, nonmath], languages, seeds, num_samples=num_samples, **where)
     scores = score_samples(model, tokenizer, samples)
     sizes, overlap = across_languages(scores, math, nonmath, keep_ratios)
+    encoded = {code: tokenizer(list(samples[code, math, seeds[0]].texts)) for code in languages}
+    lengths = {code: sum(map(len, e.input_ids)) / num_samples for code, e in encoded.items()}
+    sizes["text_tokens"] = sizes.lang.map(lengths)
     ceiling = across_samples(scores, math, nonmath, keep_ratios)
     asking = {"tasks": list(tasks), "items": items, "data_dir": data_dir or None}
     ask = partial(part_answers, tokenizer=tokenizer, **asking)
