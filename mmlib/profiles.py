@@ -160,8 +160,9 @@ def profile(
 
     Returns:
         "sizes" and "overlap" (see `mmlib.localisation.across_languages`; `text_tokens` is the mean
-        length of a math text, `control` is "" or "same language"), "accuracy" (see `mmlib.results.summarize`) and "travel": weights, edited, lang,
-        n, n_correct, accuracy, n_weights, jaccard (of the two languages' sets).
+        length of a math text, `control` is "" or "same language"), "accuracy" (see
+        `mmlib.results.summarize`) and "travel": weights, edited, lang, n, n_correct, accuracy,
+        n_weights, jaccard (of the two languages' sets).
     """
     where = {"data_dir": data_dir}
     samples = draw_samples([math, nonmath], languages, seeds, num_samples=num_samples, **where)
