@@ -324,6 +324,70 @@ def check_errors(tables, given):
     assert len(told) == len(counted) - 1
 
 
+def whole_numbers(table):
+    """Intersections that the sizes and the Jaccard of two sets imply, which have to be whole."""
+    shared = table.jaccard / (1 + table.jaccard) * (table.size_a + table.size_b)
+    assert np.allclose(shared, shared.round(), atol=1e-4)
+    return shared.round().astype(int)
+
+
+def check_ceilings(tables, given):
+    """Counts add up to the checkpoint's matrices; Jaccards imply whole intersections."""
+    table = tables["ceilings"]
+    assert (whole_numbers(table) == table.intersection).all()
+    whole = table[table.group == "global"]
+    assert set(whole.n_scored) == {sum(matrices(organism(given)))}
+    key = ["control", "lang_a", "lang_b", "keep_ratio", "seed"]
+    parts = table[table.group.isin(["attention", "MLP"])].groupby(key).intersection.sum()
+    assert parts.to_dict() == whole.set_index(key).intersection.to_dict()
+    ends = tables["ceilings_prompts"].query("line == 'two languages'")
+    most = ends[ends.num_samples == given["num_samples"]].set_index("seed").jaccard
+    same = whole.query("control == 'math-specific' and keep_ratio == @given['keep_ratio']")
+    assert most.to_dict() == pytest.approx(same.set_index("seed").jaccard.to_dict())
+
+
+def check_travel(tables, given):
+    """Losses counted in the characters of the answers."""
+    answers = tables["transfer_answers"].fillna({"edited": ""})
+    answers["right"] = answers.correct.str.count("1") / answers.correct.str.len()
+    answers = answers[answers.part.isin(given["parts"])]
+    right = answers.groupby(["weights", "edited", "lang"]).right.mean()
+    told = tables["transfer"].query("kind == 'math'")
+    assert len(told) == 2 * (len(given["languages"]) * 2 + 1)
+    for row in told.itertuples():
+        random = right["random " + row.weights, row.edited, row.lang]
+        assert row.difference == pytest.approx(random - right[row.weights, row.edited, row.lang])
+        assert row.n == given["items"]
+
+
+def check_precision(tables, given):
+    """Changes counted in the characters of the answers; sums of one prompt have no time to stop."""
+    answers = tables["precision_answers"].query("condition == 'math-specific'")
+    sums = answers.groupby(["keep_ratio", "lang", "sums"]).correct.sum().unstack()
+    for row in tables["precision_changes"].itertuples():
+        texts = sums.loc[(row.keep_ratio, row.lang)]
+        rounded, exact = (texts[name].count("1") / len(texts[name]) for name in texts.index)
+        assert row.difference == pytest.approx(rounded - exact)
+    told = tables["precision"].query("what == 'set size'")
+    kept = sum(int(size * given["keep_ratios"][0]) for size in matrices(organism(given)))
+    assert (told[["value", "exact"]] < kept).all(axis=None)
+
+
+def check_format(tables, given):
+    """Jaccards imply whole intersections; changed sets have one size wherever they occur."""
+    rows = tables["formats"]
+    whole_numbers(rows)
+    own = tables["format_rows"].query("what == 'form'").set_index(["form", "lang_a", "seed"])
+    pairs = tables["format_rows"].query("what == 'language'")
+    for row in pairs.itertuples():
+        for code, size in ((row.lang_a, row.size_a), (row.lang_b, row.size_b)):
+            assert own.size_b[row.form, code, row.seed] == size
+    sample = own.loc["another sample"].reset_index().query("lang_a == 'en'").iloc[0]
+    first, second = given["seeds"]
+    sizes = own.size_b["as it is"]["en"]
+    assert (sample.size_a, sample.size_b) == (sizes[first], sizes[second])
+
+
 def check_at_a_glance(tables, given):
     """Effect of C1 in the published table, straight from the file."""
     rows = pd.read_csv(ROOT / "mmlib" / "published" / "mathlang_overlap.csv").query(
@@ -333,7 +397,8 @@ def check_at_a_glance(tables, given):
     effect = min((jaccard - k * (1 - k) / (k * k - k + 2)).min(), (2 / 3 - jaccard).min())
     ledger = tables["ledger"].set_index("id")
     assert ledger.published_effect["C1"] == pytest.approx(effect)
-    assert len(ledger) == len(pd.read_csv(ROOT / "mmlib" / "published" / "claims.csv"))
+    published = pd.read_csv(ROOT / "mmlib" / "published" / "claims.csv")
+    assert len(ledger) == len(published) + ledger.paper.str.contains("ours").sum()
 
 
 CHECKS = {
@@ -346,6 +411,10 @@ CHECKS = {
     "06_what_breaks": check_what_breaks,
     "07_all_or_few": check_all_or_few,
     "08_errors": check_errors,
+    "09_ceilings": check_ceilings,
+    "10_travel": check_travel,
+    "11_precision": check_precision,
+    "13_format": check_format,
 }
 
 
