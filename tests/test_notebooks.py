@@ -363,6 +363,7 @@ def check_travel(tables, given):
 def check_precision(tables, given):
     """Changes counted in the characters of the answers; sums of one prompt have no time to stop."""
     answers = tables["precision_answers"].query("condition == 'math-specific'")
+    answers = answers[answers.seed == given["seeds"][0]]
     sums = answers.groupby(["keep_ratio", "lang", "sums"]).correct.sum().unstack()
     for row in tables["precision_changes"].itertuples():
         texts = sums.loc[(row.keep_ratio, row.lang)]
