@@ -3,8 +3,7 @@
 # make book        only chapters that are stale are executed, then the book is built
 # make html        the book from the chapters as they are
 # make rungs       the shares of non-English math that were tried for organism-base (hours)
-# make small       fifteen small organisms for chapters 12 to 14: mixes, sizes, bytes (six hours)
-# make small       the small organisms of chapters 12 to 14: mixes, seeds, sizes, bytes (hours)
+# make small       thirteen small organisms: three mixes, three seeds, five widths (hours)
 # make sweeps      what chapters 06, 07, 10, 11, 13 only show and audit (five hours, WORKERS=2)
 # make evidence    all shipped tables that are too long for a chapter (DATA=folder, hours)
 #
@@ -17,8 +16,6 @@ PYTHON ?= python3
 PRESET ?= laptop
 ORGANISMS ?= organism-skewed organism-even organism-base
 RUNGS ?= 0.005 0.015 0.06
-SMALL := runs/small
-SNAPSHOTS ?= 60 120 240 400 600 900 1300 1800 2300 2800 3200
 DATA ?= ../shared/data
 WORKERS ?= 2
 PY := .venv/bin/python
@@ -67,7 +64,7 @@ rungs: .venv/.installed
 	  $$(ls -t runs/02_organism-*/accuracy_by_part.csv | head -n 1)
 
 # Half the documents of the shipped organisms, a quarter of an hour to an hour each on one core:
-# three mixes with three seeds each, other widths with heads of the same size, and bytes for tokens.
+# three mixes with three seeds each, and other widths with heads of the same size.
 SMALL := $(foreach seed,1 2 3,$(foreach mix,skewed even latin,$(mix)-96-$(seed))) \
   skewed-32-1 skewed-64-1 skewed-192-1 skewed-256-1
 RECIPE_skewed := organism-skewed
@@ -82,7 +79,8 @@ part = $(word $1,$(subst -, ,$*))
 
 small: $(SMALL:%=runs/small/%)
 
-runs/small/%: .venv/.installed  # MIX-WIDTH-SEED
+# MIX-WIDTH-SEED; a finished one is not trained again when only the environment is newer.
+runs/small/%: | .venv/.installed
 	OMP_NUM_THREADS=1 $(PY) -m mmlib train $(RECIPE_$(call part,1)) --out $@ $(WIDTH_$(call part,2)) \
 	  -p seed=$(call part,3) -p mix.seed=$(call part,3) -p mix.documents=110000 --items 50 \
 	  --snapshots 0 60 120 240 400 600 900 1300 1800 2300 2800 3200

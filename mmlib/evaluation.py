@@ -255,8 +255,8 @@ def _ask(model, tokenizer, asked: _Asked, configs: dict, batch_size: int) -> dic
 class _Harness(HFLM):
     """The harness' model, whose cache of keys and values has room to grow.
 
-    The library's own cache is copied as a whole at every token, which takes a third of the time of
-    a small model. The numbers are the same.
+    The library's own cache is copied as a whole at every token, which takes much of the time of a
+    small model. The numbers are the same.
     """
 
     def _model_generate(self, context, max_length, stop, **options):
