@@ -3,7 +3,7 @@
 # make book        only chapters that are stale are executed, then the book is built
 # make html        the book from the chapters as they are
 # make rungs       the shares of non-English math that were tried for organism-base (hours)
-# make small       thirteen small organisms: three mixes, three seeds, five widths (hours)
+# make small       thirteen small organisms: three mixes and seeds, four widths, bytes (hours)
 # make sweeps      what chapters 06, 07, 10, 11, 13 only show and audit (five hours, WORKERS=2)
 # make evidence    all shipped tables that are too long for a chapter (DATA=folder, hours)
 #
@@ -64,17 +64,20 @@ rungs: .venv/.installed
 	  $$(ls -t runs/02_organism-*/accuracy_by_part.csv | head -n 1)
 
 # Half the documents of the shipped organisms, a quarter of an hour to an hour each on one core:
-# three mixes with three seeds each, and other widths with heads of the same size.
+# three mixes with three seeds each, other widths with heads of the same size, and one that reads
+# bytes, four times as many tokens, of fewer documents.
 SMALL := $(foreach seed,1 2 3,$(foreach mix,skewed even latin,$(mix)-96-$(seed))) \
-  skewed-32-1 skewed-64-1 skewed-192-1 skewed-256-1
-RECIPE_skewed := organism-skewed
-RECIPE_even := organism-even
-RECIPE_latin := organism-even -p mix.languages="{en: 1, de: 1, fr: 1, hi-Latn: 1, sw: 1, bn: 1}"
+  skewed-32-1 skewed-64-1 skewed-192-1 bytes-96-1
+READ := -p mix.documents=110000
+RECIPE_skewed := organism-skewed $(READ)
+RECIPE_even := organism-even $(READ)
+RECIPE_latin := $(RECIPE_even) -p mix.languages="{en: 1, de: 1, fr: 1, hi-Latn: 1, sw: 1, bn: 1}"
+RECIPE_bytes := organism-even -p mix.documents=40000 -p vocab_size=259 -p row_length=1472 \
+  -p batch_rows=8
 WIDTH_32 := -p hidden_size=32 -p intermediate_size=85 -p heads=1 -p kv_heads=1
 WIDTH_64 := -p hidden_size=64 -p intermediate_size=170 -p heads=2 -p kv_heads=2
 WIDTH_96 := -p hidden_size=96 -p intermediate_size=256 -p heads=3 -p kv_heads=3
 WIDTH_192 := -p hidden_size=192 -p intermediate_size=512 -p heads=6 -p kv_heads=6
-WIDTH_256 := -p hidden_size=256 -p intermediate_size=682 -p heads=8 -p kv_heads=8
 part = $(word $1,$(subst -, ,$*))
 
 small: $(SMALL:%=runs/small/%)
@@ -82,7 +85,7 @@ small: $(SMALL:%=runs/small/%)
 # MIX-WIDTH-SEED; a finished one is not trained again when only the environment is newer.
 runs/small/%: | .venv/.installed
 	OMP_NUM_THREADS=1 $(PY) -m mmlib train $(RECIPE_$(call part,1)) --out $@ $(WIDTH_$(call part,2)) \
-	  -p seed=$(call part,3) -p mix.seed=$(call part,3) -p mix.documents=110000 --items 50 \
+	  -p seed=$(call part,3) -p mix.seed=$(call part,3) --items 50 \
 	  --snapshots 0 60 120 240 400 600 900 1300 1800 2300 2800 3200
 
 # Every cell of the chapters that audit a sweep; what is finished is not run again.

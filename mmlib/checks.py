@@ -136,9 +136,9 @@ def _middle_above_outer(tables: Tables) -> pd.Series:
     return _middle_minus_outer(pairs.jaccard.mean())
 
 
-def _set_sizes(tables: Tables, *needed: str) -> pd.DataFrame:
+def _set_sizes(tables: Tables, *needed: str, name: str = "set_sizes") -> pd.DataFrame:
     """Set sizes of whole models: one column per language, one row per `CELL`."""
-    t = _rows(tables, "set_sizes", "global", "lang n_topk n_math_specific")
+    t = _rows(tables, name, "global", "lang n_topk n_math_specific")
     wide = t.pivot(index=CELL, columns="lang", values="n_math_specific")
     return _complete(wide, *needed or wide.columns)
 
@@ -214,11 +214,11 @@ def _size_follows_accuracy(tables: Tables) -> pd.Series:
     return weakest(pd.Series(rank_correlation(sizes.to_numpy(), observed.to_numpy()), sizes.index))
 
 
-@decides("C3c", "set_sizes", keep_ratios=(0.1,))
+@decides("C3c", "model_sets", keep_ratios=(0.1,))
 def _grows_with_size(tables: Tables) -> pd.Series:
     """Smallest step of n(en)/n(hi) from one model size to the next, of at least 3 sizes."""
-    w = _set_sizes(tables, "en", "hi")
-    models = tables["set_sizes"].query("group == 'global'").groupby("model").n_topk.max()
+    w = _set_sizes(tables, "en", "hi", name="model_sets")
+    models = tables["model_sets"].query("group == 'global'").groupby("model").n_topk.max()
     if models.nunique() < 3:
         raise NotTestableError(f"needs at least 3 model sizes, there is {models.nunique()}")
     ratios = (w.en / w.hi).unstack("model")[models.sort_values().index]

@@ -58,8 +58,9 @@ def judge(claim: str, tables: Tables | None) -> Outcome:
         claim: id of the claim, such as `"C2"`.
         tables: `overlap`, `set_sizes`, `accuracy`, `interventions`, `errors` and `fractions` (for
             the columns of the last three see `published_edits`, `published_errors` and
-            `published_fractions`) as far as there are any (None: there was no run). Rows of control
-            models do not belong here: a claim about every model is checked on each.
+            `published_fractions`), `model_sets` (set sizes of models of several sizes) and the
+            tables that `mmlib.own_checks` name, as far as there are any (None: there was no run).
+            Rows of control models do not belong here: a claim about every model is checked on each.
     """
     if claim not in RULES:
         return Outcome(NO_RUN, reason="its check comes with a later chapter")
@@ -90,9 +91,11 @@ def published_effect(claim: str) -> float:
     strict = values[(values.variant == "page_table") & (values.metric == "strict")]
     strict = strict.rename(columns={"value": "accuracy", "n_items": "n"})
     low, high = proportion_confint(strict.accuracy * strict.n, strict.n, method="wilson")
+    sizes = sizes[sizes.source == "jaccard_file"]
     tables = {
         "overlap": published("mathlang_overlap"),
-        "set_sizes": sizes[sizes.source == "jaccard_file"],
+        "set_sizes": sizes,
+        "model_sets": sizes,
         "accuracy": strict.assign(low=low, high=high),
         "interventions": published_edits(),
         "errors": published_errors(),

@@ -65,6 +65,13 @@ def lineage(name: str) -> dict[str, Any]:
     }
 
 
+def snapshots(name: str) -> list[str]:
+    """The snapshots that `train` left beside a finished folder, in the order of their steps."""
+    found = {path: SNAPSHOT.fullmatch(path.name) for path in Path(name).parent.glob("*-step*")}
+    own = {path: int(m[2]) for path, m in found.items() if m and m[1] == Path(name).name}
+    return [str(path) for path in sorted(own, key=own.get)]
+
+
 def _mix(recipe: Mapping[str, Any]) -> str:
     if recipe["vocab_size"] == BYTES:
         return "bytes"
@@ -95,8 +102,8 @@ def profiles(
         **options: Further arguments of `profile`.
 
     Returns:
-        The tables of `profile`, joined, with the columns model, parameters, `TOLD`, and in "sizes"
-        share, a language's share of the training text.
+        The tables of `profile`, joined, with the columns model, parameters, `TOLD` (-1 for numbers
+        that no manifest tells), and in "sizes" share, a language's share of the training text.
 
     Raises:
         ValueError: A checkpoint without a recipe, and no languages given.
@@ -114,7 +121,8 @@ def profiles(
         known = {code: share / sum(shares.values()) for code, share in shares.items()}
         tables["sizes"] = tables["sizes"].assign(share=tables["sizes"].lang.map(known))
         columns = {"model": name, "parameters": model.num_parameters()}
-        columns |= {column: about.get(column) for column in TOLD}
+        columns |= {column: about.get(column, -1) for column in TOLD}
+        columns["width"] = model.config.hidden_size
         for kind, table in tables.items():
             joined.setdefault(kind, []).append(table.assign(**columns))
     return {
@@ -160,9 +168,9 @@ def profile(
 
     Returns:
         "sizes" and "overlap" (see `mmlib.localisation.across_languages`; `text_tokens` is the mean
-        length of a math text, `control` is "" or "same language"), "accuracy" (see
-        `mmlib.results.summarize`) and "travel": weights, edited, lang, n, n_correct, accuracy,
-        n_weights, jaccard (of the two languages' sets).
+        length of a math text; `control` is "two languages", "same language" or
+        "nonmath-specific"), "accuracy" (see `mmlib.results.summarize`) and "travel": weights,
+        edited, lang, n, n_correct, accuracy, n_weights, jaccard (of the two languages' sets).
     """
     where = {"data_dir": data_dir}
     samples = draw_samples([math, nonmath], languages, seeds, num_samples=num_samples, **where)
@@ -171,7 +179,12 @@ def profile(
     encoded = {code: tokenizer(list(samples[code, math, seeds[0]].texts)) for code in languages}
     lengths = {code: sum(map(len, e.input_ids)) / num_samples for code, e in encoded.items()}
     sizes["text_tokens"] = sizes.lang.map(lengths)
-    ceiling = across_samples(scores, math, nonmath, keep_ratios)
+    others = {
+        "two languages": overlap,
+        "nonmath-specific": across_languages(scores, nonmath, math, keep_ratios)[1],
+    }
+    overlaps = [table.assign(control=name, nonmath=nonmath) for name, table in others.items()]
+    overlaps.append(across_samples(scores, math, nonmath, keep_ratios))
     asking = {"tasks": list(tasks), "items": items, "data_dir": data_dir or None}
     ask = partial(part_answers, tokenizer=tokenizer, **asking)
     answers = ask(model, languages=list(languages), parts=list(parts))
@@ -181,7 +194,7 @@ def profile(
     wanted = wanted[wanted.edited.isin(edited)]
     return {
         "sizes": sizes,
-        "overlap": pd.concat([overlap.assign(control=""), ceiling], ignore_index=True),
+        "overlap": pd.concat(overlaps, ignore_index=True),
         "accuracy": summarize(answers, by=["part", "lang"]),
         "travel": _travel(model, scores, wanted, ask, sets, parts[0], math, nonmath),
     }
@@ -209,12 +222,14 @@ def beyond_random(travel: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         by: Columns that tell the models apart.
 
     Returns:
-        One row per model, edited language and language asked: loss = 1 - accuracy / accuracy with
-        random weights (missing where that is 0), jaccard.
+        One row per model, edited language and language asked: control (accuracy with random
+        weights), difference = control - accuracy, loss = difference / control (missing where
+        nothing was right), jaccard.
     """
     name = [*by, "edited", "lang"]
     drawn = travel.weights.str.startswith(RANDOM)
     random = travel[drawn].groupby(name).accuracy.mean().rename("control")
     own = travel[~drawn].join(random, on=name)
-    own["loss"] = 1 - own.accuracy / own.control.where(own.control > 0)
-    return own[[*name, "loss", "jaccard"]].reset_index(drop=True)
+    own["difference"] = own.control - own.accuracy
+    own["loss"] = own.difference / own.control.where(own.control > 0)
+    return own[[*name, "control", "difference", "loss", "jaccard"]].reset_index(drop=True)

@@ -240,9 +240,9 @@ def test_growth_with_model_size(ratio, verdict):
     def size(lang, seed, m):
         return 1200 * (ratio(m, seed) if lang == "en" else 1)
 
-    tables = {"set_sizes": set_sizes(size, models=(4, 10, 2))}  # not in order of size
+    tables = {"model_sets": set_sizes(size, models=(4, 10, 2))}  # not in order of size
     assert judge("C3c", tables).verdict == verdict
-    assert "3 model sizes" in judge("C3c", {"set_sizes": set_sizes(size, models=(2,))}).reason
+    assert "3 model sizes" in judge("C3c", {"model_sets": set_sizes(size, models=(2,))}).reason
 
 
 def test_what_cannot_be_decided_says_why():

@@ -1,6 +1,7 @@
 """Laws of a checkpoint's profile, against the functions that it puts together."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -9,7 +10,7 @@ from mmlib.evaluation import part_answers
 from mmlib.localisation import across_languages, draw_samples, math_sets, score_samples
 from mmlib.masks import jaccard
 from mmlib.models import ORGANISMS, load_model
-from mmlib.profiles import beyond_random, lineage, profile, profiles
+from mmlib.profiles import beyond_random, lineage, profile, profiles, snapshots
 
 TASKS = {"math": "organism-math", "nonmath": "organism-reading"}
 LANGS = ["en", "hi"]
@@ -31,8 +32,11 @@ def test_a_profile_is_its_parts(made):
     hindi = tokenizer(list(samples["hi", "organism-math", 1].texts)).input_ids
     lengths = tables["sizes"].groupby("lang").text_tokens.first()
     assert lengths["hi"] == pytest.approx(sum(map(len, hindi)) / 6)
-    own = tables["overlap"].query("control == ''").drop(columns="control")
+    own = tables["overlap"].query("control == 'two languages'")
     assert own.jaccard.to_list() == overlap.jaccard.to_list()
+    reverse = across_languages(scores, *list(TASKS.values())[::-1], [0.1])[1]
+    other = tables["overlap"].query("control == 'nonmath-specific'")
+    assert other.jaccard.to_list() == reverse.jaccard.to_list()
     ceiling = tables["overlap"].query("control == 'same language' and group == 'global'")
     assert list(ceiling.lang_a) == list(ceiling.lang_b) == LANGS
     asked = part_answers(
@@ -68,6 +72,7 @@ def test_losses_are_shares_of_what_random_weights_left():
     table["accuracy"] = table.n_correct / table.n
     row = beyond_random(table, ["step"]).iloc[0]
     assert row.loss == pytest.approx(1 - 30 / 80)
+    assert (row.control, row.difference) == (0.8, pytest.approx(0.5))
     assert (row.step, row.jaccard) == (7, 0.4)
     nothing = beyond_random(table.assign(accuracy=0.0), ["step"])
     assert nothing.loss.isna().all()
@@ -79,7 +84,7 @@ def test_a_profile_without_edits_has_an_empty_table(made):
     tables = profile(model, tokenizer, **TASKS, **options, items=2)
     assert tables["travel"].empty
     assert "accuracy" in tables["travel"]
-    assert set(tables["overlap"].control) == {""}
+    assert set(tables["overlap"].control) == {"two languages", "nonmath-specific"}
 
 
 def test_lineage_of_a_shipped_organism():
@@ -122,6 +127,14 @@ def test_a_snapshot_has_the_lineage_of_its_run(tmp_path):
     assert lineage(str(folder))["step"] == 20
     write(folder, {"en": 1}, vocab=259)
     assert lineage(str(folder))["mix"] == "bytes"
+
+
+def test_snapshots_come_in_the_order_of_their_steps(tmp_path):
+    for name in ("run", "run-step900", "run-step60", "run-2-step5", "run-step60.partial"):
+        (tmp_path / name).mkdir()
+    found = [Path(name).name for name in snapshots(str(tmp_path / "run"))]
+    assert found == ["run-step60", "run-step900"]
+    assert snapshots("meta-llama/Llama-3.2-1B-Instruct") == []
 
 
 def test_what_has_no_manifest_has_no_lineage(tmp_path):
