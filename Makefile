@@ -4,7 +4,7 @@
 # make html        the book from the chapters as they are
 # make rungs       the shares of non-English math that were tried for organism-base (hours)
 # make small       thirteen small organisms: three mixes and seeds, four widths, bytes (hours)
-# make sweeps      what chapters 06, 07, 10, 11, 13 only show and audit (five hours, WORKERS=2)
+# make sweeps      what chapters 06, 07, 10 to 14 only show and audit (ten hours, WORKERS=2)
 # make evidence    all shipped tables that are too long for a chapter (DATA=folder, hours)
 #
 # PYTHON=python3.11        the interpreter of the environment (3.11 or newer)
@@ -65,14 +65,14 @@ rungs: .venv/.installed
 
 # Half the documents of the shipped organisms, a quarter of an hour to an hour each on one core:
 # three mixes with three seeds each, other widths with heads of the same size, and one that reads
-# bytes, four times as many tokens, of fewer documents.
+# bytes: four times as many tokens, and therefore a fifth of the documents.
 SMALL := $(foreach seed,1 2 3,$(foreach mix,skewed even latin,$(mix)-96-$(seed))) \
   skewed-32-1 skewed-64-1 skewed-192-1 bytes-96-1
 READ := -p mix.documents=110000
 RECIPE_skewed := organism-skewed $(READ)
 RECIPE_even := organism-even $(READ)
 RECIPE_latin := $(RECIPE_even) -p mix.languages="{en: 1, de: 1, fr: 1, hi-Latn: 1, sw: 1, bn: 1}"
-RECIPE_bytes := organism-even -p mix.documents=40000 -p vocab_size=259 -p row_length=1472 \
+RECIPE_bytes := organism-even -p mix.documents=20000 -p vocab_size=259 -p row_length=1472 \
   -p batch_rows=8
 WIDTH_32 := -p hidden_size=32 -p intermediate_size=85 -p heads=1 -p kv_heads=1
 WIDTH_64 := -p hidden_size=64 -p intermediate_size=170 -p heads=2 -p kv_heads=2
@@ -90,8 +90,8 @@ runs/small/%: | .venv/.installed
 
 # Every cell of the chapters that audit a sweep; what is finished is not run again.
 GRID = $(PY) -m mmlib grid notebooks/grids
-sweeps: .venv/.installed
-	set -e; for grid in what_breaks fractions travel formats precision; do \
+sweeps: .venv/.installed small
+	set -e; for grid in what_breaks fractions travel formats precision mixes emergence; do \
 	  $(GRID)/$$grid.yml --workers $(WORKERS); done
 	$(PY) -m mmlib keep interventions $$($(GRID)/what_breaks.yml --tables edits)
 	$(PY) -m mmlib keep fractions $$($(GRID)/fractions.yml --tables fraction_edits)
@@ -99,6 +99,10 @@ sweeps: .venv/.installed
 	$(PY) -m mmlib keep formats $$($(GRID)/formats.yml --tables format_rows)
 	$(PY) -m mmlib keep precision $$($(GRID)/precision.yml --tables precision_rows)
 	$(PY) -m mmlib keep precision_answers $$($(GRID)/precision.yml --tables precision_answers)
+	set -e; for kind in sizes overlap accuracy; do \
+	  $(PY) -m mmlib keep mix_$$kind $$($(GRID)/mixes.yml --tables mix_$$kind); done
+	set -e; for kind in sizes overlap accuracy travel; do \
+	  $(PY) -m mmlib keep emergence_$$kind $$($(GRID)/emergence.yml --tables emergence_$$kind); done
 
 # All answers of the family, the untrained-model control on real text, what localisation costs.
 evidence: .venv/.installed sweeps

@@ -15,13 +15,14 @@ import pandas as pd
 import pytest
 from papermill import inspect_notebook
 from safetensors import safe_open
-from scipy.stats import binomtest
+from scipy.stats import binomtest, spearmanr
 from sklearn.metrics import cohen_kappa_score
 from tokenizers import Tokenizer
 
 from mmlib import runner
 from mmlib.__main__ import main
 from mmlib.chapters import Project, convert, hashes, parameters, run_record
+from mmlib.claims import judge
 
 ROOT = Path(__file__).parents[1]
 PROJECT = Project(ROOT)
@@ -389,6 +390,47 @@ def check_format(tables, given):
     assert (sample.size_a, sample.size_b) == (sizes[first], sizes[second])
 
 
+def check_data(tables, given):
+    """Sets come from the checkpoint's matrices, shares from its manifest, ranks from scipy."""
+    whole_numbers(tables["mix_overlap"])
+    sizes = tables["mix_sizes"]
+    kept = {name: matrices(ROOT / "mmlib" / "organisms" / name) for name in given["models"]}
+    for name, rows in sizes.groupby("model"):
+        assert set(rows.n_topk) == {sum(int(size * 0.1) for size in kept[name])}
+        path = ROOT / "mmlib" / "organisms" / name / "manifest.json"
+        shares = json.loads(path.read_text())["recipe"]["mix"]["languages"]
+        told = rows.drop_duplicates("lang").set_index("lang").share
+        assert told.to_dict() == pytest.approx(
+            {c: s / sum(shares.values()) for c, s in shares.items()}
+        )
+    means = tables["mixes"].pivot_table(index="lang", columns="mix", values="n_math_specific")
+    shares = tables["mixes"].query("mix == 'skewed'").set_index("lang").share
+    rho = {mix: spearmanr(means[mix], shares[means.index]).statistic for mix in means}
+    rows = tables["mix_sizes"].groupby(["mix", "lang"]).n_math_specific.mean()
+    assert means.stack().reorder_levels(["mix", "lang"]).sort_index().tolist() == pytest.approx(
+        rows.sort_index().tolist()
+    )
+    effect = judge("O8", {"mixes": tables["mixes"]}).effect
+    assert effect == pytest.approx(rho["skewed"] - rho["even"])
+
+
+def check_emergence(tables, given):
+    """Sets and pruned weights counted in the checkpoint; sizes of C3c by hand."""
+    whole_numbers(tables["emergence_overlap"])
+    sizes = matrices(ROOT / "mmlib" / "organisms" / "organism-skewed")
+    told = tables["emergence_sizes"].query("group == 'global'")
+    assert set(told.n_topk) == {sum(int(size * given["keep_ratio"]) for size in sizes)}
+    pruned = tables["emergence_travel"].n_weights
+    assert 0 < pruned.max() <= sum(int(size * given["edit_ratio"]) for size in sizes)
+    accuracy = tables["emergence_accuracy"].query("part == @given['parts'][0]")
+    overlap = tables["emergence_overlap"].query("group == 'global' and control == 'two languages'")
+    for row in tables["emergence"].itertuples():
+        mine = accuracy.query("step == @row.step and training_seed == @row.seed")
+        assert row.accuracy == pytest.approx(mine.accuracy.mean())
+        mine = overlap.query("step == @row.step and training_seed == @row.seed")
+        assert row.jaccard == pytest.approx(mine.jaccard.mean())
+
+
 def check_at_a_glance(tables, given):
     """Effect of C1 in the published table, straight from the file."""
     rows = pd.read_csv(ROOT / "mmlib" / "published" / "mathlang_overlap.csv").query(
@@ -415,7 +457,9 @@ CHECKS = {
     "09_ceilings": check_ceilings,
     "10_travel": check_travel,
     "11_precision": check_precision,
+    "12_data": check_data,
     "13_format": check_format,
+    "14_emergence": check_emergence,
 }
 
 

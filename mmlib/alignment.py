@@ -1,0 +1,281 @@
+"""SLAM's view of a model: which neurons fire for a language, and which layers that selects.
+
+A neuron is one of the hidden units of a gated feed-forward block; it fires at a token where its
+gate is positive, f(x) = act(gate_proj(x)) > 0 (Eq. 2 and 3 of *SLAM*, Fan et al. 2025). Rates are
+kept per question, so that every aggregation and every resample comes from one pass.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from mmlib.hooks import observe
+from mmlib.models import decoder_layers
+
+Aggregation = Literal["token_rate", "sample_rate", "any_token", "last_token"]
+Denominator = Literal["english", "other", "union"]
+
+
+@dataclass(frozen=True)
+class Firing:
+    """How often every neuron fires in the questions of one language."""
+
+    counts: np.ndarray
+    """Tokens of a question at which a neuron fires, int32 (questions, layers, neurons)."""
+    last: np.ndarray
+    """Whether it fires at the last token, bool (questions, layers, neurons)."""
+    tokens: np.ndarray
+    """Tokens that count, int64 (questions,)."""
+
+    def rates(
+        self, aggregation: Aggregation = "token_rate", weights: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Firing rates of the neurons.
+
+        Args:
+            aggregation: `token_rate` fires / tokens over all questions; `sample_rate` the mean over
+                questions of that; `any_token` the share of questions with at least one firing
+                token; `last_token` the share of questions in which the last token fires.
+            weights: How often each question counts, (questions,); default: once.
+
+        Returns:
+            float64 (layers, neurons), within [0, 1].
+
+        Raises:
+            ValueError: An aggregation that does not exist.
+        """
+        w = np.ones(len(self.tokens)) if weights is None else np.asarray(weights, dtype=np.float64)
+        if aggregation == "token_rate":
+            return np.tensordot(w, self.counts, 1) / (w @ self.tokens)
+        per_question = {
+            "sample_rate": lambda: self.counts / self.tokens[:, None, None],
+            "any_token": lambda: self.counts > 0,
+            "last_token": lambda: self.last,
+        }
+        if aggregation not in per_question:
+            raise ValueError(f"aggregation={aggregation!r}: choose {get_args(Aggregation)}")
+        return np.tensordot(w, per_question[aggregation](), 1) / w.sum()
+
+
+def gates(model: nn.Module) -> dict[str, nn.Linear]:
+    """The gate projections of a model, one per decoder layer, in their order.
+
+    Raises:
+        ValueError: A layer has no gate, several (a mixture of experts), or an activation function
+            that is positive elsewhere than its input.
+    """
+    prefix, layers = decoder_layers(model)
+    found = {}
+    for index, layer in enumerate(layers):
+        own = {name: m for name, m in layer.named_modules() if name.endswith("gate_proj")}
+        if len(own) != 1:
+            raise ValueError(
+                f"layer {index} of {type(model).__name__} has {len(own)} gate projections: firing "
+                "is defined for gated feed-forward blocks such as Llama's, Qwen's and Mistral's"
+            )
+        (name, gate), block = *own.items(), layer.get_submodule(next(iter(own)).rpartition(".")[0])
+        _check_sign(getattr(block, "act_fn", None), index)
+        found[f"{prefix}.{index}.{name}"] = gate
+    return found
+
+
+def _check_sign(activation: nn.Module | None, index: int) -> None:
+    probe = torch.tensor([-3.0, -0.01, 0.01, 3.0])
+    if activation is None or ((activation(probe) > 0) != (probe > 0)).any():
+        raise ValueError(
+            f"layer {index}: the activation function {activation} does not keep the sign of its "
+            "input, so that a positive gate is not a firing neuron"
+        )
+
+
+@torch.no_grad()
+def firing_rates(
+    model: nn.Module, batches: Iterable[Mapping[str, torch.Tensor]], *, skip: Sequence[int] = ()
+) -> Firing:
+    """Count the tokens at which every neuron fires, question by question.
+
+    Args:
+        model: A gated decoder; its mode is left as it is.
+        batches: Dicts of `input_ids` and `attention_mask`, (batch, seq), padded on either side; in
+            the order of the questions (`mmlib.data.batches(..., sort=False)`).
+        skip: Token ids that do not count, such as that of BOS.
+
+    Raises:
+        ValueError: See `gates`; or a question without a token that counts.
+    """
+    modules = gates(model)
+    parts: list[tuple[np.ndarray, ...]] = []
+    for batch in batches:
+        seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        counted = _counted(batch, skip)
+        tokens = counted.sum(1)
+        if not tokens.all():
+            raise ValueError("a question has no token that counts: leave out empty texts")
+        end = torch.where(counted, torch.arange(counted.shape[1]), -1).amax(1)
+
+        def note(name, gate, counted=counted, end=end, seen=seen):
+            fires = (gate > 0) & counted.to(gate.device)[..., None]
+            rows = torch.arange(len(fires), device=gate.device)
+            seen[name] = (
+                fires.sum(1, dtype=torch.int32).cpu(),
+                fires[rows, end.to(gate.device)].cpu(),
+            )
+
+        device = model.get_input_embeddings().weight.device
+        with observe(modules, note, what="output"):
+            model(**{key: batch[key].to(device) for key in ("input_ids", "attention_mask")})
+        both = zip(*(seen[name] for name in modules), strict=True)
+        counts, last = (torch.stack(layers, 1).numpy() for layers in both)
+        parts.append((counts, last, tokens.numpy()))
+    if not parts:
+        raise ValueError("no question was given")
+    return Firing(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _counted(batch: Mapping[str, torch.Tensor], skip: Sequence[int]) -> torch.Tensor:
+    ids = batch["input_ids"].cpu()
+    return batch["attention_mask"].cpu().bool() & ~torch.isin(ids, torch.tensor(list(skip)))
+
+
+def overlap_with_english(
+    rates: Mapping[str, np.ndarray],
+    *,
+    english: str = "en",
+    threshold: float | None = 0.5,
+    of: Denominator = "english",
+) -> pd.DataFrame:
+    """How many of the neurons that fire in English fire in another language too.
+
+    Args:
+        rates: Language -> firing rates (layers, neurons).
+        english: The language to compare with.
+        threshold: A neuron belongs to a language where its rate is above it; None compares the
+            rates themselves, Σ min(p_x, p_en) / Σ p_en.
+        of: What the shared neurons are a share of: those of `english`, of the `other` language, or
+            their `union`.
+
+    Returns:
+        A row per layer, a column per other language. Not a number where the denominator is 0.
+
+    Raises:
+        ValueError: No rates of English or of another language, or an unknown `of`.
+    """
+    if english not in rates or len(rates) < 2:
+        raise ValueError(f"needs {english!r} and another language, there are {sorted(rates)}")
+    if of not in get_args(Denominator):
+        raise ValueError(f"of={of!r}: choose {get_args(Denominator)}")
+    fires = {x: p if threshold is None else (p > threshold).astype(float) for x, p in rates.items()}
+    own, columns = fires[english], {}
+    for language, other in fires.items():
+        if language == english:
+            continue
+        base = {"english": own, "other": other, "union": np.maximum(own, other)}[of].sum(1)
+        shared = np.minimum(own, other).sum(1)
+        columns[language] = np.divide(shared, base, out=np.full(len(base), np.nan), where=base > 0)
+    return pd.DataFrame(columns).rename_axis("layer")
+
+
+def ranges(rates: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Language-specific range R (Eq. 4): mean firing rate of a layer, a column per language."""
+    return pd.DataFrame({x: p.mean(1) for x, p in rates.items()}).rename_axis("layer")
+
+
+class Selection(NamedTuple):
+    """The layers that SLAM trains, and what led to them."""
+
+    layers: list[int]
+    peak: int
+    threshold: float
+    msd: pd.Series
+
+
+def select_layers(
+    ranges: pd.DataFrame,
+    overlap: pd.DataFrame,
+    *,
+    peak: int | None = None,
+    inclusive: bool = False,
+) -> Selection:
+    """Layers before the peak of the overlap whose rates differ most between languages.
+
+    With MSD_i the population variance of the ranges of layer i over all languages, English
+    included: K = the layers before argmax of the mean overlap, θ = mean of MSD over K, selected =
+    {i in K: MSD_i > θ} (Eq. 5 to 7).
+
+    Args:
+        ranges: See `ranges`; all languages.
+        overlap: See `overlap_with_english`; the other languages.
+        peak: Takes the place of the argmax, for a model whose overlap has no peak.
+        inclusive: The peak belongs to K.
+
+    Raises:
+        ValueError: A value is not a number; the peak is the first layer (nothing is before it) or
+            the last one (the overlap only rises: a plateau, not a peak).
+    """
+    if ranges.isna().any(axis=None) or overlap.isna().any(axis=None):
+        raise ValueError("a rate or an overlap is not a number: lower the firing threshold")
+    msd = ranges.var(axis=1, ddof=0)
+    top = int(overlap.mean(axis=1).argmax()) if peak is None else peak
+    if peak is None and top == len(msd) - 1:
+        raise ValueError(
+            f"the overlap is highest in the last layer, {top}: it has no peak, give `peak`"
+        )
+    before = msd.iloc[: top + inclusive]
+    if before.empty:
+        raise ValueError("the overlap is highest in layer 0, before which there is none")
+    theta = float(before.mean())
+    return Selection([int(i) for i in before.index[before > theta]], top, theta, msd)
+
+
+def bootstrap_layers(
+    firings: Mapping[str, Firing],
+    *,
+    draws: int = 200,
+    seed: int = 0,
+    aggregation: Aggregation = "token_rate",
+    english: str = "en",
+    threshold: float | None = 0.5,
+    of: Denominator = "english",
+    **selecting: int | bool | None,
+) -> pd.DataFrame:
+    """How often each layer is selected when other questions had been drawn.
+
+    Args:
+        firings: Language -> counts of the same questions in the same order.
+        draws: Resamples of the questions, with replacement; the same for all languages.
+        seed: Of the resamples.
+        aggregation: See `Firing.rates`.
+        english: See `overlap_with_english`, as `threshold` and `of`.
+        threshold: See there.
+        of: See there.
+        **selecting: Further arguments of `select_layers`.
+
+    Returns:
+        A row per layer: `selected`, the share of resamples that select it, and `peak`, the share
+        that has the peak there; resamples without a selection count in neither.
+
+    Raises:
+        ValueError: Languages with different numbers of questions.
+    """
+    sizes = {language: len(f.tokens) for language, f in firings.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"languages have different numbers of questions: {sizes}")
+    (n,), rng = set(sizes.values()), np.random.default_rng(seed)
+    layers = next(iter(firings.values())).counts.shape[1]
+    found = np.zeros((layers, 2))
+    for _ in range(draws):
+        weights = rng.multinomial(n, np.full(n, 1 / n))
+        rates = {x: f.rates(aggregation, weights) for x, f in firings.items()}
+        overlap = overlap_with_english(rates, english=english, threshold=threshold, of=of)
+        try:
+            chosen = select_layers(ranges(rates), overlap, **selecting)
+        except ValueError:
+            continue
+        found[chosen.layers, 0] += 1
+        found[chosen.peak, 1] += 1
+    return pd.DataFrame(found / draws, columns=["selected", "peak"]).rename_axis("layer")

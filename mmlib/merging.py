@@ -1,0 +1,376 @@
+"""Layer swapping: a math expert with the bottom and top layers of a language expert.
+
+Both experts come from one base. A plan gives every decoder layer the weight w of the language
+expert, θ_i = w_i θ_i(language) + (1 - w_i) θ_i(math); whole layers move, with their norms and
+biases (Bandarkar et al., arXiv 2410.01335). Arithmetic is in float32, cast at the end.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from peft import PeftModel
+from peft.utils import merge_utils
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mmlib.models import decoder_layers
+
+Others = Literal["average", "math", "language", "base"]
+Tensors = dict[str, torch.Tensor]
+OWN = ("_name_or_path", "dtype", "torch_dtype", "transformers_version", "architectures")
+"""Entries of a config that may differ between experts."""
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """Weight of the language expert in every decoder layer, 0 (math) to 1 (language)."""
+
+    weights: tuple[float, ...]
+
+    def __post_init__(self):
+        if not self.weights or not all(0 <= w <= 1 for w in self.weights):
+            raise ValueError(f"weights {self.weights}: give one within [0, 1] per layer")
+
+    @classmethod
+    def bands(
+        cls,
+        layers: int,
+        bottom: int,
+        top: int,
+        *,
+        transition: int | tuple[int, int] = 1,
+        weight: float = 0.5,
+    ) -> "LayerPlan":
+        """Language below and above, math between, transition layers where they meet.
+
+        Args:
+            layers: Decoder layers of the model.
+            bottom: Layers of the language expert below.
+            top: Layers of the language expert above.
+            transition: Averaged layers at each border, or (lower, upper).
+            weight: Weight of the language expert in them.
+
+        Raises:
+            ValueError: A negative number, or more layers than the model has.
+        """
+        lower, upper = (transition, transition) if isinstance(transition, int) else transition
+        lower, upper = lower if bottom else 0, upper if top else 0
+        bands = (bottom, lower, layers - bottom - lower - upper - top, upper, top)
+        if min(bands) < 0:
+            raise ValueError(
+                f"bottom={bottom}, top={top}, transition={(lower, upper)} do not fit into "
+                f"{layers} layers"
+            )
+        values = (1.0, weight, 0.0, weight, 1.0)
+        return cls(tuple(w for w, n in zip(values, bands, strict=True) for _ in range(n)))
+
+    @classmethod
+    def fitted(cls, layers: int, *, transition: int = 1) -> "LayerPlan":
+        """The published 5 + 2 of 32 layers, scaled to the depth: .16 L below and .06 L above."""
+        bottom, top = max(1, round(0.16 * layers)), max(1, round(0.06 * layers))
+        return cls.bands(layers, bottom, top, transition=transition)
+
+    @classmethod
+    def from_updates(
+        cls, math: Sequence[float], language: Sequence[float], *, margin: float = 0.001
+    ) -> "LayerPlan":
+        """Each layer from the expert that moved it more; the average where they are close.
+
+        Args:
+            math: Update of each layer by the math expert; made to sum to 1.
+            language: The same of the language expert.
+            margin: Largest difference of the two shares that counts as close.
+        """
+        shares = [np.asarray(x, dtype=float) / np.sum(x) for x in (math, language)]
+        difference = shares[1] - shares[0]
+        chosen = np.where(np.abs(difference) <= margin, 0.5, (difference > 0).astype(float))
+        return cls(tuple(chosen.tolist()))
+
+    def reversed(self) -> "LayerPlan":
+        """The same plan with the experts exchanged: math outside, language inside."""
+        return LayerPlan(tuple(1 - w for w in self.weights))
+
+    def shuffled(self, seed: int) -> "LayerPlan":
+        """As many layers of each kind, in places drawn at random."""
+        return LayerPlan(tuple(np.random.default_rng(seed).permutation(self.weights).tolist()))
+
+
+def dense(model: PreTrainedModel | PeftModel) -> Tensors:
+    """The parameters of a model by name, without copies; a tied matrix once.
+
+    Those of a LoRA expert are its base plus its deltas, alpha / r · B A, under the base's names.
+    """
+    if not isinstance(model, PeftModel):
+        return {name: p.detach() for name, p in model.named_parameters()}
+    inner = model.get_base_model()
+    deltas = {
+        name: module.get_delta_weight(model.active_adapter)
+        for name, module in inner.named_modules()
+        if hasattr(module, "get_delta_weight") and model.active_adapter in module.lora_A
+    }
+    found = {}
+    for name, parameter in inner.named_parameters():
+        if "lora_" in name:
+            continue
+        plain = name.replace(".base_layer.", ".")
+        delta = deltas.get(plain.removesuffix(".weight"))
+        value = parameter.detach()
+        if delta is not None:
+            value = (value.float() + delta.detach().float()).to(value.dtype)
+        found[plain] = value
+    return found
+
+
+def check_comparable(*models: PreTrainedModel | PeftModel) -> None:
+    """Refuse models that are not fine-tuned from one base.
+
+    Raises:
+        ValueError: Their configurations or parameters differ; the message lists how.
+    """
+    configs = [
+        {k: v for k, v in model.config.to_dict().items() if k not in OWN} for model in models
+    ]
+    shapes = [{name: tuple(t.shape) for name, t in dense(model).items()} for model in models]
+    for kind, tables in (("configurations", configs), ("parameters", shapes)):
+        for other in tables[1:]:
+            keys = sorted(set(tables[0]) | set(other), key=str)
+            differing = {
+                k: (tables[0].get(k), other.get(k))
+                for k in keys
+                if tables[0].get(k) != other.get(k)
+            }
+            if differing:
+                shown = dict(list(differing.items())[:8])
+                raise ValueError(f"experts of different bases: their {kind} differ in {shown}")
+
+
+def merged(
+    math: PreTrainedModel | PeftModel,
+    language: PreTrainedModel | PeftModel,
+    plan: LayerPlan,
+    *,
+    others: Others = "average",
+    base: PreTrainedModel | None = None,
+) -> Tensors:
+    """The weights of the swap.
+
+    Args:
+        math: Math expert.
+        language: Language expert; the base itself reverts the math expert's layers.
+        plan: Weights of the language expert, one per layer.
+        others: Where embeddings, final norm and head come from.
+        base: Needed for `others="base"`.
+
+    Returns:
+        Name -> tensor, of the math expert's dtype and device. Layers of weight 0 or 1 are the
+        expert's own tensors, bit by bit.
+
+    Raises:
+        ValueError: See `check_comparable`; or a plan of another depth.
+    """
+    check_comparable(math, language, *([base] if base is not None else []))
+    if others not in get_args(Others):
+        raise ValueError(f"others={others!r}: choose {get_args(Others)}")
+    if others == "base" and base is None:
+        raise ValueError("others='base' needs the base model")
+    plain = math.get_base_model() if isinstance(math, PeftModel) else math
+    prefix, layers = decoder_layers(plain)
+    if len(plan.weights) != len(layers):
+        raise ValueError(f"the plan has {len(plan.weights)} layers, the model {len(layers)}")
+    own, other = dense(math), dense(language)
+    outside = {"average": 0.5, "math": 0.0, "language": 1.0, "base": 0.0}[others]
+    rest = dense(base) if others == "base" else own
+    made = {}
+    for name, tensor in own.items():
+        if name.startswith(f"{prefix}."):
+            index = int(name.removeprefix(f"{prefix}.").split(".")[0])
+            made[name] = _mix(tensor, other[name], plan.weights[index])
+        else:
+            made[name] = _mix(rest[name], other[name], outside)
+    return made
+
+
+def _mix(math: torch.Tensor, language: torch.Tensor, weight: float) -> torch.Tensor:
+    """Weighted mean in float32; exactly one of them for a weight of 0 or 1."""
+    language = language.to(math.device)
+    if weight in (0, 1):
+        return language.to(math.dtype) if weight else math
+    return (weight * language.float() + (1 - weight) * math.float()).to(math.dtype)
+
+
+@contextmanager
+def holding(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Let a model hold other weights inside the block; its own are back after it, bit by bit.
+
+    Raises:
+        ValueError: A tensor is missing, or of another shape.
+    """
+    own = dict(model.named_parameters())
+    if wrong := [n for n, p in own.items() if n not in tensors or tensors[n].shape != p.shape]:
+        raise ValueError(f"no fitting tensor for {', '.join(wrong[:5])}")
+    kept = {name: p.detach().clone() for name, p in own.items()}
+    copies = {name: tensors[name].detach().clone() for name in own}
+    try:
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(copies[name])
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(kept[name])
+
+
+@contextmanager
+def swapped_layers(
+    math: PreTrainedModel,
+    language: PreTrainedModel | PeftModel,
+    plan: LayerPlan,
+    *,
+    others: Others = "average",
+    base: PreTrainedModel | None = None,
+) -> Iterator[None]:
+    """Swap layers into the math expert inside the block, see `merged`."""
+    with holding(math, merged(math, language, plan, others=others, base=base)):
+        yield
+
+
+def save_merged(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tensors: Mapping[str, torch.Tensor],
+    out: str | Path,
+) -> Path:
+    """Write weights as a checkpoint that `from_pretrained` opens.
+
+    Args:
+        model: A model of this shape; unchanged afterwards.
+        tokenizer: Goes with it.
+        tensors: See `merged` and the other functions of this module.
+        out: Folder; must not exist.
+
+    Raises:
+        FileExistsError: It does.
+    """
+    out = Path(out)
+    if out.exists():
+        raise FileExistsError(f"{out} exists: choose another folder or remove it")
+    partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with holding(model, tensors):
+        model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    return partial.rename(out)
+
+
+def soup(experts: Sequence[PreTrainedModel | PeftModel], weights: Sequence[float]) -> Tensors:
+    """Weighted mean of whole experts, Σ w_e θ_e / Σ w_e."""
+    if len(experts) != len(weights) or not sum(weights) > 0:
+        raise ValueError(f"{len(experts)} experts need as many weights, not {list(weights)}")
+    check_comparable(*experts)
+    tables = [dense(expert) for expert in experts]
+    total = sum(weights)
+    return {
+        name: sum(w / total * t[name].float() for w, t in zip(weights, tables, strict=True)).to(
+            tables[0][name].dtype
+        )
+        for name in tables[0]
+    }
+
+
+def adjusted_weights(
+    base: PreTrainedModel, experts: Sequence[PreTrainedModel | PeftModel]
+) -> list[float]:
+    """Weights of a magnitude-adjusted soup: w_e ∝ 1 / mean |ΔW_e|, summing to 1.
+
+    Raises:
+        ValueError: An expert that is the base.
+    """
+    means = [mean_update(base, expert) for expert in experts]
+    if not all(means):
+        raise ValueError("an expert equals the base: it has no update to weigh by")
+    inverse = [1 / m for m in means]
+    return [w / sum(inverse) for w in inverse]
+
+
+def mean_update(base: PreTrainedModel, expert: PreTrainedModel | PeftModel) -> float:
+    """Mean |ΔW| over all parameters."""
+    own, other = dense(base), dense(expert)
+    total = sum((other[n].float() - t.float()).abs().sum().item() for n, t in own.items())
+    return total / sum(t.numel() for t in own.values())
+
+
+def task_arithmetic(
+    base: PreTrainedModel, experts: Sequence[PreTrainedModel | PeftModel], weights: Sequence[float]
+) -> Tensors:
+    """θ_base + Σ w_e (θ_e - θ_base) (Ilharco et al., 2023)."""
+    return _on_base(base, experts, lambda d, w: merge_utils.task_arithmetic(d, w), weights)
+
+
+def ties(
+    base: PreTrainedModel,
+    experts: Sequence[PreTrainedModel | PeftModel],
+    weights: Sequence[float],
+    *,
+    density: float = 0.2,
+) -> Tensors:
+    """TIES: the largest updates of each expert, where they agree in sign (Yadav et al., 2023).
+
+    Args:
+        base: What the experts were fine-tuned from.
+        experts: At least one.
+        weights: Of the experts' updates.
+        density: Share of each tensor's update that is kept, by magnitude.
+    """
+    return _on_base(base, experts, lambda d, w: merge_utils.ties(d, w, density=density), weights)
+
+
+def _on_base(base, experts, rule, weights) -> Tensors:
+    if len(experts) != len(weights):
+        raise ValueError(f"{len(experts)} experts need as many weights, not {list(weights)}")
+    check_comparable(base, *experts)
+    tables, given = [dense(expert) for expert in experts], torch.tensor(list(weights))
+    made = {}
+    for name, tensor in dense(base).items():
+        deltas = [t[name].float().to(tensor.device) - tensor.float() for t in tables]
+        made[name] = (tensor.float() + rule(deltas, given.to(tensor.device))).to(tensor.dtype)
+    return made
+
+
+def update_magnitude(base: PreTrainedModel, expert: PreTrainedModel | PeftModel) -> pd.DataFrame:
+    """How far fine-tuning moved each tensor.
+
+    Args:
+        base: Before.
+        expert: After.
+
+    Returns:
+        One row per tensor: tensor, module (its name without prefix, layer and `weight`), layer
+        (<NA> outside the decoder layers), n, absolute = mean |ΔW|, relative = absolute / mean |W|,
+        share = Σ |ΔW| of the tensor over that of the model (0 for an expert that is the base).
+
+    Raises:
+        ValueError: See `check_comparable`.
+    """
+    check_comparable(base, expert)
+    prefix, _ = decoder_layers(base)
+    after, rows = dense(expert), []
+    for name, tensor in dense(base).items():
+        layer, module = pd.NA, name.removesuffix(".weight")
+        if name.startswith(f"{prefix}."):
+            index, _, module = module.removeprefix(f"{prefix}.").partition(".")
+            layer = int(index)
+        moved = (after[name].float() - tensor.float()).abs()
+        absolute = moved.mean().item()
+        relative = absolute / max(tensor.float().abs().mean().item(), 1e-30)
+        rows.append((name, module, layer, tensor.numel(), absolute, relative))
+    table = pd.DataFrame(rows, columns=["tensor", "module", "layer", "n", "absolute", "relative"])
+    total = (table.absolute * table.n).sum()
+    table["share"] = table.absolute * table.n / total if total else 0.0
+    return table.astype({"layer": "Int64"})

@@ -1,0 +1,189 @@
+"""Firing neurons and layer selection against loops, hand-computed tables and laws."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ARCHITECTURES, build, pad
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmlib.alignment import (
+    Firing,
+    bootstrap_layers,
+    firing_rates,
+    overlap_with_english,
+    ranges,
+    select_layers,
+)
+
+ARCHITECTURES["mistral"] = {"num_key_value_heads": 2}
+GATED = ["llama", "qwen3", "mistral"]
+
+
+def by_hand(model, prompts):
+    """Firing of every token: a loop over prompts and layers that recomputes the gate's input."""
+    found = []
+    for ids in prompts:
+        states = []
+        hooks = [
+            layer.mlp.register_forward_pre_hook(lambda _m, args, to=states: to.append(args[0][0]))
+            for layer in model.model.layers
+        ]
+        with torch.no_grad():
+            model(input_ids=ids[None])
+        for hook in hooks:
+            hook.remove()
+        blocks = [layer.mlp for layer in model.model.layers]
+        with torch.no_grad():
+            found.append(
+                torch.stack(
+                    [b.act_fn(b.gate_proj(x)) > 0 for b, x in zip(blocks, states, strict=True)]
+                )
+            )
+    return [fires.numpy() for fires in found]  # (layers, tokens, neurons) each
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("kind", GATED)
+def test_rates_equal_a_loop_over_tokens(kind, side, prompts):
+    model = build(kind)
+    fires = by_hand(model, prompts)
+    found = firing_rates(model, [pad(prompts[:4], side=side), pad(prompts[4:], side=side)])
+    counts = [f.sum(1) for f in fires]
+    assert (found.counts == np.stack(counts)).mean() > 0.999  # a gate at 0 may cross by rounding
+    tokens = sum(f.shape[1] for f in fires)
+    expected = {
+        "token_rate": sum(counts) / tokens,
+        "sample_rate": np.mean([f.mean(1) for f in fires], axis=0),
+        "any_token": np.mean([f.any(1) for f in fires], axis=0),
+        "last_token": np.mean([f[:, -1] for f in fires], axis=0),
+    }
+    for aggregation, rates in expected.items():
+        assert np.allclose(found.rates(aggregation), rates, atol=0.01)
+    assert found.tokens.tolist() == [len(ids) for ids in prompts]
+
+
+def test_tokens_that_do_not_count_are_left_out(llama):
+    ids = torch.tensor([1, 5, 6, 7])
+    whole = by_hand(llama, [ids])[0]
+    found = firing_rates(llama, [pad([ids])], skip=[1, 7])
+    assert found.tokens.tolist() == [2]
+    assert (found.counts[0] == whole[:, 1:3].sum(1)).all()
+    assert (found.last[0] == whole[:, 2]).all()
+    with pytest.raises(ValueError, match="no token that counts"):
+        firing_rates(llama, [pad([ids])], skip=[1, 5, 6, 7])
+    with pytest.raises(ValueError, match="no question"):
+        firing_rates(llama, [])
+
+
+def test_what_is_not_gated_is_refused(llama):
+    with pytest.raises(ValueError, match=r"GPTNeoX.*0 gate projections.*gated"):
+        firing_rates(build("gpt_neox"), [])
+    llama.model.layers[1].mlp.act_fn = torch.nn.Softplus()
+    with pytest.raises(ValueError, match=r"layer 1.*Softplus"):
+        firing_rates(llama, [])
+    llama.model.layers[1].mlp.act_fn = torch.nn.GELU()
+    assert firing_rates(llama, [pad([torch.tensor([1, 2])])]).counts.shape[1] == 3
+
+
+def toy(counts, tokens):
+    counts = np.asarray(counts, dtype=np.int32)
+    return Firing(counts, counts > 0, np.asarray(tokens))
+
+
+def test_weights_repeat_questions():
+    first = toy([[[1, 0]], [[4, 2]]], [2, 4])
+    twice = toy([[[1, 0]], [[4, 2]], [[4, 2]]], [2, 4, 4])
+    for aggregation in ("token_rate", "sample_rate", "any_token", "last_token"):
+        assert np.allclose(first.rates(aggregation, np.array([1, 2])), twice.rates(aggregation))
+    with pytest.raises(ValueError, match=r"aggregation='mean'.*token_rate"):
+        first.rates("mean")
+
+
+RATES = {
+    "en": np.array([[0.9, 0.6, 0.1, 0.0], [0.7, 0.7, 0.7, 0.2]]),
+    "de": np.array([[0.8, 0.1, 0.6, 0.0], [0.9, 0.9, 0.9, 0.9]]),
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [1 / 2, 1]),
+        ({"of": "other"}, [1 / 2, 3 / 4]),
+        ({"of": "union"}, [1 / 3, 3 / 4]),
+        ({"threshold": None}, [(0.8 + 0.1 + 0.1) / 1.6, 1]),
+        ({"threshold": None, "of": "other"}, [1.0 / 1.5, 2.3 / 3.6]),
+        ({"threshold": None, "of": "union"}, [1.0 / 2.1, 2.3 / 3.6]),
+    ],
+)
+def test_overlap_of_a_table(options, expected):
+    assert overlap_with_english(RATES, **options).de.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("of", ["english", "other", "union"])
+@pytest.mark.parametrize("threshold", [0.5, None])
+def test_a_language_overlaps_with_itself_entirely(of, threshold):
+    rates = {"en": RATES["en"], "same": RATES["en"]}
+    assert (overlap_with_english(rates, of=of, threshold=threshold).same == 1).all()
+
+
+def test_overlap_needs_english_and_neurons_that_fire():
+    with pytest.raises(ValueError, match="needs 'en' and another"):
+        overlap_with_english({"de": RATES["de"]})
+    with pytest.raises(ValueError, match="of='all'"):
+        overlap_with_english(RATES, of="all")
+    assert overlap_with_english(RATES, threshold=0.95).de.isna().all()
+
+
+FOUR = pd.DataFrame(
+    {
+        "en": [0.30, 0.40, 0.20, 0.20],
+        "de": [0.40, 0.40, 0.23, 0.20],
+        "hi": [0.50, 0.40, 0.26, 0.20],
+    }
+)
+PEAK_AT_2 = pd.DataFrame({"de": [0.5, 0.6, 0.9, 0.8], "hi": [0.4, 0.6, 0.8, 0.8]})
+
+
+def test_selection_of_a_table():
+    """MSD = (.02/3, 0, .0018/3, 0); before the peak θ = .01/3, with it θ = .0218/9."""
+    chosen = select_layers(FOUR, PEAK_AT_2)
+    assert (chosen.layers, chosen.peak) == ([0], 2)
+    assert chosen.msd.tolist() == pytest.approx([0.02 / 3, 0, 0.0006, 0])
+    assert chosen.threshold == pytest.approx(0.01 / 3)
+    assert select_layers(FOUR, PEAK_AT_2, inclusive=True).threshold == pytest.approx(0.0218 / 9)
+
+
+@settings(deadline=None)
+@given(st.floats(0.01, 100))
+def test_selection_does_not_depend_on_the_scale_of_the_rates(factor):
+    assert select_layers(FOUR * factor, PEAK_AT_2).layers == [0]
+
+
+def test_an_overlap_without_a_peak_is_refused():
+    rising = PEAK_AT_2.iloc[[0, 1, 3, 2]].reset_index(drop=True)
+    with pytest.raises(ValueError, match=r"last layer, 3.*give `peak`"):
+        select_layers(FOUR, rising)
+    assert select_layers(FOUR, rising, peak=2).layers == [0]
+    with pytest.raises(ValueError, match="layer 0"):
+        select_layers(FOUR, PEAK_AT_2.iloc[[2, 3, 1, 0]].reset_index(drop=True))
+    with pytest.raises(ValueError, match="not a number"):
+        select_layers(FOUR, PEAK_AT_2.assign(hi=np.nan))
+
+
+def test_resamples_of_equal_questions_all_select_the_same():
+    rng = np.random.default_rng(0)
+    shape, tokens = (6, 4, 8), np.full(6, 10)
+    one = {x: rng.integers(0, 11, shape[1:]) for x in ("en", "de", "hi")}
+    equal = {x: toy(np.broadcast_to(c, shape), tokens) for x, c in one.items()}
+    rates = {x: f.rates() for x, f in equal.items()}
+    peak = {"peak": 3}
+    chosen = select_layers(ranges(rates), overlap_with_english(rates), **peak)
+    shares = bootstrap_layers(equal, draws=20, **peak)
+    assert shares.selected[chosen.layers].eq(1).all()
+    assert shares.selected.sum() == len(chosen.layers)
+    assert shares.peak[3] == 1
+    with pytest.raises(ValueError, match="different numbers of questions"):
+        bootstrap_layers(equal | {"hi": toy(np.zeros((5, 4, 8)), np.full(5, 10))})
