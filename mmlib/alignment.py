@@ -14,11 +14,41 @@ import pandas as pd
 import torch
 from torch import nn
 
+from mmlib.data import load_problems
 from mmlib.hooks import observe
 from mmlib.models import decoder_layers
 
 Aggregation = Literal["token_rate", "sample_rate", "any_token", "last_token"]
 Denominator = Literal["english", "other", "union"]
+
+
+def draw_questions(
+    task: str, languages: Sequence[str], *, number: int, seed: int, data_dir: str = ""
+) -> dict[str, list[str]]:
+    """Draw the same questions in several languages, without their answers.
+
+    Args:
+        task: See `mmlib.data.load_problems`; its calibration split is drawn from.
+        languages: ISO 639-1 codes.
+        number: Questions per language, without replacement.
+        seed: Of the draw.
+        data_dir: As in `load_problems`.
+
+    Returns:
+        Language -> prompts, of the same problems in the same order.
+
+    Raises:
+        ValueError: Fewer problems than that are there in all languages.
+    """
+    prompts = {}
+    for code in languages:
+        problems = load_problems(task, code, data_dir=data_dir or None, split="calibration")
+        prompts[code] = {problem.id: problem.prompt for problem in problems}
+    shared = sorted(set.intersection(*map(set, prompts.values())))
+    if not 0 < number <= len(shared):
+        raise ValueError(f"number={number}: {len(shared)} problems of {task} are in all languages")
+    chosen = np.random.default_rng(seed).choice(shared, number, replace=False)
+    return {code: [own[i] for i in chosen] for code, own in prompts.items()}
 
 
 @dataclass(frozen=True)
@@ -279,3 +309,51 @@ def bootstrap_layers(
         found[chosen.layers, 0] += 1
         found[chosen.peak, 1] += 1
     return pd.DataFrame(found / draws, columns=["selected", "peak"]).rename_axis("layer")
+
+
+OVERLAPS = {
+    "of English": {"of": "english"},
+    "of the other": {"of": "other"},
+    "of both": {"of": "union"},
+    "rates": {"threshold": None},
+}
+"""Ways to measure the overlap: options of `overlap_with_english`."""
+
+
+def sensitivity(
+    firings: Mapping[str, Firing],
+    *,
+    aggregations: Sequence[Aggregation] = get_args(Aggregation),
+    overlaps: Mapping[str, Mapping] = OVERLAPS,
+    english: str = "en",
+    threshold: float = 0.5,
+) -> pd.DataFrame:
+    """The selection under every reading of the paper's ambiguities.
+
+    Args:
+        firings: Language -> counts.
+        aggregations: See `Firing.rates`.
+        overlaps: Name -> options of `overlap_with_english`.
+        english: See there.
+        threshold: See there.
+
+    Returns:
+        One row per aggregation, overlap and end (of the candidates, before the peak or with it):
+        layers (joined by blanks), peak, theta, reason (why there are none, else empty).
+    """
+    rows = []
+    for aggregation in aggregations:
+        rates = {language: f.rates(aggregation) for language, f in firings.items()}
+        for name, options in overlaps.items():
+            overlap = overlap_with_english(
+                rates, **{"english": english, "threshold": threshold} | dict(options)
+            )
+            for end in ("before the peak", "with the peak"):
+                try:
+                    chosen = select_layers(ranges(rates), overlap, inclusive=end == "with the peak")
+                    told = (" ".join(map(str, chosen.layers)), chosen.peak, chosen.threshold, "")
+                except ValueError as error:
+                    told = ("", None, np.nan, str(error))
+                rows.append((aggregation, name, end, *told))
+    columns = ["aggregation", "overlap", "candidates", "layers", "peak", "theta", "reason"]
+    return pd.DataFrame(rows, columns=columns).astype({"peak": "Int64"})
