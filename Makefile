@@ -3,7 +3,7 @@
 # make book        only chapters that are stale are executed, then the book is built
 # make html        the book from the chapters as they are
 # make rungs       the shares of non-English math that were tried for organism-base (hours)
-# make small       thirteen small organisms: three mixes and seeds, four widths, bytes (hours)
+# make small       twelve small organisms: three mixes and seeds, three widths, bytes (hours)
 # make sweeps      what chapters 06, 07, 10 to 14 only show and audit (ten hours, WORKERS=2)
 # make evidence    all shipped tables that are too long for a chapter (DATA=folder, hours)
 #
@@ -63,11 +63,11 @@ rungs: .venv/.installed
 	$(PY) -m mmlib keep base_rungs --where "training_seed == 2" \
 	  $$(ls -t runs/02_organism-*/accuracy_by_part.csv | head -n 1)
 
-# Half the documents of the shipped organisms, a quarter of an hour to an hour each on one core:
+# Half the documents of the shipped organisms, twenty minutes to half an hour each on one core:
 # three mixes with three seeds each, other widths with heads of the same size, and one that reads
 # bytes: four times as many tokens, and therefore a fifth of the documents.
 SMALL := $(foreach seed,1 2 3,$(foreach mix,skewed even latin,$(mix)-96-$(seed))) \
-  skewed-32-1 skewed-64-1 skewed-192-1 bytes-96-1
+  skewed-32-1 skewed-64-1 bytes-96-1
 READ := -p mix.documents=110000
 RECIPE_skewed := organism-skewed $(READ)
 RECIPE_even := organism-even $(READ)
@@ -77,7 +77,6 @@ RECIPE_bytes := organism-even -p mix.documents=20000 -p vocab_size=259 -p row_le
 WIDTH_32 := -p hidden_size=32 -p intermediate_size=85 -p heads=1 -p kv_heads=1
 WIDTH_64 := -p hidden_size=64 -p intermediate_size=170 -p heads=2 -p kv_heads=2
 WIDTH_96 := -p hidden_size=96 -p intermediate_size=256 -p heads=3 -p kv_heads=3
-WIDTH_192 := -p hidden_size=192 -p intermediate_size=512 -p heads=6 -p kv_heads=6
 part = $(word $1,$(subst -, ,$*))
 
 small: $(SMALL:%=runs/small/%)
@@ -99,7 +98,7 @@ sweeps: .venv/.installed small
 	$(PY) -m mmlib keep formats $$($(GRID)/formats.yml --tables format_rows)
 	$(PY) -m mmlib keep precision $$($(GRID)/precision.yml --tables precision_rows)
 	$(PY) -m mmlib keep precision_answers $$($(GRID)/precision.yml --tables precision_answers)
-	set -e; for kind in sizes overlap accuracy; do \
+	set -e; for kind in sizes overlap accuracy trainings; do \
 	  $(PY) -m mmlib keep mix_$$kind $$($(GRID)/mixes.yml --tables mix_$$kind); done
 	set -e; for kind in sizes overlap accuracy travel; do \
 	  $(PY) -m mmlib keep emergence_$$kind $$($(GRID)/emergence.yml --tables emergence_$$kind); done

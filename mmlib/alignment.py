@@ -207,12 +207,13 @@ def overlap_with_english(
         base = {"english": own, "other": other, "union": np.maximum(own, other)}[of].sum(1)
         shared = np.minimum(own, other).sum(1)
         columns[language] = np.divide(shared, base, out=np.full(len(base), np.nan), where=base > 0)
-    return pd.DataFrame(columns).rename_axis("layer")
+    return pd.DataFrame(columns).rename_axis("layer").rename_axis(columns="lang")
 
 
 def ranges(rates: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Language-specific range R (Eq. 4): mean firing rate of a layer, a column per language."""
-    return pd.DataFrame({x: p.mean(1) for x, p in rates.items()}).rename_axis("layer")
+    means = pd.DataFrame({x: p.mean(1) for x, p in rates.items()})
+    return means.rename_axis("layer").rename_axis(columns="lang")
 
 
 class Selection(NamedTuple):

@@ -72,6 +72,27 @@ def snapshots(name: str) -> list[str]:
     return [str(path) for path in sorted(own, key=own.get)]
 
 
+def trainings(names: Sequence[str]) -> pd.DataFrame:
+    """What the trainings behind some checkpoints cost; a snapshot counts as its whole training.
+
+    Returns:
+        One row per training: training, mix, width, training_seed, documents, tokens, steps, minutes
+        (of wall time), threads and cpu_hours = minutes · threads / 60.
+    """
+    rows = {}
+    for name in names:
+        if not (base := lineage(name)["base"]):
+            continue
+        manifest = json.loads((Path(base) / "manifest.json").read_text())
+        recipe, threads = manifest["recipe"], int(re.search(r"\d+$", manifest["hardware"])[0])
+        minutes = manifest["seconds"] / 60
+        told = (_mix(recipe), recipe["hidden_size"], recipe["seed"], recipe["mix"]["documents"])
+        cost = (manifest["tokens"], manifest["steps"], minutes, threads, minutes * threads / 60)
+        rows[base] = (Path(base).name, *told, *cost)
+    columns = "training mix width training_seed documents tokens steps minutes threads cpu_hours"
+    return pd.DataFrame(list(rows.values()), columns=columns.split())
+
+
 def _mix(recipe: Mapping[str, Any]) -> str:
     if recipe["vocab_size"] == BYTES:
         return "bytes"

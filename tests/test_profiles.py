@@ -10,7 +10,7 @@ from mmlib.evaluation import part_answers
 from mmlib.localisation import across_languages, draw_samples, math_sets, score_samples
 from mmlib.masks import jaccard
 from mmlib.models import ORGANISMS, load_model
-from mmlib.profiles import beyond_random, lineage, profile, profiles, snapshots
+from mmlib.profiles import beyond_random, lineage, profile, profiles, snapshots, trainings
 
 TASKS = {"math": "organism-math", "nonmath": "organism-reading"}
 LANGS = ["en", "hi"]
@@ -127,6 +127,22 @@ def test_a_snapshot_has_the_lineage_of_its_run(tmp_path):
     assert lineage(str(folder))["step"] == 20
     write(folder, {"en": 1}, vocab=259)
     assert lineage(str(folder))["mix"] == "bytes"
+
+
+def test_cost_of_trainings(tmp_path):
+    for name, seconds, threads in (("one", 1800, 1), ("two", 600, 2)):
+        write(tmp_path / name, {"en": 1, "hi-Latn": 1})
+        path = tmp_path / name / "manifest.json"
+        told = json.loads(path.read_text())
+        hardware = f"x86_64 CPU, threads: {threads}"
+        told |= {"tokens": 200, "seconds": seconds, "hardware": hardware}
+        path.write_text(json.dumps(told))
+    (tmp_path / "one-step10").mkdir()
+    names = [str(tmp_path / name) for name in ("one", "one-step10", "two")]
+    table = trainings([*names, "meta-llama/Llama-3.2-1B-Instruct"]).set_index("training")
+    assert table.cpu_hours.to_dict() == pytest.approx({"one": 0.5, "two": 1 / 3})
+    assert set(table.mix) == {"latin"}
+    assert table.documents["one"] == 100
 
 
 def test_snapshots_come_in_the_order_of_their_steps(tmp_path):
