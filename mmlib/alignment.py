@@ -358,3 +358,27 @@ def sensitivity(
                 rows.append((aggregation, name, end, *told))
     columns = ["aggregation", "overlap", "candidates", "layers", "peak", "theta", "reason"]
     return pd.DataFrame(rows, columns=columns).astype({"peak": "Int64"})
+
+
+def prediction_consistency(
+    answers: pd.DataFrame, *, english: str = "en", problem: Sequence[str] = ("part", "problem_id")
+) -> pd.Series:
+    """Prediction consistency with English (PCR): |M ∩ N| / |M|.
+
+    Args:
+        answers: Rows of lang, correct and the columns that name a problem in every language.
+        english: The language whose right answers are M.
+        problem: These columns.
+
+    Returns:
+        Language -> share of the problems right in English that it has right too; not a number where
+        English has none right.
+
+    Raises:
+        ValueError: Languages that were asked different problems.
+    """
+    wide = answers.pivot(index=list(problem), columns="lang", values="correct")
+    if wide.isna().any(axis=None):
+        raise ValueError("the languages were asked different problems: ask all of them the same")
+    right = wide[wide[english].astype(bool)]
+    return right.drop(columns=english).astype(float).mean()

@@ -13,6 +13,7 @@ from mmlib.alignment import (
     bootstrap_layers,
     firing_rates,
     overlap_with_english,
+    prediction_consistency,
     ranges,
     select_layers,
 )
@@ -187,3 +188,14 @@ def test_resamples_of_equal_questions_all_select_the_same():
     assert shares.peak[3] == 1
     with pytest.raises(ValueError, match="different numbers of questions"):
         bootstrap_layers(equal | {"hi": toy(np.zeros((5, 4, 8)), np.full(5, 10))})
+
+
+def test_prediction_consistency_of_a_table():
+    right = {"en": [1, 1, 1, 0], "de": [1, 0, 1, 1], "hi": [0, 0, 0, 1]}
+    rows = [(c, "math-1", i, bool(x)) for c, xs in right.items() for i, x in enumerate(xs)]
+    answers = pd.DataFrame(rows, columns=["lang", "part", "problem_id", "correct"])
+    found = prediction_consistency(answers)
+    assert found.to_dict() == pytest.approx({"de": 2 / 3, "hi": 0.0})
+    assert prediction_consistency(answers.assign(correct=answers.lang != "en")).isna().all()
+    with pytest.raises(ValueError, match="different problems"):
+        prediction_consistency(answers.iloc[1:])

@@ -18,6 +18,7 @@ LEVELS = {
         "sources",
         "models",
         "hooks",
+        "representations",
         "masks",
         "results",
         "pages",
