@@ -22,7 +22,7 @@ CLAIMS = pd.DataFrame(
         ),
         (
             "O2",
-            "What languages share is about math: sets made the other way round overlap less.",
+            "Sets made the other way round, nonmath - math, overlap less.",
             "Jaccard of every pair of languages above that of its sets nonmath - math",
         ),
         (
@@ -63,7 +63,7 @@ CLAIMS = pd.DataFrame(
         ),
         (
             "O10",
-            "Changing the format moves the set further than changing the language.",
+            "Some change of format moves the set further than a change of language does.",
             "English in some other format has a lower Jaccard with English than the other "
             "languages have on average",
         ),

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mmlib.data import Problem, load_problems
 from mmlib.evaluation import part_answers
 from mmlib.localisation import (
     across_languages,
@@ -150,6 +152,50 @@ def profiles(
         kind: pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
         for kind, tables in joined.items()
     }
+
+
+def answer_losses(
+    names: Sequence[str],
+    *,
+    task: str,
+    number: int,
+    dtype: str = "float32",
+    languages: Sequence[str] = (),
+    data_dir: str = "",
+) -> pd.DataFrame:
+    """How surprised checkpoints are by right answers: an ability that rises before the last step.
+
+    Args:
+        names: As in `profiles`.
+        task: Whose held-out problems are read, see `mmlib.data.load_problems`.
+        number: How many of them per language.
+        dtype: As in `profiles`.
+        languages: As in `profiles`.
+        data_dir: As in `profiles`.
+
+    Returns:
+        One row per checkpoint and language: model, `TOLD`, lang, loss = mean over problems of the
+        mean negative log-likelihood per token of the answer, in nats.
+    """
+    rows = []
+    for name in names:
+        about = lineage(name)
+        model, tokenizer = load_model(name, dtype=dtype)
+        for code in languages or about["languages"]:
+            folder = data_dir or about["base"] or None
+            problems = load_problems(task, code, data_dir=folder)[:number]
+            losses = [_answer_loss(model, tokenizer, problem) for problem in problems]
+            told = {column: about.get(column, -1) for column in TOLD}
+            rows.append({"model": name, "lang": code, "loss": sum(losses) / len(losses)} | told)
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def _answer_loss(model, tokenizer, problem: Problem) -> float:
+    ids = tokenizer(problem.text, return_tensors="pt").input_ids.to(model.device)
+    start = len(tokenizer(problem.prompt).input_ids)
+    logits = model(ids).logits[0, start - 1 : -1].float()
+    return float(torch.nn.functional.cross_entropy(logits, ids[0, start:]))
 
 
 def profile(

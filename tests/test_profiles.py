@@ -6,11 +6,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mmlib.data import load_problems
 from mmlib.evaluation import part_answers
 from mmlib.localisation import across_languages, draw_samples, math_sets, score_samples
 from mmlib.masks import jaccard
 from mmlib.models import ORGANISMS, load_model
-from mmlib.profiles import beyond_random, lineage, profile, profiles, snapshots, trainings
+from mmlib.profiles import (
+    answer_losses,
+    beyond_random,
+    lineage,
+    profile,
+    profiles,
+    snapshots,
+    trainings,
+)
 
 TASKS = {"math": "organism-math", "nonmath": "organism-reading"}
 LANGS = ["en", "hi"]
@@ -127,6 +136,19 @@ def test_a_snapshot_has_the_lineage_of_its_run(tmp_path):
     assert lineage(str(folder))["step"] == 20
     write(folder, {"en": 1}, vocab=259)
     assert lineage(str(folder))["mix"] == "bytes"
+
+
+def test_answer_losses_are_those_of_the_model_itself():
+    table = answer_losses(["organism-skewed"], task="organism-math", number=3, languages=["hi"])
+    model, tokenizer = load_model("organism-skewed", dtype="float32")
+    losses = []
+    for problem in load_problems("organism-math", "hi", data_dir="organism-skewed")[:3]:
+        ids = tokenizer(problem.text, return_tensors="pt").input_ids
+        labels = ids.clone()
+        labels[:, : len(tokenizer(problem.prompt).input_ids)] = -100
+        losses.append(model(ids, labels=labels).loss.item())
+    assert table.loss.item() == pytest.approx(sum(losses) / 3, rel=1e-4)
+    assert (table.lang.item(), table.mix.item(), table.width.item()) == ("hi", "skewed", 192)
 
 
 def test_cost_of_trainings(tmp_path):
