@@ -56,7 +56,7 @@ class Firing:
     """How often every neuron fires in the questions of one language."""
 
     counts: np.ndarray
-    """Tokens of a question at which a neuron fires, int32 (questions, layers, neurons)."""
+    """Tokens of a question at which a neuron fires, float32 (questions, layers, neurons)."""
     last: np.ndarray
     """Whether it fires at the last token, bool (questions, layers, neurons)."""
     tokens: np.ndarray
@@ -74,22 +74,30 @@ class Firing:
             weights: How often each question counts, (questions,); default: once.
 
         Returns:
-            float64 (layers, neurons), within [0, 1].
+            float32 (layers, neurons), within [0, 1].
 
         Raises:
             ValueError: An aggregation that does not exist.
         """
-        w = np.ones(len(self.tokens)) if weights is None else np.asarray(weights, dtype=np.float64)
+        if aggregation not in get_args(Aggregation):
+            raise ValueError(f"aggregation={aggregation!r}: choose {get_args(Aggregation)}")
+        w = np.ones(len(self.tokens)) if weights is None else np.asarray(weights)
+        w = w.astype(np.float32)
         if aggregation == "token_rate":
             return np.tensordot(w, self.counts, 1) / (w @ self.tokens)
-        per_question = {
-            "sample_rate": lambda: self.counts / self.tokens[:, None, None],
-            "any_token": lambda: self.counts > 0,
-            "last_token": lambda: self.last,
-        }
-        if aggregation not in per_question:
-            raise ValueError(f"aggregation={aggregation!r}: choose {get_args(Aggregation)}")
-        return np.tensordot(w, per_question[aggregation](), 1) / w.sum()
+        layers = [
+            w @ self._of_questions(aggregation, layer) for layer in range(self.counts.shape[1])
+        ]
+        return np.stack(layers) / w.sum()
+
+    def _of_questions(self, aggregation: Aggregation, layer: int) -> np.ndarray:
+        """What one layer contributes per question, float32 (questions, neurons)."""
+        if aggregation == "last_token":
+            return self.last[:, layer].astype(np.float32)
+        counts = self.counts[:, layer]
+        if aggregation == "any_token":
+            return (counts > 0).astype(np.float32)
+        return counts / self.tokens[:, None].astype(np.float32)
 
 
 def gates(model: nn.Module) -> dict[str, nn.Linear]:
@@ -103,10 +111,12 @@ def gates(model: nn.Module) -> dict[str, nn.Linear]:
     found = {}
     for index, layer in enumerate(layers):
         own = {name: m for name, m in layer.named_modules() if name.endswith("gate_proj")}
-        if len(own) != 1:
+        mixture = any(name.rpartition(".")[2] == "experts" for name, _ in layer.named_modules())
+        if len(own) != 1 or mixture:
             raise ValueError(
-                f"layer {index} of {type(model).__name__} has {len(own)} gate projections: firing "
-                "is defined for gated feed-forward blocks such as Llama's, Qwen's and Mistral's"
+                f"layer {index} of {type(model).__name__} has {len(own)} gate projections"
+                f"{' and experts' * mixture}: firing is defined for gated feed-forward blocks such "
+                "as Llama's, Qwen's and Mistral's"
             )
         (name, gate), block = *own.items(), layer.get_submodule(next(iter(own)).rpartition(".")[0])
         _check_sign(getattr(block, "act_fn", None), index)
@@ -157,8 +167,9 @@ def firing_rates(
             )
 
         device = model.get_input_embeddings().weight.device
+        inputs = {key: batch[key].to(device) for key in ("input_ids", "attention_mask")}
         with observe(modules, note, what="output"):
-            model(**{key: batch[key].to(device) for key in ("input_ids", "attention_mask")})
+            model.base_model(**inputs, use_cache=False)
         both = zip(*(seen[name] for name in modules), strict=True)
         counts, last = (torch.stack(layers, 1).numpy() for layers in both)
         parts.append((counts, last, tokens.numpy()))
@@ -245,8 +256,9 @@ def select_layers(
         inclusive: The peak belongs to K.
 
     Raises:
-        ValueError: A value is not a number; the peak is the first layer (nothing is before it) or
-            the last one (the overlap only rises: a plateau, not a peak).
+        ValueError: A value is not a number; there are fewer than two candidates, of which none can
+            lie above their mean; the overlap is highest in the last layer (it only rises: a
+            plateau, not a peak); or `peak` is no layer.
     """
     if ranges.isna().any(axis=None) or overlap.isna().any(axis=None):
         raise ValueError("a rate or an overlap is not a number: lower the firing threshold")
@@ -256,9 +268,11 @@ def select_layers(
         raise ValueError(
             f"the overlap is highest in the last layer, {top}: it has no peak, give `peak`"
         )
+    if not 0 <= top < len(msd):
+        raise ValueError(f"peak={peak}: the model has layers 0 to {len(msd) - 1}")
     before = msd.iloc[: top + inclusive]
-    if before.empty:
-        raise ValueError("the overlap is highest in layer 0, before which there is none")
+    if len(before) < 2:
+        raise ValueError(f"the overlap is highest in layer {top}, with {len(before)} candidate(s)")
     theta = float(before.mean())
     return Selection([int(i) for i in before.index[before > theta]], top, theta, msd)
 
@@ -329,7 +343,7 @@ def sensitivity(
     english: str = "en",
     threshold: float = 0.5,
 ) -> pd.DataFrame:
-    """The selection under every reading of the paper's ambiguities.
+    """The selection under several readings of what the paper leaves open.
 
     Args:
         firings: Language -> counts.

@@ -23,8 +23,18 @@ from mmlib.models import decoder_layers
 
 Others = Literal["average", "math", "language", "base"]
 Tensors = dict[str, torch.Tensor]
-OWN = ("_name_or_path", "dtype", "torch_dtype", "transformers_version", "architectures")
-"""Entries of a config that may differ between experts."""
+OWN = (
+    "_name_or_path",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "architectures",
+    "use_cache",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
+"""Entries of a config that may differ between experts: none of them changes what a weight is."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +82,12 @@ class LayerPlan:
 
     @classmethod
     def fitted(cls, layers: int, *, transition: int = 1) -> "LayerPlan":
-        """The published 5 + 2 of 32 layers, scaled to the depth: .16 L below and .06 L above."""
-        bottom, top = max(1, round(0.16 * layers)), max(1, round(0.06 * layers))
+        """The published 5 + 2 of 32 layers, scaled to the depth: .16 L below and L / 16 above.
+
+        Raises:
+            ValueError: As in `bands`, for fewer than four layers with transitions.
+        """
+        bottom, top = max(1, round(0.16 * layers)), max(1, round(layers / 16))
         return cls.bands(layers, bottom, top, transition=transition)
 
     @classmethod
@@ -102,29 +116,49 @@ class LayerPlan:
 
 
 def dense(model: PreTrainedModel | PeftModel) -> Tensors:
-    """The parameters of a model by name, without copies; a tied matrix once.
+    """The parameters of a model by name; a tied matrix once.
 
-    Those of a LoRA expert are its base plus its deltas, alpha / r · B A, under the base's names.
+    Those of a LoRA expert are its base plus its deltas, alpha / r · B A, under the base's names;
+    only they are copies.
+
+    Raises:
+        ValueError: An adapter that is more than LoRA on linear modules, or merged already.
     """
     if not isinstance(model, PeftModel):
         return {name: p.detach() for name, p in model.named_parameters()}
-    inner = model.get_base_model()
-    deltas = {
-        name: module.get_delta_weight(model.active_adapter)
-        for name, module in inner.named_modules()
-        if hasattr(module, "get_delta_weight") and model.active_adapter in module.lora_A
-    }
-    found = {}
+    inner, adapter = model.get_base_model(), model.active_adapter
+    _check_plain(model)
+    modules, found = dict(inner.named_modules()), {}
     for name, parameter in inner.named_parameters():
         if "lora_" in name:
             continue
-        plain = name.replace(".base_layer.", ".")
-        delta = deltas.get(plain.removesuffix(".weight"))
-        value = parameter.detach()
-        if delta is not None:
-            value = (value.float() + delta.detach().float()).to(value.dtype)
-        found[plain] = value
+        module, value = name.rpartition(".base_layer.")[0], parameter.detach()
+        if module and name.endswith(".weight"):
+            delta = modules[module].get_delta_weight(adapter).detach()
+            value = (value.float() + delta.float()).to(value.dtype)
+        found[name.replace(".base_layer.", ".")] = value
     return found
+
+
+def _check_plain(model: PeftModel) -> None:
+    config = model.peft_config[model.active_adapter]
+    for option in ("use_dora", "lora_bias", "modules_to_save"):
+        if getattr(config, option, None):
+            raise ValueError(f"an adapter with {option} is not a sum of base and deltas: merge it")
+    for name, module in model.get_base_model().named_modules():
+        if getattr(module, "merged", False):
+            raise ValueError(f"the adapter of {name} is merged: unload the model first")
+        if getattr(module, "lora_embedding_A", None):
+            raise ValueError(f"{name} is an embedding with an adapter: only linear modules can be")
+
+
+def _shapes(model: PreTrainedModel | PeftModel) -> dict[str, tuple[int, ...]]:
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    return {
+        name.replace(".base_layer.", "."): tuple(p.shape)
+        for name, p in inner.named_parameters()
+        if "lora_" not in name
+    }
 
 
 def check_comparable(*models: PreTrainedModel | PeftModel) -> None:
@@ -136,7 +170,7 @@ def check_comparable(*models: PreTrainedModel | PeftModel) -> None:
     configs = [
         {k: v for k, v in model.config.to_dict().items() if k not in OWN} for model in models
     ]
-    shapes = [{name: tuple(t.shape) for name, t in dense(model).items()} for model in models]
+    shapes = [_shapes(model) for model in models]
     for kind, tables in (("configurations", configs), ("parameters", shapes)):
         for other in tables[1:]:
             keys = sorted(set(tables[0]) | set(other), key=str)
@@ -192,7 +226,8 @@ def merged(
             index = int(name.removeprefix(f"{prefix}.").split(".")[0])
             made[name] = _mix(tensor, other[name], plan.weights[index])
         else:
-            made[name] = _mix(rest[name], other[name], outside)
+            kept = rest[name].to(tensor.device, tensor.dtype)
+            made[name] = _mix(kept, other[name], outside)
     return made
 
 
@@ -214,17 +249,17 @@ def holding(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> Iter
     own = dict(model.named_parameters())
     if wrong := [n for n, p in own.items() if n not in tensors or tensors[n].shape != p.shape]:
         raise ValueError(f"no fitting tensor for {', '.join(wrong[:5])}")
-    kept = {name: p.detach().clone() for name, p in own.items()}
-    copies = {name: tensors[name].detach().clone() for name in own}
+    new = {n: tensors[n] for n, p in own.items() if tensors[n].data_ptr() != p.data_ptr()}
+    kept = {name: own[name].detach().clone() for name in new}
     try:
         with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(copies[name])
+            for name, tensor in new.items():
+                own[name].copy_(tensor)
         yield
     finally:
         with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(kept[name])
+            for name, tensor in kept.items():
+                own[name].copy_(tensor)
 
 
 @contextmanager
@@ -277,10 +312,11 @@ def soup(experts: Sequence[PreTrainedModel | PeftModel], weights: Sequence[float
     tables = [dense(expert) for expert in experts]
     total = sum(weights)
     return {
-        name: sum(w / total * t[name].float() for w, t in zip(weights, tables, strict=True)).to(
-            tables[0][name].dtype
-        )
-        for name in tables[0]
+        name: sum(
+            w / total * t[name].to(first.device).float()
+            for w, t in zip(weights, tables, strict=True)
+        ).to(first.dtype)
+        for name, first in tables[0].items()
     }
 
 
@@ -301,9 +337,8 @@ def adjusted_weights(
 
 def mean_update(base: PreTrainedModel, expert: PreTrainedModel | PeftModel) -> float:
     """Mean |ΔW| over all parameters."""
-    own, other = dense(base), dense(expert)
-    total = sum((other[n].float() - t.float()).abs().sum().item() for n, t in own.items())
-    return total / sum(t.numel() for t in own.values())
+    table = update_magnitude(base, expert)
+    return float((table.absolute * table.n).sum() / table.n.sum())
 
 
 def task_arithmetic(
@@ -366,7 +401,7 @@ def update_magnitude(base: PreTrainedModel, expert: PreTrainedModel | PeftModel)
         if name.startswith(f"{prefix}."):
             index, _, module = module.removeprefix(f"{prefix}.").partition(".")
             layer = int(index)
-        moved = (after[name].float() - tensor.float()).abs()
+        moved = (after[name].to(tensor.device).float() - tensor.float()).abs()
         absolute = moved.mean().item()
         relative = absolute / max(tensor.float().abs().mean().item(), 1e-30)
         rows.append((name, module, layer, tensor.numel(), absolute, relative))

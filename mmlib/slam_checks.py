@@ -16,9 +16,11 @@ _SHAPES = {"keep_ratios": (), "replicates": "samples of questions"}
 
 def _thirds(table: pd.DataFrame, value: str) -> pd.DataFrame:
     """Means of the first, middle and last third of the layers, by seed and language."""
-    depth = int(table.layer.max()) + 1
-    if depth < 6:
-        raise NotTestableError(f"needs at least 6 layers to tell a shape, the model has {depth}")
+    depth = table.groupby("model").layer.transform("max") + 1
+    if depth.min() < 6:
+        raise NotTestableError(f"needs at least 6 layers to tell a shape, there are {depth.min()}")
+    if table.duplicated(["seed", "model", "lang", "layer"]).any():
+        raise NotTestableError("needs one value per model, language, layer and seed")
     third = (table.layer * 3 // depth).map({0: "first", 1: "middle", 2: "last"})
     return table.assign(third=third).pivot_table(
         index=["seed", "model", "lang"], columns="third", values=value

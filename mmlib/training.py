@@ -4,8 +4,10 @@ Shared by selective alignment (translation pairs, feed-forward blocks of a few l
 experts of layer swapping (instructions, all weights).
 """
 
+import copy
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +15,9 @@ from typing import Any
 
 import pandas as pd
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import (
-    DataCollatorForSeq2Seq,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from mmlib.languages import LANGUAGES
 from mmlib.models import decoder_layers
@@ -63,8 +60,11 @@ def encode(
         Dicts of `input_ids` and `labels` (-100 at the prompt), lists of equal length.
 
     Raises:
-        ValueError: No pair, an empty target, or an example that is too long.
+        ValueError: No pair, an empty target, an example that is too long, or a tokenizer without
+            an end-of-text token.
     """
+    if end and tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no end-of-text token: give end=False")
     examples = []
     for prompt, target in pairs:
         before = tokenizer(prompt).input_ids
@@ -128,20 +128,19 @@ def trainable_share(model: nn.Module) -> float:
     return sum(n for n, grad in counts if grad) / sum(n for n, _ in counts)
 
 
-def frozen_digest(model: nn.Module) -> str:
-    """SHA-256 of everything that has no gradient: names, shapes and bytes."""
-    digest = hashlib.sha256()
+def digest(model: nn.Module, *, trainable: bool) -> str:
+    """SHA-256 of the parameters with gradients, or of those without: names, shapes and bytes."""
+    found = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
-        if not parameter.requires_grad:
+        if parameter.requires_grad == trainable:
             raw = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(f"{name}{tuple(parameter.shape)}".encode())
-            digest.update(raw.numpy().tobytes())
-    return digest.hexdigest()
+            found.update(f"{name}{tuple(parameter.shape)}".encode())
+            found.update(raw.numpy().tobytes())
+    return found.hexdigest()
 
 
 def finetune(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Mapping[str, list[int]]],
     out: str | Path,
     *,
@@ -152,97 +151,141 @@ def finetune(
     heldout: Sequence[Mapping[str, list[int]]] = (),
     every: int = 50,
     seed: int = 1,
-    resume: bool = True,
     **arguments: Any,
 ) -> pd.DataFrame:
     """Fine-tune the parameters that have gradients, in place, with transformers' Trainer.
 
     Args:
         model: A causal language model, with gradients where it is to change (`trainable_only`, or
-            a peft model).
-        tokenizer: Its tokenizer.
+            a peft model); these in float32, which `bf16=True` computes with in bfloat16.
         examples: See `encode`.
-        out: Folder of the checkpoints and of the log; a run with the same examples and settings
-            that was interrupted goes on from its last checkpoint.
+        out: Folder of the run. One that was interrupted goes on from its last checkpoint; one that
+            is finished is not trained again, its weights are loaded.
         steps: Optimizer steps.
         learning_rate: At its peak; cosine decay, AdamW without weight decay, as published.
-        batch_size: Examples per step and device.
+        batch_size: Examples per batch and device.
         accumulation: Batches per step.
         heldout: Examples whose loss is measured every `every` steps, and before the first.
         every: Steps between measurements, and between checkpoints.
         seed: Of the order of the examples.
-        resume: Go on from a checkpoint in `out`.
         **arguments: Further `transformers.TrainingArguments`, such as `bf16=True`.
 
     Returns:
-        The log: step, loss (training, mean since the row before), heldout_loss.
+        The log: step, loss (training, mean since the row before), heldout_loss (mean over batches);
+        missing where they were not measured.
 
     Raises:
-        ValueError: Nothing has gradients, or `out` holds a run with other settings.
+        ValueError: Nothing has gradients, something that has is not float32, or `out` holds a run
+            of another model, with other examples or settings.
         RuntimeError: A weight without gradient has changed.
     """
-    if not any(p.requires_grad for p in model.parameters()):
+    out, moving = Path(out), {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if not moving:
         raise ValueError("no parameter has gradients: choose some with trainable_only")
-    out = Path(out)
-    settings = TrainingArguments(
-        **{
-            "output_dir": str(out),
-            "max_steps": steps,
-            "learning_rate": learning_rate,
-            "lr_scheduler_type": "cosine",
-            "weight_decay": 0.0,
-            "per_device_train_batch_size": batch_size,
-            "per_device_eval_batch_size": batch_size,
-            "gradient_accumulation_steps": accumulation,
-            "eval_strategy": "steps" if heldout else "no",
-            "eval_on_start": bool(heldout),
-            "eval_steps": every,
-            "logging_steps": every,
-            "save_steps": every,
-            "save_total_limit": 1,
-            "seed": seed,
-            "report_to": [],
-            "dataloader_pin_memory": torch.cuda.is_available(),
-            "use_cpu": not torch.cuda.is_available(),
-            "remove_unused_columns": False,
-        }
-        | arguments
-    )
-    started = _same_run(out, examples, steps, learning_rate, batch_size * accumulation, seed)
-    frozen = frozen_digest(model)
+    if low := [name for name, p in moving.items() if p.dtype != torch.float32]:
+        raise ValueError(
+            f"{low[0]} is {moving[low[0]].dtype}: small steps would round to nothing. Load the "
+            "model with dtype='float32', and give bf16=True to compute in bfloat16"
+        )
+    chosen = {
+        "max_steps": steps,
+        "learning_rate": learning_rate,
+        "lr_scheduler_type": "cosine",
+        "weight_decay": 0.0,
+        "per_device_train_batch_size": batch_size,
+        "per_device_eval_batch_size": batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "eval_strategy": "steps" if heldout else "no",
+        "eval_on_start": bool(heldout),
+        "eval_steps": every,
+        "logging_steps": every,
+        "save_steps": every,
+        "save_total_limit": 1,
+        "seed": seed,
+        "report_to": [],
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_cpu": not torch.cuda.is_available(),
+        "remove_unused_columns": False,
+    } | arguments
+    frozen = digest(model, trainable=False)
+    told = [frozen, digest(model, trainable=True), sorted(moving), *map(repr, (examples, heldout))]
+    _claim(out, hashlib.sha256(json.dumps([told, repr(sorted(chosen.items()))]).encode()))
+    finished = out / "finished.safetensors"
+    if not finished.is_file():
+        _train(model, examples, heldout, out, chosen)
+        if digest(model, trainable=False) != frozen:
+            raise RuntimeError("weights without gradient have changed: the run is not what it says")
+        weights = {name: p.detach().cpu().contiguous() for name, p in moving.items()}
+        save_file(weights, finished.with_suffix(".tmp"))
+        finished.with_suffix(".tmp").rename(finished)
+    with torch.no_grad():
+        for name, tensor in load_file(finished).items():
+            moving[name].copy_(tensor)
+    return pd.read_csv(out / "log.csv")
+
+
+def _train(model, examples, heldout, out: Path, chosen: dict[str, Any]) -> None:
+    """Run the Trainer; the model's mode and configuration are afterwards as they were."""
+    mode, config = model.training, copy.deepcopy(model.config)
     trainer = Trainer(
         model=model,
-        args=settings,
+        args=TrainingArguments(output_dir=str(out), **chosen),
         train_dataset=list(examples),
         eval_dataset=list(heldout) or None,
-        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
-        processing_class=tokenizer,
+        data_collator=_collate,
     )
-    trainer.train(resume_from_checkpoint=resume and started and _has_checkpoint(out))
-    if frozen_digest(model) != frozen:
-        raise RuntimeError("weights without gradient have changed: the run is not what it says")
-    log = pd.DataFrame(trainer.state.log_history)
+    try:
+        trainer.train(resume_from_checkpoint=_checkpoint(out))
+    finally:
+        model.train(mode)
+        for name, value in config.to_dict().items():
+            if getattr(model.config, name, value) != value:
+                setattr(model.config, name, value)
+    log = pd.DataFrame(trainer.state.log_history).groupby("step").first()
     columns = {"loss": "loss", "eval_loss": "heldout_loss"}
-    kept = [column for column in columns if column in log]
-    return log.groupby("step")[kept].first().rename(columns=columns).reset_index()
+    log = log.reindex(columns=list(columns)).rename(columns=columns).reset_index()
+    log.to_csv(out / "log.csv", index=False)
 
 
-def _has_checkpoint(out: Path) -> bool:
-    return any(out.glob("checkpoint-*"))
+def _collate(examples: Sequence[Mapping[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Right-pad with id 0, which mask and labels hide: no pad token is needed."""
+    width = max(len(example["input_ids"]) for example in examples)
+    batch = {
+        "input_ids": torch.zeros(len(examples), width, dtype=torch.int64),
+        "attention_mask": torch.zeros(len(examples), width, dtype=torch.int64),
+        "labels": torch.full((len(examples), width), IGNORED),
+    }
+    for index, example in enumerate(examples):
+        length = len(example["input_ids"])
+        batch["input_ids"][index, :length] = torch.tensor(example["input_ids"])
+        batch["labels"][index, :length] = torch.tensor(example["labels"])
+        batch["attention_mask"][index, :length] = 1
+    return batch
 
 
-def _same_run(out: Path, examples: Sequence, *settings: Any) -> bool:
-    """Whether `out` holds a run with these settings; writes them down where it holds none.
+def _checkpoint(out: Path) -> str | None:
+    """The newest whole checkpoint; what a killed run left half-written is removed."""
+    found = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in reversed(found):
+        if (path / "trainer_state.json").is_file():
+            return str(path)
+        shutil.rmtree(path)
+    return None
+
+
+def _claim(out: Path, told: Any) -> None:
+    """Write down what run `out` holds.
 
     Raises:
         ValueError: It holds another one.
     """
-    told = hashlib.sha256(json.dumps([list(map(dict, examples)), *settings]).encode()).hexdigest()
     path = out / "settings.sha256"
-    if path.is_file():
-        if path.read_text() != told:
-            raise ValueError(f"{out} holds a run with other examples or settings: choose another")
-        return True
+    if path.is_file() and path.read_text() != told.hexdigest():
+        raise ValueError(
+            f"{out} holds a run of another model, with other examples or settings: choose another "
+            "folder or remove it"
+        )
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(told)
-    return False
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(told.hexdigest())
+    temporary.replace(path)

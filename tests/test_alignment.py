@@ -1,5 +1,7 @@
 """Firing neurons and layer selection against loops, hand-computed tables and laws."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,12 +13,15 @@ from hypothesis import strategies as st
 from mmlib.alignment import (
     Firing,
     bootstrap_layers,
+    draw_questions,
     firing_rates,
     overlap_with_english,
     prediction_consistency,
     ranges,
     select_layers,
+    sensitivity,
 )
+from mmlib.data import load_problems
 
 ARCHITECTURES["mistral"] = {"num_key_value_heads": 2}
 GATED = ["llama", "qwen3", "mistral"]
@@ -76,6 +81,17 @@ def test_tokens_that_do_not_count_are_left_out(llama):
         firing_rates(llama, [pad([ids])], skip=[1, 5, 6, 7])
     with pytest.raises(ValueError, match="no question"):
         firing_rates(llama, [])
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_tokens_are_left_out_on_either_side_of_padding(llama, side, prompts):
+    first = {int(ids[0]) for ids in prompts if len(ids) > 1}
+    rows = [ids for ids in prompts if len(ids) > 1 and not first & set(ids[1:].tolist())]
+    found = firing_rates(llama, [pad(rows, side=side)], skip=sorted(first))
+    fires = by_hand(llama, rows)
+    assert found.tokens.tolist() == [len(ids) - 1 for ids in rows]
+    assert (found.counts == np.stack([f[:, 1:].sum(1) for f in fires])).mean() > 0.999
+    assert (found.last == np.stack([f[:, -1] for f in fires])).mean() > 0.999
 
 
 def test_what_is_not_gated_is_refused(llama):
@@ -168,7 +184,9 @@ def test_an_overlap_without_a_peak_is_refused():
     with pytest.raises(ValueError, match=r"last layer, 3.*give `peak`"):
         select_layers(FOUR, rising)
     assert select_layers(FOUR, rising, peak=2).layers == [0]
-    with pytest.raises(ValueError, match="layer 0"):
+    with pytest.raises(ValueError, match=r"peak=4: .*0 to 3"):
+        select_layers(FOUR, PEAK_AT_2, peak=4)
+    with pytest.raises(ValueError, match=r"layer 0, with 0 candidate"):
         select_layers(FOUR, PEAK_AT_2.iloc[[2, 3, 1, 0]].reset_index(drop=True))
     with pytest.raises(ValueError, match="not a number"):
         select_layers(FOUR, PEAK_AT_2.assign(hi=np.nan))
@@ -186,6 +204,10 @@ def test_resamples_of_equal_questions_all_select_the_same():
     assert shares.selected[chosen.layers].eq(1).all()
     assert shares.selected.sum() == len(chosen.layers)
     assert shares.peak[3] == 1
+    odd = {x: f.counts.copy() for x, f in equal.items()}
+    odd["hi"][0, 2] += 40  # in one question only, so that it depends on the draw
+    some = bootstrap_layers({x: toy(c, tokens) for x, c in odd.items()}, draws=40, **peak)
+    assert 0.3 < some.selected[2] < 1
     with pytest.raises(ValueError, match="different numbers of questions"):
         bootstrap_layers(equal | {"hi": toy(np.zeros((5, 4, 8)), np.full(5, 10))})
 
@@ -199,3 +221,37 @@ def test_prediction_consistency_of_a_table():
     assert prediction_consistency(answers.assign(correct=answers.lang != "en")).isna().all()
     with pytest.raises(ValueError, match="different problems"):
         prediction_consistency(answers.iloc[1:])
+
+
+def test_questions_are_parallel():
+    drawn = draw_questions("organism-math", ["en", "hi"], number=5, seed=1)
+    other = draw_questions("organism-math", ["en"], number=5, seed=2)
+    problems = {
+        code: {p.prompt: p.id for p in load_problems("organism-math", code, split="calibration")}
+        for code in drawn
+    }
+    ids = {code: [problems[code][text] for text in texts] for code, texts in drawn.items()}
+    assert ids["en"] == ids["hi"]
+    assert len(set(ids["en"])) == 5
+    assert other["en"] != drawn["en"]
+    with pytest.raises(ValueError, match="number=5000"):
+        draw_questions("organism-math", ["en"], number=5000, seed=1)
+
+
+def test_sensitivity_lists_what_the_functions_say():
+    rng = np.random.default_rng(0)
+    firings = {x: toy(rng.integers(0, 11, (6, 5, 8)), np.full(6, 10)) for x in ("en", "de", "hi")}
+    table = sensitivity(firings).set_index(["aggregation", "overlap", "candidates"])
+    assert len(table) == 4 * 4 * 2
+    rates = {x: f.rates("sample_rate") for x, f in firings.items()}
+    for end, inclusive in (("before the peak", False), ("with the peak", True)):
+        row = table.loc["sample_rate", "of both", end]
+        overlap = overlap_with_english(rates, of="union")
+        if row.reason:
+            with pytest.raises(ValueError, match=re.escape(row.reason)):
+                select_layers(ranges(rates), overlap, inclusive=inclusive)
+            continue
+        chosen = select_layers(ranges(rates), overlap, inclusive=inclusive)
+        assert row.layers == " ".join(map(str, chosen.layers))
+        assert row.peak == chosen.peak
+    assert (table.layers.eq("") == table.reason.ne("")).all()

@@ -56,6 +56,9 @@ def test_bands_and_what_does_not_fit():
     assert LayerPlan.bands(4, 2, 2, transition=0).weights == (1, 1, 1, 1)
     assert LayerPlan.bands(4, 0, 1, weight=0.3).weights == (0, 0, 0.3, 1)
     assert LayerPlan.bands(5, 1, 1, transition=(2, 0)).weights == (1, 0.5, 0.5, 0, 1)
+    ends = {n: LayerPlan.fitted(n).weights for n in (16, 24, 28, 36)}
+    sizes = {n: (w.index(0.5), w[::-1].index(0.5)) for n, w in ends.items()}
+    assert sizes == {16: (3, 1), 24: (4, 2), 28: (4, 2), 36: (6, 2)}
     published = LayerPlan.fitted(32).weights
     assert published == (1,) * 5 + (0.5,) + (0,) * 23 + (0.5,) + (1,) * 2
     with pytest.raises(ValueError, match="do not fit into 4 layers"):
@@ -182,6 +185,32 @@ def test_lora_experts_are_mixed_by_their_deltas():
     for name, tensor in by_delta.items():
         assert torch.allclose(tensor, by_weight[name], atol=1e-6)
     assert update_magnitude(base, math).query("share > 0").module.nunique() == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "embedding"),
+    ],
+)
+def test_adapters_that_are_no_plain_deltas_are_refused(options, reason):
+    config = {"r": 2, "target_modules": ["q_proj"]} | options
+    model = peft.get_peft_model(
+        build("llama", tie_word_embeddings=False), peft.LoraConfig(**config)
+    )
+    with pytest.raises(ValueError, match=reason):
+        dense(model)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_a_merged_adapter_is_not_added_twice():
+    model = adapted(build("llama"), 1)
+    model.merge_adapter()
+    with pytest.raises(ValueError, match="is merged"):
+        dense(model)
 
 
 def test_soups(family):

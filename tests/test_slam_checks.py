@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from mmlib.claims import NO, NOT_TESTABLE, YES, judge, published_effect
+from mmlib.claims import NO, NOT_TESTABLE, UNDECIDED, YES, judge, published_effect
 
 FALLS = [0.6, 0.5, 0.3, 0.3, 0.3, 0.29]
 FLAT = [0.3, 0.3, 0.3, 0.3, 0.3, 0.3]
@@ -23,12 +23,25 @@ def table(shapes, name, **more):
 
 @pytest.mark.parametrize(
     ("other", "verdict", "effect"),
-    [(FALLS, YES, 0.245), (FLAT, NO, 0.0), (ON, NO, 0.0), (FALLS[::-1], NO, -0.255)],
+    [
+        (FALLS, YES, 0.245),
+        (FLAT, UNDECIDED, 0.0),
+        (ON, UNDECIDED, 0.0),
+        (FALLS[::-1], NO, -0.255),
+    ],
 )
 def test_rates_that_fall_and_then_flatten(other, verdict, effect):
     outcome = judge("S2", {"firing": table({"en": FALLS, "hi": other}, "rate")})
     assert outcome.effect == pytest.approx(effect)
-    assert outcome.verdict == verdict or effect == 0
+    assert outcome.verdict == verdict
+
+
+def test_values_are_told_apart_by_model_and_not_averaged():
+    deep = table({"en": [x for x in FALLS for _ in range(3)]}, "rate").assign(model="deep")
+    both = pd.concat([table({"en": FALLS}, "rate"), deep], ignore_index=True)
+    assert judge("S2", {"firing": both}).effect == pytest.approx(0.245)
+    outcome = judge("S2", {"firing": pd.concat([both, both])})
+    assert (outcome.verdict, "one value" in outcome.reason) == (NOT_TESTABLE, True)
 
 
 def test_a_shallow_model_has_no_shape():

@@ -1,7 +1,5 @@
 """Only chosen weights move, the loss is the target's, and an interrupted run goes on."""
 
-from contextlib import nullcontext
-
 import peft
 import pytest
 import torch
@@ -9,12 +7,13 @@ from conftest import build
 from transformers import Trainer
 
 from mmlib.alignment import firing_rates
+from mmlib.merging import update_magnitude
 from mmlib.models import load_model
 from mmlib.training import (
     IGNORED,
+    digest,
     encode,
     finetune,
-    frozen_digest,
     trainable_only,
     trainable_share,
     translation_prompt,
@@ -50,6 +49,10 @@ def test_labels_are_the_targets(organism):
         encode(tokenizer, [("a", "")])
     with pytest.raises(ValueError, match="no pair"):
         encode(tokenizer, [])
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="end=False"):
+        encode(tokenizer, PAIRS)
+    assert encode(tokenizer, PAIRS, end=False)
 
 
 def test_only_the_chosen_weights_have_gradients(llama):
@@ -99,13 +102,13 @@ def test_finetuning_changes_what_it_may_and_nothing_else(organism, tmp_path):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     examples = encode(tokenizer, PAIRS * 4)
     with trainable_only(model, [1]) as names:
-        log = finetune(model, tokenizer, examples, tmp_path / "run", heldout=examples[:4], **FAST)
+        log = finetune(model, examples, tmp_path / "run", heldout=examples[:4], **FAST)
     changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert changed == set(names)
     assert list(log.step) == [0, 2, 4]
     assert log.heldout_loss.iloc[-1] < log.heldout_loss.iloc[0]
     with pytest.raises(ValueError, match="no parameter has gradients"):
-        finetune(model.requires_grad_(False), tokenizer, examples, tmp_path / "x", **FAST)
+        finetune(model.requires_grad_(False), examples, tmp_path / "x", **FAST)
 
 
 def test_the_loss_is_that_of_the_targets(organism, tmp_path):
@@ -117,35 +120,73 @@ def test_the_loss_is_that_of_the_targets(organism, tmp_path):
         logs = torch.log_softmax(model(ids).logits[0, start - 1 : -1].float(), -1)
     by_hand = -logs.gather(1, ids[0, start:, None]).mean().item()
     with trainable_only(model, [0]):
-        log = finetune(model, tokenizer, examples, tmp_path, heldout=examples, **FAST)
+        log = finetune(model, examples, tmp_path, heldout=examples, **FAST)
     assert log.heldout_loss.iloc[0] == pytest.approx(by_hand, rel=1e-3)
 
 
-def test_an_interrupted_run_goes_on_and_another_one_is_refused(tmp_path, monkeypatch):
-    step, results = Trainer.training_step, []
-    for name, limit in (("whole", 99), ("parts", 3)):
-        for most in (limit, 99):
-            calls = []
+def one_run(folder, monkeypatch, most=99, **changes):
+    """A run of four steps that is killed before step `most` + 1; its model and its steps."""
+    step, calls = Trainer.training_step, []
 
-            def stops(*args, calls=calls, most=most, **options):
-                calls.append(1)
-                if len(calls) > most:
-                    raise KeyboardInterrupt
-                return step(*args, **options)
+    def stops(*args, **options):
+        calls.append(1)
+        if len(calls) > most:
+            raise KeyboardInterrupt
+        return step(*args, **options)
 
-            monkeypatch.setattr(Trainer, "training_step", stops)
-            model, tokenizer = load_model("organism-skewed", dtype="float32")
-            examples = encode(tokenizer, PAIRS * 4)
-            killed = pytest.raises(KeyboardInterrupt) if most == 3 else nullcontext()
-            with trainable_only(model, [0]), killed:
-                finetune(model, tokenizer, examples, tmp_path / name, **FAST)
-            if most == limit == 99:
-                break
-        results.append(model.model.layers[0].mlp.up_proj.weight.detach())
-    assert len(calls) == 2  # the last two of four steps
-    assert torch.equal(*results)
-    with trainable_only(model, [0]), pytest.raises(ValueError, match="other examples or settings"):
-        finetune(model, tokenizer, examples[:3], tmp_path / "whole", **FAST)
+    model, tokenizer = load_model("organism-skewed", dtype="float32")
+    examples = encode(tokenizer, PAIRS * 4)
+    with monkeypatch.context() as patch, trainable_only(model, changes.pop("layers", [0])):
+        patch.setattr(Trainer, "training_step", stops)
+        options = FAST | {"heldout": examples[:4]} | changes
+        log = finetune(model, examples, folder, **options)
+    return model.model.layers[0].mlp.up_proj.weight.detach(), len(calls), log
+
+
+def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
+    whole, steps, log = one_run(tmp_path / "whole", monkeypatch)
+    assert steps == 4
+    with pytest.raises(KeyboardInterrupt):
+        one_run(tmp_path / "parts", monkeypatch, most=3)
+    torn = tmp_path / "parts" / "checkpoint-3"
+    torn.mkdir()
+    parts, steps, resumed = one_run(tmp_path / "parts", monkeypatch)
+    assert steps == 2
+    assert torch.equal(whole, parts)
+    assert resumed.heldout_loss.tolist() == log.heldout_loss.tolist()
+    assert not torn.exists()
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
+    first, _, log = one_run(tmp_path, monkeypatch, steps=5)
+    again, steps, same = one_run(tmp_path, monkeypatch, steps=5)
+    assert steps == 0
+    assert torch.equal(first, again)
+    assert same.equals(log)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"layers": [1]}, {"learning_rate": 2e-3}, {"accumulation": 2}, {"heldout": ()}]
+)
+def test_a_folder_of_another_run_is_refused(tmp_path, monkeypatch, changes):
+    one_run(tmp_path, monkeypatch, steps=1)
+    with pytest.raises(ValueError, match="holds a run of another model"):
+        one_run(tmp_path, monkeypatch, **({"steps": 1} | changes))
+
+
+def test_mode_and_configuration_stay_and_low_precision_is_refused(organism, tmp_path):
+    base, tokenizer = organism
+    expert, _ = load_model("organism-skewed", dtype="float32")
+    before = expert.config.to_dict()
+    with trainable_only(expert, None, modules=[]):
+        log = finetune(expert, encode(tokenizer, PAIRS), tmp_path / "a", **FAST | {"every": 9})
+    assert not expert.training
+    assert expert.config.to_dict() == before
+    assert set(log) == {"step", "loss", "heldout_loss"}
+    assert update_magnitude(base, expert).absolute.max() > 0  # they are comparable
+    half, _ = load_model("organism-skewed", dtype="bfloat16")
+    with trainable_only(half, [0]), pytest.raises(ValueError, match=r"bfloat16.*bf16=True"):
+        finetune(half, encode(tokenizer, PAIRS), tmp_path / "b", **FAST)
 
 
 def test_a_selected_layer_cannot_move_its_own_firing(organism, tmp_path):
@@ -154,9 +195,9 @@ def test_a_selected_layer_cannot_move_its_own_firing(organism, tmp_path):
     text = [tokenizer("12 + 30 = 42", return_tensors="pt")]
     before = firing_rates(model, text).counts
     with trainable_only(model, [2]):
-        frozen = frozen_digest(model)
-        finetune(model, tokenizer, encode(tokenizer, PAIRS), tmp_path, **FAST)
-        assert frozen_digest(model) == frozen
+        frozen = digest(model, trainable=False)
+        finetune(model, encode(tokenizer, PAIRS), tmp_path, **FAST)
+        assert digest(model, trainable=False) == frozen
     after = firing_rates(model, text).counts
     assert (after[:, :3] == before[:, :3]).all()
     assert (after[:, 3:] != before[:, 3:]).any()
@@ -168,8 +209,8 @@ def test_models_of_peft_are_trained_too(organism, tmp_path):
     config = peft.LoraConfig(r=2, target_modules=["up_proj", "down_proj"], task_type="CAUSAL_LM")
     before = model.model.layers[0].mlp.up_proj.weight.detach().clone()
     adapted = peft.get_peft_model(model, config)
-    frozen = frozen_digest(adapted)
-    finetune(adapted, tokenizer, encode(tokenizer, PAIRS), tmp_path, **FAST)
-    assert frozen_digest(adapted) == frozen
+    frozen = digest(adapted, trainable=False)
+    finetune(adapted, encode(tokenizer, PAIRS), tmp_path, **FAST)
+    assert digest(adapted, trainable=False) == frozen
     moved = adapted.merge_and_unload().model.layers[0].mlp.up_proj.weight - before
     assert torch.linalg.matrix_rank(moved.float(), rtol=1e-4) == 2
