@@ -96,7 +96,7 @@ sweeps: .venv/.installed small
 	$(PY) -m mmlib keep precision $$($(GRID)/precision.yml --tables precision_rows)
 	$(PY) -m mmlib keep precision_answers $$($(GRID)/precision.yml --tables precision_answers)
 	set -e; for kind in sizes overlap accuracy trainings; do \
-	  $(PY) -m mmlib keep mix_$$kind $$($(GRID)/mixes.yml --tables mix_$$kind); done
+	  $(PY) -m mmlib keep data_$$kind $$($(GRID)/mixes.yml --tables data_$$kind); done
 	set -e; for kind in sizes overlap accuracy travel loss; do \
 	  $(PY) -m mmlib keep emergence_$$kind $$($(GRID)/emergence.yml --tables emergence_$$kind); done
 
