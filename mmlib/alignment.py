@@ -332,7 +332,7 @@ OVERLAPS = {
     "of both": {"of": "union"},
     "rates": {"threshold": None},
 }
-"""Ways to measure the overlap: options of `overlap_with_english`."""
+"""Ways to measure the overlap with English."""
 
 
 def sensitivity(
