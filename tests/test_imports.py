@@ -18,7 +18,7 @@ LEVELS = {
         "sources",
         "models",
         "hooks",
-        "representations",
+        "states",
         "masks",
         "results",
         "pages",

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import build, pad
 
-from mmlib.representations import final_states, language_accuracy, retrieval, spaced_layers, tsne
+from mmlib.states import final_states, language_accuracy, retrieval, spaced_layers, tsne
 
 RNG = np.random.default_rng(0)
 MEANING = RNG.normal(size=(40, 8))
