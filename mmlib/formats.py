@@ -45,14 +45,15 @@ def _native_digits(text: str, language: str) -> str:
 
 
 def _noise(text: str, language: str) -> str:
-    """Losses and swaps drawn from the text itself, the same in every run; numbers stay."""
+    """Losses and swaps drawn from the text itself, equal in every run; numbers and lines stay."""
     rng = random.Random(zlib.crc32(text.encode()))
     words = re.split(r"(\s+)", text)
     order, position = [], 0
     while position < len(words):
         word = words[position]
         movable = position + 2 < len(words) and not re.search(r"\d", word + words[position + 2])
-        if word.isalpha() and rng.random() < DROPPED:
+        inside = word and words[position + 1 : position + 2] == [" "]
+        if inside and not re.search(r"\d", word) and rng.random() < DROPPED:
             position += 2
         elif word.strip() and movable and rng.random() < SWAPPED:
             order += [words[position + 2], words[position + 1], word]

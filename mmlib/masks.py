@@ -128,7 +128,11 @@ STRATUM = 64
 
 
 def random_mask(
-    like: ParameterMask, *, seed: int, within: Mapping[str, torch.Tensor] | None = None
+    like: ParameterMask,
+    *,
+    seed: int,
+    within: Mapping[str, torch.Tensor] | None = None,
+    among: ParameterMask | None = None,
 ) -> ParameterMask:
     """Draw a random set with as many weights per matrix as `like` has; members may be drawn too.
 
@@ -140,10 +144,14 @@ def random_mask(
         within: Module name -> value of each weight, for instance its magnitude. Then the draw is
             uniform only among `STRATUM` weights that are neighbours in value (equal values in
             random order), so that the set has the values of `like` too.
+        among: Only these weights are drawn; not together with `within`.
 
     Raises:
-        ValueError: `within` lacks a matrix of `like` or has another shape.
+        ValueError: `within` lacks a matrix of `like` or has another shape; `among` has too few
+            weights in a matrix; both are given.
     """
+    if within is not None and among is not None:
+        raise ValueError("give `within` or `among`, not both")
     for name, mask in like.items() if within is not None else ():
         if name not in within or within[name].shape != mask.shape:
             has = tuple(within[name].shape) if name in within else "nothing"
@@ -151,8 +159,12 @@ def random_mask(
     generator = torch.Generator().manual_seed(seed)
     drawn = {}
     for name, mask in like.items():
-        order = torch.randperm(mask.numel(), generator=generator)
-        chosen = order[: int(mask.count_nonzero())]
+        order, size = torch.randperm(mask.numel(), generator=generator), int(mask.count_nonzero())
+        if among is not None:
+            order = order[among[name].flatten().cpu()[order]]
+            if len(order) < size:
+                raise ValueError(f"{name}: {size} weights cannot be drawn among {len(order)}")
+        chosen = order[:size]
         if within is not None:
             values = within[name].detach().flatten().cpu()[order]
             chosen = _among_neighbours(mask, order[values.argsort(stable=True)], generator)

@@ -72,6 +72,11 @@ CLAIMS = pd.DataFrame(
             "Sharing comes before ability.",
             "overlap is halfway from untrained to final at an earlier step than accuracy is",
         ),
+        (
+            "O12",
+            "The part that all languages share matters more than other weights of the sets.",
+            "in every language it costs over 2 points more than as many random weights of any set",
+        ),
     ],
     columns=["id", "claim", "restatement"],
 )
@@ -153,6 +158,20 @@ def _jaccard_predicts(tables: Tables) -> pd.Series:
         for seed, rows in t.groupby(level="seed")
     }
     return pd.Series(rhos).rename_axis("seed")
+
+
+@decides("O12", "transfer", keep_ratios=(0.01,))
+def _shared_matters(tables: Tables) -> pd.Series:
+    """Smallest excess loss by the shared part over as many random weights of a set - 2 points."""
+    cell = ["model", "nonmath", "keep_ratio", "lang"]
+    shared, within = (
+        _rows(tables, "transfer", "weights lang kind difference", f"{of} and kind == 'math'")
+        .set_index(cell, append=True)
+        .difference
+        for of in ("weights == 'shared'", "weights == 'within shared'")
+    )
+    most = within.groupby(level=within.index.names).max()
+    return weakest(shared - most.reindex(shared.index) - 0.02)
 
 
 # --- precision ------------------------------------------------------------------------------------

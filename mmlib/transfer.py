@@ -21,8 +21,11 @@ WEIGHTS = {
     "own": "what the set of a language has and the set of no other language has",
     "shared": "what the sets of all languages have in common",
 }
-"""What is pruned; `RANDOM` before it: as many weights of every matrix, drawn at random."""
+"""What is pruned."""
 RANDOM = "random "
+"""Before a kind of weights: as many weights of every matrix, drawn at random."""
+WITHIN = "within "
+"""Before own or shared: as many weights of the whole set of a language, drawn once per set."""
 ALL = "all"
 """In place of a language: the shared part belongs to none."""
 CELL = ["weights", "edited", "keep_ratio", "seed", "sample_seed"]
@@ -37,7 +40,7 @@ def edits(
     sample_seeds: Sequence[int] = (1,),
     weights: Sequence[str] = tuple(WEIGHTS),
 ) -> pd.DataFrame:
-    """The edits of all languages, each beside its random counterparts.
+    """The edits of all languages, each beside its random counterparts, of the matrix and the set.
 
     Args:
         languages: ISO 639-1 codes, two or more: the shared and the own parts are relative to them.
@@ -58,9 +61,12 @@ def edits(
         raise ValueError(f"unknown weights {wrong[0]!r}: choose from {', '.join(WEIGHTS)}")
     rows: list[tuple] = [("none", "", 0.0, 0, 0)]
     for name, ratio, seed in itertools.product(weights, keep_ratios, seeds):
-        for edited in (ALL,) if name == "shared" else languages:
+        whose = (ALL,) if name == "shared" else languages
+        for edited in whose:
             rows.append((name, edited, ratio, seed, 0))
             rows += [(RANDOM + name, edited, ratio, seed, draw) for draw in sample_seeds]
+        if name != "whole":
+            rows += [(WITHIN + name, code, ratio, seed, sample_seeds[0]) for code in languages]
     return pd.DataFrame(rows, columns=CELL)
 
 
@@ -127,15 +133,19 @@ def transfer(
 
 
 def _mask(parts: Mapping[tuple[str, str], ParameterMask], cell: Mapping[str, Any]) -> ParameterMask:
-    mask = parts[cell["weights"].removeprefix(RANDOM), cell["edited"]]
-    if not cell["weights"].startswith(RANDOM):
-        return mask
-    name = " ".join(str(cell[column]) for column in CELL)
-    return random_mask(mask, seed=zlib.crc32(name.encode()))
+    weights, edited = cell["weights"], cell["edited"]
+    seed = zlib.crc32(" ".join(str(cell[column]) for column in CELL).encode())
+    if weights.startswith(RANDOM):
+        return random_mask(parts[weights.removeprefix(RANDOM), edited], seed=seed)
+    if weights.startswith(WITHIN):
+        name = weights.removeprefix(WITHIN)
+        like = parts[name, ALL if name == "shared" else edited]
+        return random_mask(like, seed=seed, among=parts["whole", edited])
+    return parts[weights, edited]
 
 
 def losses(answers: pd.DataFrame, by: Sequence[str], *, margin: float = 0.02) -> pd.DataFrame:
-    """What each edit costs each language beyond its random counterpart, and whether it counts.
+    """What each edit costs each language beyond as many random weights, and whether it counts.
 
     Args:
         answers: One row per problem: `CELL`, lang, part, problem_id, correct.
@@ -145,14 +155,22 @@ def losses(answers: pd.DataFrame, by: Sequence[str], *, margin: float = 0.02) ->
     Returns:
         One row per edit and language: edited, lang, weights, `by` and the columns of
         `mmlib.results.equivalence`; `difference` is accuracy after the random edit minus accuracy
-        after the edit.
+        after the edit. Weights drawn within a set are compared with as many of every matrix too.
     """
     drawn = answers.weights.str.startswith(RANDOM)
     random = answers[drawn].assign(weights=answers.weights.str.removeprefix(RANDOM))
+    edited = answers[~drawn & (answers.weights != "none")]
+    for kind, whose in edited.groupby("weights", sort=False).edited.unique().items():
+        if kind.startswith(WITHIN):
+            same = random[random.weights == kind.removeprefix(WITHIN)].assign(weights=kind)
+            if (same.edited == ALL).all():
+                same = same.drop(columns="edited").merge(
+                    pd.Series(whose, name="edited"), how="cross"
+                )
+            random = pd.concat([random, same])
     name = ["weights", "edited", "lang", *dict.fromkeys(by)]
     on = [c for c in ("keep_ratio", "seed", "part", "problem_id") if c not in name]
-    own = answers[~drawn & (answers.weights != "none")]
-    return equivalence(own, random, by=name, on=on, margin=margin)
+    return equivalence(edited, random, by=name, on=on, margin=margin)
 
 
 def predictors(sets: Mapping[str, ParameterMask]) -> pd.DataFrame:

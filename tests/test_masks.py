@@ -133,6 +133,22 @@ def test_random_mask_matches_the_size_of_every_matrix_and_the_chance_level():
     assert abs(row.jaccard - matched) < abs(row.jaccard - pooled)
 
 
+def test_a_set_drawn_among_others_lies_in_them():
+    generator = torch.Generator().manual_seed(0)
+    shape = (60, 50)
+    whole = ParameterMask({"model.layers.0.w": torch.rand(shape, generator=generator) < 0.3})
+    like = ParameterMask({"model.layers.0.w": torch.rand(shape, generator=generator) < 0.05})
+    drawn = random_mask(like, seed=1, among=whole)
+    assert len(drawn) == len(like)
+    assert len(drawn - whole) == 0
+    assert drawn != random_mask(like, seed=2, among=whole)
+    assert random_mask(whole, seed=1, among=whole) == whole
+    with pytest.raises(ValueError, match=r"model.layers.0.w: \d+ weights cannot be drawn among"):
+        random_mask(whole, seed=1, among=like)
+    with pytest.raises(ValueError, match="not both"):
+        random_mask(like, seed=1, among=whole, within={"model.layers.0.w": torch.ones(shape)})
+
+
 def test_a_set_drawn_among_neighbours_has_the_same_values():
     generator = torch.Generator().manual_seed(0)
     values = {

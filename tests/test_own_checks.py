@@ -105,6 +105,20 @@ def test_rank_correlation_of_overlap_and_damage():
     assert judge("O5", rising).effect == pytest.approx(-1.5)
 
 
+@pytest.mark.parametrize(("worst", "verdict"), [(0.2, YES), (0.39, NO)])
+def test_shared_part_against_the_worst_draw_of_any_set(worst, verdict):
+    names = "weights edited lang kind keep_ratio n difference"
+    rows = [("shared", "all", code, "math", 0.01, 1000, 0.4) for code in LANGS]
+    for a in LANGS:
+        value = worst if a == LANGS[0] else 0.1
+        rows += [("within shared", a, b, "math", 0.01, 1000, value) for b in LANGS]
+    rows.append(("within shared", "en", "en", "nonmath", 0.01, 1000, 0.9))
+    outcome = judge("O12", {"transfer": table(rows, names)})
+    assert outcome.effect == pytest.approx(0.4 - worst - 0.02)
+    assert outcome.verdict == verdict
+    assert judge("O12", {"transfer": table(rows[:4], names)}).verdict == NOT_TESTABLE
+
+
 @pytest.mark.parametrize(("value", "verdict"), [(0.8, YES), (0.97, NO)])
 def test_sums_in_low_precision(value, verdict):
     rows = [("membership", 500, 0.01, np.nan, value), ("membership", 50, 0.01, np.nan, 0.99)]

@@ -78,6 +78,9 @@ def test_every_edit_stands_beside_its_random_counterparts():
     assert counts["random whole"] == 2 * counts["whole"]
     assert counts["random shared"] == 2 * counts["shared"] == 8
     assert set(table[table.weights == "shared"].edited) == {ALL}
+    # Of a set: once per set, however often the matrix is drawn from.
+    assert counts["within shared"] == counts["within own"] == 3 * 4
+    assert "within whole" not in counts
     assert not table.duplicated().any()
 
 
@@ -151,7 +154,7 @@ def test_edits_are_undone_and_matched(organism):
     ask = functools.partial(
         part_answers, tokenizer=tokenizer, tasks=["organism-math"], items=3, languages=LANGS
     )
-    wanted = edits(languages=LANGS, keep_ratios=[0.1], seeds=[1], weights=["whole", "shared"])
+    wanted = edits(languages=LANGS, keep_ratios=[0.1], seeds=[1], sample_seeds=[1, 2])
     cells = wanted.assign(part="math-1").merge(pd.DataFrame({"lang": LANGS}), how="cross")
     table = transfer(model, scores, cells, ask, **TASKS)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -161,6 +164,8 @@ def test_edits_are_undone_and_matched(organism):
     for code in LANGS:
         assert set(by_edit.loc["whole", code]) == {len(sets[code])}
         assert set(by_edit.loc["random whole", code]) == {len(sets[code])}
+        for part, whose in (("own", code), ("shared", ALL)):
+            assert set(by_edit.loc[f"within {part}", code]) == set(by_edit.loc[part, whose])
     assert by_edit.loc[("shared", ALL), "min"] < min(map(len, sets.values()))
     masks = table[table.weights != "none"].groupby([*CELL]).mask.first()
     assert masks.is_unique
@@ -170,11 +175,16 @@ def test_edits_are_undone_and_matched(organism):
     )[["part", "problem_id"]]
     unpacked = unpack_answers(table, problems)
     lost = losses(unpacked, ["keep_ratio", "seed"])
-    assert set(zip(lost.weights, lost.edited, strict=True)) == set(
-        by_edit.index[by_edit.index.get_level_values(0).isin(["whole", "shared"])]
-    )
-    row = lost.query("weights == 'whole' and edited == 'en' and lang == 'de'").iloc[0]
+    compared = [name for name in by_edit.index if not name[0].startswith(("none", "random"))]
+    assert set(zip(lost.weights, lost.edited, strict=True)) == set(compared)
     mean = unpacked.groupby(["weights", "edited", "lang"]).correct.mean()
-    expected = mean["random whole", "en", "de"] - mean["whole", "en", "de"]
-    assert row.difference == pytest.approx(expected)
-    assert row.n == 3
+    lost = lost.set_index(["weights", "edited", "lang"])
+    for weights, edited, random in (
+        ("whole", "en", ("random whole", "en")),
+        ("shared", ALL, ("random shared", ALL)),
+        ("within own", "hi", ("random own", "hi")),
+        ("within shared", "hi", ("random shared", ALL)),
+    ):
+        row = lost.loc[weights, edited, "de"]
+        assert row.difference == pytest.approx(mean[*random, "de"] - mean[weights, edited, "de"])
+        assert row.n == 3
