@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mmlib.data import load_problems
-from mmlib.hooks import observe
+from mmlib.hooks import last_tokens, observe, on_device
 from mmlib.models import decoder_layers
 
 Aggregation = Literal["token_rate", "sample_rate", "any_token", "last_token"]
@@ -110,7 +110,7 @@ def gates(model: nn.Module) -> dict[str, nn.Linear]:
     prefix, layers = decoder_layers(model)
     found = {}
     for index, layer in enumerate(layers):
-        own = {name: m for name, m in layer.named_modules() if name.endswith("gate_proj")}
+        own = [name for name, _ in layer.named_modules() if name.endswith("gate_proj")]
         mixture = any(name.rpartition(".")[2] == "experts" for name, _ in layer.named_modules())
         if len(own) != 1 or mixture:
             raise ValueError(
@@ -118,9 +118,9 @@ def gates(model: nn.Module) -> dict[str, nn.Linear]:
                 f"{' and experts' * mixture}: firing is defined for gated feed-forward blocks such "
                 "as Llama's, Qwen's and Mistral's"
             )
-        (name, gate), block = *own.items(), layer.get_submodule(next(iter(own)).rpartition(".")[0])
+        block = layer.get_submodule(own[0].rpartition(".")[0])
         _check_sign(getattr(block, "act_fn", None), index)
-        found[f"{prefix}.{index}.{name}"] = gate
+        found[f"{prefix}.{index}.{own[0]}"] = layer.get_submodule(own[0])
     return found
 
 
@@ -156,20 +156,18 @@ def firing_rates(
         tokens = counted.sum(1)
         if not tokens.all():
             raise ValueError("a question has no token that counts: leave out empty texts")
-        end = torch.where(counted, torch.arange(counted.shape[1]), -1).amax(1)
+        end = last_tokens(counted)
 
         def note(name, gate, counted=counted, end=end, seen=seen):
             fires = (gate > 0) & counted.to(gate.device)[..., None]
             rows = torch.arange(len(fires), device=gate.device)
             seen[name] = (
-                fires.sum(1, dtype=torch.int32).cpu(),
+                fires.sum(1, dtype=torch.float32).cpu(),
                 fires[rows, end.to(gate.device)].cpu(),
             )
 
-        device = model.get_input_embeddings().weight.device
-        inputs = {key: batch[key].to(device) for key in ("input_ids", "attention_mask")}
         with observe(modules, note, what="output"):
-            model.base_model(**inputs, use_cache=False)
+            model.base_model(**on_device(batch, model), use_cache=False)
         both = zip(*(seen[name] for name in modules), strict=True)
         counts, last = (torch.stack(layers, 1).numpy() for layers in both)
         parts.append((counts, last, tokens.numpy()))

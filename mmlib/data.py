@@ -270,10 +270,10 @@ def batches(
     if not rows[shortest]:
         raise ValueError(f"text {shortest} has no tokens")
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return [_pad([rows[index] for index in chunk]) for chunk in chunks]
+    return [pad([rows[index] for index in chunk]) for chunk in chunks]
 
 
-def _pad(rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+def pad(rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
     """Right-pad with id 0, which the attention mask hides: no pad token is needed."""
     width = max(map(len, rows))
     ids = torch.zeros(len(rows), width, dtype=torch.int64)

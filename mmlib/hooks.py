@@ -58,3 +58,19 @@ def _on_output(name: str, callback: Callback) -> Callable:
         callback(name, output[0] if isinstance(output, tuple) else output)
 
     return hook
+
+
+def on_device(batch: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask` of a batch, where the model takes its input."""
+    device = model.get_input_embeddings().weight.device
+    return {key: batch[key].to(device) for key in ("input_ids", "attention_mask")}
+
+
+def last_tokens(counted: torch.Tensor) -> torch.Tensor:
+    """Index of the last token of every row that counts; int64 (batch,), -1 where none does.
+
+    Args:
+        counted: Nonzero where a token counts, (batch, seq); padded on either side.
+    """
+    places = torch.arange(counted.shape[1], device=counted.device)
+    return torch.where(counted.bool(), places, -1).amax(1)

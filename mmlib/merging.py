@@ -345,7 +345,7 @@ def task_arithmetic(
     base: PreTrainedModel, experts: Sequence[PreTrainedModel | PeftModel], weights: Sequence[float]
 ) -> Tensors:
     """θ_base + Σ w_e (θ_e - θ_base) (Ilharco et al., 2023)."""
-    return _on_base(base, experts, lambda d, w: merge_utils.task_arithmetic(d, w), weights)
+    return _on_base(base, experts, merge_utils.task_arithmetic, weights)
 
 
 def ties(

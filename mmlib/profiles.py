@@ -133,25 +133,30 @@ def profiles(
     """
     joined: dict[str, list[pd.DataFrame]] = {}
     for name in names:
-        about = lineage(name)
-        codes = list(languages) or about.get("languages")
-        if not codes:
-            raise ValueError(f"{name} has no manifest that tells its languages: give them")
-        model, tokenizer = load_model(name, dtype=dtype)
-        where = {"languages": codes, "data_dir": data_dir or about["base"]}
-        tables = profile(model, tokenizer, **where, **options)
-        shares = about.get("shares", {})
+        model, tokenizer, told, codes, folder = _open(name, dtype, languages, data_dir)
+        tables = profile(model, tokenizer, languages=codes, data_dir=folder, **options)
+        shares = lineage(name).get("shares", {})
         known = {code: share / sum(shares.values()) for code, share in shares.items()}
         tables["sizes"] = tables["sizes"].assign(share=tables["sizes"].lang.map(known))
-        columns = {"model": name, "parameters": model.num_parameters()}
-        columns |= {column: about.get(column, -1) for column in TOLD}
-        columns["width"] = model.config.hidden_size
+        told["parameters"] = model.num_parameters()
         for kind, table in tables.items():
-            joined.setdefault(kind, []).append(table.assign(**columns))
+            joined.setdefault(kind, []).append(table.assign(**told))
     return {
         kind: pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
         for kind, tables in joined.items()
     }
+
+
+def _open(name: str, dtype: str, languages: Sequence[str], data_dir: str) -> tuple:
+    """Model, tokenizer, columns that name it, languages and folder of its texts."""
+    about = lineage(name)
+    codes = list(languages) or about.get("languages")
+    if not codes:
+        raise ValueError(f"{name} has no manifest that tells its languages: give them")
+    model, tokenizer = load_model(name, dtype=dtype)
+    told = {"model": name} | {column: about.get(column, -1) for column in TOLD}
+    told["width"] = model.config.hidden_size
+    return model, tokenizer, told, codes, data_dir or about["base"]
 
 
 def answer_losses(
@@ -176,17 +181,17 @@ def answer_losses(
     Returns:
         One row per checkpoint and language: model, `TOLD`, lang, loss = mean over problems of the
         mean negative log-likelihood per token of the answer, in nats.
+
+    Raises:
+        ValueError: As in `profiles`.
     """
     rows = []
     for name in names:
-        about = lineage(name)
-        model, tokenizer = load_model(name, dtype=dtype)
-        for code in languages or about["languages"]:
-            folder = data_dir or about["base"] or None
-            problems = load_problems(task, code, data_dir=folder)[:number]
+        model, tokenizer, told, codes, folder = _open(name, dtype, languages, data_dir)
+        for code in codes:
+            problems = load_problems(task, code, data_dir=folder or None)[:number]
             losses = [_answer_loss(model, tokenizer, problem) for problem in problems]
-            told = {column: about.get(column, -1) for column in TOLD}
-            rows.append({"model": name, "lang": code, "loss": sum(losses) / len(losses)} | told)
+            rows.append(told | {"lang": code, "loss": sum(losses) / len(losses)})
     return pd.DataFrame(rows)
 
 

@@ -11,6 +11,8 @@ import pandas as pd
 import torch
 from torch import nn
 
+from mmlib.hooks import last_tokens, on_device
+
 States = Mapping[str, np.ndarray]
 """Language -> states of the same questions in the same order, (questions, width)."""
 
@@ -38,12 +40,11 @@ def final_states(
     if wrong := [layer for layer in layers if not 0 <= layer < depth]:
         raise ValueError(f"layers {wrong}: the model has 0 to {depth - 1}")
     found: dict[int, list[np.ndarray]] = {layer: [] for layer in layers}
-    device = model.get_input_embeddings().weight.device
     for batch in batches:
-        ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
-        states = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
-        end = torch.where(mask.bool(), torch.arange(mask.shape[1], device=device), -1).amax(1)
-        rows = torch.arange(len(ids), device=device)
+        inputs = on_device(batch, model)
+        states = model.base_model(**inputs, output_hidden_states=True).hidden_states
+        end = last_tokens(inputs["attention_mask"])
+        rows = torch.arange(len(end), device=end.device)
         for layer in layers:
             found[layer].append(states[layer + 1][rows, end].float().cpu().numpy())
     return {layer: np.concatenate(parts) for layer, parts in found.items()}

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from mmlib.languages import LANGUAGES
+from mmlib.data import pad
+from mmlib.languages import get_language
 from mmlib.models import decoder_layers
 
 TRANSLATE = "Translate this from [{source}] to [{target}]:\n[{source}]: {text}\n[{target}]: "
@@ -34,10 +35,7 @@ def translation_prompt(text: str, source: str, target: str = "en") -> str:
     Raises:
         ValueError: A language without a record.
     """
-    for code in (source, target):
-        if code not in LANGUAGES:
-            raise ValueError(f"language {code!r}: choose {', '.join(LANGUAGES)}")
-    names = {"source": LANGUAGES[source].name, "target": LANGUAGES[target].name}
+    names = {"source": get_language(source).name, "target": get_language(target).name}
     return TRANSLATE.format(text=text, **names)
 
 
@@ -104,17 +102,18 @@ def trainable_only(
         ValueError: A layer that does not exist, or nothing that fits.
     """
     prefix, stack = decoder_layers(model)
-    chosen = list(range(len(stack))) if layers is None else sorted(set(layers))
-    if wrong := [index for index in chosen if not 0 <= index < len(stack)]:
+    indices = list(range(len(stack))) if layers is None else sorted(set(layers))
+    if wrong := [index for index in indices if not 0 <= index < len(stack)]:
         raise ValueError(f"layers {wrong}: the model has 0 to {len(stack) - 1}")
     before = {name: p.requires_grad for name, p in model.named_parameters()}
-    inside = tuple(f"{prefix}.{index}." for index in chosen)
+    inside = tuple(f"{prefix}.{index}." for index in indices)
     ends = tuple(f".{name.strip('.')}." for name in modules) or (".",)
     names = [n for n in before if n.startswith(inside) and any(end in n for end in ends)]
     if not names:
-        raise ValueError(f"no parameter of layers {chosen} belongs to {list(modules)}")
+        raise ValueError(f"no parameter of layers {indices} belongs to {list(modules)}")
+    chosen = set(names)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in set(names))
+        parameter.requires_grad_(name in chosen)
     try:
         yield names
     finally:
@@ -248,19 +247,10 @@ def _train(model, examples, heldout, out: Path, chosen: dict[str, Any]) -> None:
 
 
 def _collate(examples: Sequence[Mapping[str, list[int]]]) -> dict[str, torch.Tensor]:
-    """Right-pad with id 0, which mask and labels hide: no pad token is needed."""
-    width = max(len(example["input_ids"]) for example in examples)
-    batch = {
-        "input_ids": torch.zeros(len(examples), width, dtype=torch.int64),
-        "attention_mask": torch.zeros(len(examples), width, dtype=torch.int64),
-        "labels": torch.full((len(examples), width), IGNORED),
-    }
-    for index, example in enumerate(examples):
-        length = len(example["input_ids"])
-        batch["input_ids"][index, :length] = torch.tensor(example["input_ids"])
-        batch["labels"][index, :length] = torch.tensor(example["labels"])
-        batch["attention_mask"][index, :length] = 1
-    return batch
+    """A batch for the Trainer; padding has no loss."""
+    batch = pad([example["input_ids"] for example in examples])
+    labels = pad([example["labels"] for example in examples])["input_ids"]
+    return batch | {"labels": labels.masked_fill(batch["attention_mask"] == 0, IGNORED)}
 
 
 def _checkpoint(out: Path) -> str | None:
