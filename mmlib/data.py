@@ -91,7 +91,7 @@ def _items(path: Path, changed: int) -> pd.DataFrame:
 
 
 def _organism(task: str, language: str, data_dir: str | Path | None, split: str) -> list[Problem]:
-    folder = _folder(data_dir)
+    folder = organism_folder(data_dir)
     if split not in ("heldout", "calibration"):
         raise ValueError(f"unknown split {split!r}: choose heldout or calibration")
     path = folder / f"{split}.parquet"
@@ -113,7 +113,7 @@ def _sentences(task: str, language: str, data_dir: str | Path | None, split: str
     """General sentences of an organism's translation pairs: text that asks and answers nothing."""
     if split != "calibration":
         raise ValueError(f"{task} has the split calibration only, not {split!r}")
-    path = _folder(data_dir) / "translations.parquet"
+    path = organism_folder(data_dir) / "translations.parquet"
     table = read_table(path, ["id", "lang", "kind", "text", "english"])
     table = table[table.kind == "general"]
     if language == "en":
@@ -125,7 +125,8 @@ def _sentences(task: str, language: str, data_dir: str | Path | None, split: str
     return [Problem(row.id, language, task, row.text, "", "") for row in rows.itertuples()]
 
 
-def _folder(data_dir: str | Path | None) -> Path:
+def organism_folder(data_dir: str | Path | None) -> Path:
+    """The folder of an organism by name, or any other; organism-skewed where none is given."""
     name = str(data_dir or FALLBACK_ORGANISM)
     return ORGANISMS / name if name.startswith("organism-") else Path(name)
 

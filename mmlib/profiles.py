@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmlib.data import Problem, load_problems
+from mmlib.data import Problem, load_problems, organism_folder
 from mmlib.evaluation import part_answers
 from mmlib.localisation import (
     across_languages,
@@ -20,7 +20,7 @@ from mmlib.localisation import (
     math_sets,
     score_samples,
 )
-from mmlib.models import ORGANISMS, load_model
+from mmlib.models import load_model
 from mmlib.results import summarize
 from mmlib.transfer import RANDOM, edits, predictors, transfer
 
@@ -44,7 +44,7 @@ def lineage(name: str) -> dict[str, Any]:
     Raises:
         ValueError: A snapshot of a run that is not finished.
     """
-    folder = ORGANISMS / name if name.startswith("organism-") else Path(name)
+    folder = organism_folder(name)
     found = SNAPSHOT.fullmatch(folder.name)
     base = folder.with_name(found[1]) if found else folder
     path = base / "manifest.json"

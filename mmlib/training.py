@@ -17,7 +17,13 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from mmlib.data import pad
 from mmlib.languages import get_language
@@ -149,6 +155,7 @@ def finetune(
     accumulation: int = 1,
     heldout: Sequence[Mapping[str, list[int]]] = (),
     every: int = 50,
+    stop: int = 0,
     seed: int = 1,
     **arguments: Any,
 ) -> pd.DataFrame:
@@ -165,13 +172,15 @@ def finetune(
         batch_size: Examples per batch and device.
         accumulation: Batches per step.
         heldout: Examples whose loss is measured every `every` steps, and before the first.
-        every: Steps between measurements, and between checkpoints.
+        every: Steps between measurements, and between checkpoints; the training loss is logged
+            after every tenth step too.
+        stop: Stop after so many steps of the same schedule, to do a part of a run again.
         seed: Of the order of the examples.
         **arguments: Further `transformers.TrainingArguments`, such as `bf16=True`.
 
     Returns:
-        The log: step, loss (training, mean since the row before), heldout_loss (mean over batches);
-        missing where they were not measured.
+        The log: step, loss (training, mean since the row before), heldout_loss (mean over batches),
+        missing where they were not measured; and in the last row seconds, of the last sitting.
 
     Raises:
         ValueError: Nothing has gradients, something that has is not float32, or `out` holds a run
@@ -197,7 +206,7 @@ def finetune(
         "eval_strategy": "steps" if heldout else "no",
         "eval_on_start": bool(heldout),
         "eval_steps": every,
-        "logging_steps": every,
+        "logging_steps": min(every, 10),
         "save_steps": every,
         "save_total_limit": 1,
         "seed": seed,
@@ -207,11 +216,12 @@ def finetune(
         "remove_unused_columns": False,
     } | arguments
     frozen = digest(model, trainable=False)
-    told = [frozen, digest(model, trainable=True), sorted(moving), *map(repr, (examples, heldout))]
+    told = [frozen, digest(model, trainable=True), sorted(moving), stop]
+    told += map(repr, (examples, heldout))
     _claim(out, hashlib.sha256(json.dumps([told, repr(sorted(chosen.items()))]).encode()))
     finished = out / "finished.safetensors"
     if not finished.is_file():
-        _train(model, examples, heldout, out, chosen)
+        _train(model, examples, heldout, out, chosen, stop)
         if digest(model, trainable=False) != frozen:
             raise RuntimeError("weights without gradient have changed: the run is not what it says")
         weights = {name: p.detach().cpu().contiguous() for name, p in moving.items()}
@@ -223,7 +233,17 @@ def finetune(
     return pd.read_csv(out / "log.csv")
 
 
-def _train(model, examples, heldout, out: Path, chosen: dict[str, Any]) -> None:
+class _Stop(TrainerCallback):
+    """Ends a run early, without a word to its schedule."""
+
+    def __init__(self, after: int):
+        self.after = after
+
+    def on_step_end(self, args, state, control, **_):
+        control.should_training_stop |= state.global_step >= self.after
+
+
+def _train(model, examples, heldout, out: Path, chosen: dict[str, Any], stop: int) -> None:
     """Run the Trainer; the model's mode and configuration are afterwards as they were."""
     mode, config = model.training, copy.deepcopy(model.config)
     trainer = Trainer(
@@ -232,6 +252,7 @@ def _train(model, examples, heldout, out: Path, chosen: dict[str, Any]) -> None:
         train_dataset=list(examples),
         eval_dataset=list(heldout) or None,
         data_collator=_collate,
+        callbacks=[_Stop(stop or chosen["max_steps"])],
     )
     try:
         trainer.train(resume_from_checkpoint=_checkpoint(out))
@@ -241,7 +262,7 @@ def _train(model, examples, heldout, out: Path, chosen: dict[str, Any]) -> None:
             if getattr(model.config, name, value) != value:
                 setattr(model.config, name, value)
     log = pd.DataFrame(trainer.state.log_history).groupby("step").first()
-    columns = {"loss": "loss", "eval_loss": "heldout_loss"}
+    columns = {"loss": "loss", "eval_loss": "heldout_loss", "train_runtime": "seconds"}
     log = log.reindex(columns=list(columns)).rename(columns=columns).reset_index()
     log.to_csv(out / "log.csv", index=False)
 

@@ -182,7 +182,7 @@ def test_mode_and_configuration_stay_and_low_precision_is_refused(organism, tmp_
         log = finetune(expert, encode(tokenizer, PAIRS), tmp_path / "a", **FAST | {"every": 9})
     assert not expert.training
     assert expert.config.to_dict() == before
-    assert set(log) == {"step", "loss", "heldout_loss"}
+    assert set(log) == {"step", "loss", "heldout_loss", "seconds"}
     assert update_magnitude(base, expert).absolute.max() > 0  # they are comparable
     half, _ = load_model("organism-skewed", dtype="bfloat16")
     with trainable_only(half, [0]), pytest.raises(ValueError, match=r"bfloat16.*bf16=True"):
