@@ -77,6 +77,26 @@ CLAIMS = pd.DataFrame(
             "The part that all languages share matters more than other weights of the sets.",
             "in every language it costs over 2 points more than as many random weights of any set",
         ),
+        (
+            "S14",
+            "Full fine-tuning on translations alone forgets math.",
+            "English accuracy after stage 1 of QAlign is over 2 points below the base's",
+        ),
+        (
+            "S15",
+            "Selective alignment brings translations of a question together.",
+            "retrieval of the English question at two thirds of the depth rises in every language",
+        ),
+        (
+            "S16",
+            "Languages with few pairs gain less than with balanced pairs.",
+            "accuracy of the two languages with the fewest pairs, balanced above unbalanced",
+        ),
+        (
+            "S17",
+            "Selective alignment also helps a stronger English expert.",
+            "mean accuracy of the other languages rises",
+        ),
     ],
     columns=["id", "claim", "restatement"],
 )

@@ -54,3 +54,135 @@ def _rises_then_flattens(tables: Tables) -> pd.Series:
     rise = (shape["middle"] - shape["first"]) - (shape["last"] - shape["middle"]).abs()
     means = t.groupby(["seed", "model", "lang", "state"]).overlap.mean().unstack("state")
     return weakest(pd.concat([rise, means.after - means.before]))
+
+
+# --- fine-tuned systems: one row per system, training seed, part and language ---------------------
+
+_TRAININGS = {"keep_ratios": (), "replicates": "trainings"}
+_MATH = ("math-1", "math-2", "math-3", "mgsm")
+_UNSEEN = ("math-new", "msvamp")
+_OTHERS = ("base", "QAlign stage 1", "QAlign", "LoRA", "MathOctopus")
+_TIE = 0.01
+"""Accuracies that differ by less than a point are called equal."""
+
+
+def _accuracies(
+    tables: Tables, parts: tuple[str, ...], *systems: str, name: str = "alignment"
+) -> pd.DataFrame:
+    """Mean accuracy over parts, by seed and language; a column per system.
+
+    The base, which nobody trains, has its one value in every seed.
+    """
+    table = tables[name]
+    require_columns(table, ["system", "seed", "part", "lang", "accuracy"], f"table {name!r}")
+    rows = table[table.part.isin(parts) & table.system.isin(systems)]
+    if absent := sorted(set(systems) - set(rows.system)):
+        raise NotTestableError(f"needs {', '.join(absent)} on {' or '.join(parts)}")
+    base = rows[rows.system == "base"].groupby("lang").accuracy.mean()
+    trained = rows[rows.system != "base"]
+    wide = trained.pivot_table(index=["seed", "lang"], columns="system", values="accuracy")
+    return wide.assign(base=base.reindex(wide.index.get_level_values("lang")).to_numpy())
+
+
+def _gains(tables: Tables, parts: tuple[str, ...], name: str = "alignment") -> pd.Series:
+    """Accuracy with SLAM - that of the base, by seed and language."""
+    wide = _accuracies(tables, parts, "SLAM", "base", name=name)
+    return wide.SLAM - wide.base
+
+
+def _of_language(values: pd.Series, *codes: str) -> pd.Series:
+    chosen = values[values.index.get_level_values("lang").isin(codes)]
+    if chosen.empty:
+        raise NotTestableError(f"needs {' or '.join(codes)}")
+    return chosen
+
+
+@decides("S1", "alignment", **_TRAININGS)
+def _as_good_as_any(tables: Tables) -> pd.Series:
+    """Mean accuracy of SLAM over languages - that of the best other system + 1 point."""
+    wide = _accuracies(tables, _MATH, "SLAM", *_OTHERS).groupby(level="seed").mean()
+    return wide.SLAM - wide[list(_OTHERS)].max(axis=1) + _TIE
+
+
+@decides("S4", "consistency", **_TRAININGS)
+def _more_consistent(tables: Tables) -> pd.Series:
+    """Smallest rise, over languages, of the prediction consistency with English."""
+    table = tables["consistency"].assign(part="math-1").rename(columns={"consistency": "accuracy"})
+    return weakest(_gains({"consistency": table}, ("math-1",), "consistency"))
+
+
+@decides("S5", "alignment", **_TRAININGS)
+def _weak_languages_gain(tables: Tables) -> pd.Series:
+    """Smallest gain of the weaker half of the languages - largest gain of the stronger half.
+
+    Halves by the accuracy of the base, English included.
+    """
+    gains = _gains(tables, _MATH)
+    base = _accuracies(tables, _MATH, "SLAM", "base").base.groupby(level="lang").first()
+    weak = base.nsmallest(len(base) // 2).index
+    is_weak = gains.index.get_level_values("lang").isin(weak)
+    return weakest(gains[is_weak]) - gains[~is_weak].groupby(level="seed").max()
+
+
+@decides("S6", "alignment", **_TRAININGS)
+def _gains_out_of_domain(tables: Tables) -> pd.Series:
+    """Smallest gain over languages, English included, on sentences that training never showed."""
+    return weakest(_gains(tables, _UNSEEN))
+
+
+@decides("S7", "alignment_costs", **_TRAININGS)
+def _cheaper(tables: Tables) -> pd.Series:
+    """Seconds of QAlign's two stages over those of SLAM, - 2."""
+    table = tables["alignment_costs"]
+    require_columns(table, ["system", "seed", "seconds"], "table 'alignment_costs'")
+    spent = table.groupby(["seed", "system"]).seconds.sum().unstack()
+    if not {"SLAM", "QAlign"} <= set(spent):
+        raise NotTestableError("needs the costs of SLAM and QAlign")
+    return (spent.QAlign / spent.SLAM - 2).dropna()
+
+
+@decides("S11", "alignment", **_TRAININGS)
+def _other_tasks_gain(tables: Tables) -> pd.Series:
+    """Smallest gain over languages on the knowledge task, aligned with its questions."""
+    return weakest(_gains(tables, ("knowledge", "xcsqa")))
+
+
+@decides("S13", "alignment", **_TRAININGS)
+def _english_stays(tables: Tables) -> pd.Series:
+    """Accuracy of SLAM in English - that of the base + 1 point."""
+    return weakest(_of_language(_gains(tables, _MATH), "en") + _TIE)
+
+
+@decides("S14", "alignment", **_TRAININGS)
+def _forgetting(tables: Tables) -> pd.Series:
+    """English accuracy of the base - that after stage 1 of QAlign, - 2 points."""
+    wide = _accuracies(tables, _MATH, "QAlign stage 1", "base")
+    return weakest(_of_language(wide.base - wide["QAlign stage 1"] - 0.02, "en"))
+
+
+@decides("S15", "final_states", **_TRAININGS)
+def _questions_meet(tables: Tables) -> pd.Series:
+    """Smallest rise over languages of retrieval@1 at two thirds of the depth."""
+    table = tables["final_states"]
+    columns = ["system", "seed", "lang", "layer", "depth", "retrieval"]
+    require_columns(table, columns, "table 'final_states'")
+    rows = table[table.layer == 2 * table.depth // 3].assign(part="math-1")
+    rows = rows.rename(columns={"retrieval": "accuracy"})
+    return weakest(_gains({"final_states": rows}, ("math-1",), "final_states"))
+
+
+@decides("S16", "alignment", **_TRAININGS)
+def _balance_matters(tables: Tables) -> pd.Series:
+    """Accuracy with balanced - with unbalanced pairs, mean of the two languages with the fewest."""
+    require_columns(tables["alignment"], ["pairs"], "table 'alignment'")
+    wide = _accuracies(tables, _MATH, "SLAM", "unbalanced pairs")
+    few = tables["alignment"].query("system == 'unbalanced pairs'").groupby("lang").pairs.first()
+    lost = _of_language(wide.SLAM - wide["unbalanced pairs"], *few[few > 0].nsmallest(2).index)
+    return lost.groupby(level="seed").mean()
+
+
+@decides("S17", "alignment_stronger", **_TRAININGS)
+def _stronger_start(tables: Tables) -> pd.Series:
+    """Mean gain of the other languages when SLAM starts from a stronger English expert."""
+    gains = _gains(tables, _MATH, "alignment_stronger")
+    return gains[gains.index.get_level_values("lang") != "en"].groupby(level="seed").mean()
