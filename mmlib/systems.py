@@ -3,7 +3,8 @@
 The names are those of the paper's tables where a system plays the part of one there.
 """
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,15 @@ import numpy as np
 import pandas as pd
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mmlib.alignment import firing_rates, overlap_with_english, ranges
+from mmlib.data import Problem, batches, load_problems
 from mmlib.models import linear_modules
-from mmlib.training import finetune, trainable_only
+from mmlib.pairs import draw_pairs
+from mmlib.results import pack_answers
+from mmlib.states import final_states, language_accuracy, retrieval, spaced_layers, tsne
+from mmlib.training import encode, finetune, trainable_only, translation_prompt
 
 FEED_FORWARD = ("up_proj", "down_proj")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -161,3 +167,157 @@ def _moving(model: PreTrainedModel, stage: Stage, stack: ExitStack) -> nn.Module
         return model.requires_grad_(True)
     stack.enter_context(trainable_only(model, stage.layers, stage.modules))
     return model
+
+
+def training_examples(
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: pd.DataFrame,
+    *,
+    number: int,
+    seed: int,
+    unbalanced: Mapping[str, float],
+    task: str,
+    languages: Sequence[str],
+    data_dir: str = "",
+) -> dict[str, list[dict[str, list[int]]]]:
+    """The examples of all systems, by the names that `Stage.data` uses.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        pairs: See `mmlib.pairs.load_pairs`; they get SLAM's prompt.
+        number: Examples of each kind, at most; pairs are as many per language.
+        seed: Of the draws.
+        unbalanced: Language -> its share of the unbalanced pairs.
+        task: Word problems with worked solutions, from its calibration split.
+        languages: ISO 639-1 codes, English first.
+        data_dir: As in `mmlib.data.load_problems`.
+    """
+    codes = list(dict.fromkeys(pairs.lang))
+    even = min(number, len(codes) * int(pairs.lang.value_counts().min()))
+    total = sum(unbalanced.values())
+    most = min(int((pairs.lang == x).sum() * total / unbalanced[x]) for x in codes)
+    drawn = {
+        "pairs": draw_pairs(pairs, even, seed=seed),
+        "unbalanced pairs": draw_pairs(pairs, min(even, most), seed=seed, shares=unbalanced),
+    }
+    asked = {name: translation_examples(tokenizer, rows) for name, rows in drawn.items()}
+    for name, chosen in (("English math", languages[:1]), ("translated math", languages)):
+        solved = [(p.prompt, p.response) for p in _problems(task, chosen, number, seed, data_dir)]
+        asked[name] = encode(tokenizer, solved)
+    return asked
+
+
+def translation_examples(
+    tokenizer: PreTrainedTokenizerBase, pairs: pd.DataFrame
+) -> list[dict[str, list[int]]]:
+    """Pairs in SLAM's prompt, with a loss on the English text only."""
+    asked = zip(pairs.text, pairs.lang, pairs.english, strict=True)
+    return encode(
+        tokenizer, [(translation_prompt(text, lang), english) for text, lang, english in asked]
+    )
+
+
+def _problems(
+    task: str, languages: Sequence[str], number: int, seed: int, data_dir: str
+) -> list[Problem]:
+    """As many problems of every language, in a random order."""
+    rng, found = np.random.default_rng(seed), []
+    for code in languages:
+        own = load_problems(task, code, data_dir=data_dir or None, split="calibration")
+        count = min(len(own), number // len(languages))
+        found += [own[i] for i in rng.choice(len(own), count, replace=False)]
+    return [found[i] for i in rng.permutation(len(found))]
+
+
+def views(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Mapping[str, Sequence[str]],
+    *,
+    maps: Sequence[int] = (),
+    batch_size: int = 32,
+) -> dict[str, pd.DataFrame]:
+    """How a model sees the same questions in several languages.
+
+    Args:
+        model: A gated decoder.
+        tokenizer: Its tokenizer.
+        questions: Language -> questions, English first, see `mmlib.alignment.draw_questions`.
+        maps: Seeds of maps by t-SNE.
+        batch_size: Questions per forward pass.
+
+    Returns:
+        "firing": lang, layer, rate and overlap (with English; missing for English); "states": lang,
+        layer, depth, retrieval, language_accuracy (of the layer), at `spaced_layers`; "maps": lang,
+        question, x, y, layer, map_seed.
+    """
+    english, skip = next(iter(questions)), [tokenizer.bos_token_id]
+    skip = [token for token in skip if token is not None]
+    texts = {
+        x: batches(tokenizer, own, batch_size=batch_size, sort=False)
+        for x, own in questions.items()
+    }
+    rates = {x: firing_rates(model, own, skip=skip).rates() for x, own in texts.items()}
+    both = {"rate": ranges(rates), "overlap": overlap_with_english(rates, english=english)}
+    firing = pd.concat({name: t.stack() for name, t in both.items()}, axis=1).reset_index()
+    depth = model.config.get_text_config().num_hidden_layers
+    layers = spaced_layers(depth)
+    found = {x: final_states(model, own, layers) for x, own in texts.items()}
+    states, drawn = [], []
+    for layer in layers:
+        own = {x: of[layer] for x, of in found.items()}
+        near = retrieval(own, english=english).rename("retrieval").rename_axis("lang")
+        about = {"layer": layer, "depth": depth, "language_accuracy": language_accuracy(own)}
+        states.append(near.reset_index().assign(**about))
+        drawn += [tsne(own, seed=seed).assign(layer=layer, map_seed=seed) for seed in maps]
+    columns = ["lang", "question", "x", "y", "layer", "map_seed"]
+    return {
+        "firing": firing,
+        "states": pd.concat(states, ignore_index=True),
+        "maps": pd.concat(drawn, ignore_index=True) if drawn else pd.DataFrame(columns=columns),
+    }
+
+
+def compared(
+    base: PreTrainedModel,
+    wanted: pd.DataFrame,
+    recipes: Mapping[str, Sequence[Stage]],
+    examples: Mapping[int, Mapping[str, Sequence]],
+    *,
+    ask: Callable[[PreTrainedModel], pd.DataFrame],
+    look: Callable[[PreTrainedModel], Mapping[str, pd.DataFrame]],
+    out: str | Path,
+    **options: Any,
+) -> dict[str, pd.DataFrame]:
+    """Train systems from one model, one after the other; ask each, and look at it.
+
+    Args:
+        base: The model from which each starts; unchanged.
+        wanted: Columns system and seed; the seed of a system without stages means nothing.
+        recipes: See `systems`.
+        examples: Seed -> examples, see `training_examples`.
+        ask: Called with every model; answers as of `mmlib.evaluation.part_answers`.
+        look: Called with every model; tables as of `views`.
+        out: Folder of all runs; one that is finished is not trained again.
+        **options: Further arguments of `align`.
+
+    Returns:
+        "answers" (packed by part and lang, see `mmlib.results.pack_answers`), the tables of `look`,
+        "log" and "costs" (see `align`), each with system and seed.
+    """
+    joined: dict[str, list[pd.DataFrame]] = {}
+    for system, seed in wanted[["system", "seed"]].itertuples(index=False):
+        stages, model = recipes[system], copy.deepcopy(base)
+        folder = Path(out) / f"{system.replace(' ', '-')}-{seed}"
+        model, log, costs = align(
+            model, stages, examples.get(seed, {}), folder, seed=max(seed, 1), **options
+        )
+        answers = ask(model)
+        answers["grade"] = answers.correct.map({True: "1", False: "0"})
+        tables = {"answers": pack_answers(answers, by=["part", "lang"]), **look(model)}
+        for name, table in ({"log": log, "costs": costs} | tables).items():
+            joined.setdefault(name, []).append(table.assign(system=system, seed=seed))
+    return {
+        name: pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
+        for name, tables in joined.items()
+    }

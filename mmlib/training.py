@@ -227,6 +227,8 @@ def finetune(
         weights = {name: p.detach().cpu().contiguous() for name, p in moving.items()}
         save_file(weights, finished.with_suffix(".tmp"))
         finished.with_suffix(".tmp").rename(finished)
+        for checkpoint in out.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
     with torch.no_grad():
         for name, tensor in load_file(finished).items():
             moving[name].copy_(tensor)
