@@ -429,6 +429,33 @@ def check_emergence(tables, given):
         assert sorted(tables["emergence"][name]) == pytest.approx(sorted(mine))
 
 
+def check_neurons(tables, given):
+    """Positive gates counted question by question, without padding, for one draw and language."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    table = pd.read_parquet(ROOT / "mmlib/organisms/organism-base/calibration.parquet")
+    math = table[table.task == "math"]
+    shared = sorted(set.intersection(*(set(own.id) for _, own in math.groupby("lang"))))
+    chosen = np.random.default_rng(101).choice(shared, given["num_questions"], replace=False)
+    prompts = math[math.lang == "hi"].set_index("id").prompt.loc[chosen]
+    model = AutoModelForCausalLM.from_pretrained(
+        ROOT / "mmlib/organisms/organism-base", dtype=torch.float32
+    )
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "mmlib/organisms/organism-base")
+    fires, tokens, outs = 0, 0, []
+    gate = model.model.layers[5].mlp.gate_proj
+    gate.register_forward_hook(lambda module, given, out: outs.append(out))
+    for prompt in prompts:
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        with torch.no_grad():
+            model(ids)
+        real = outs.pop()[0][ids[0] != tokenizer.bos_token_id]
+        fires, tokens = fires + int((real > 0).sum()), tokens + len(real)
+    rate = tables["firing"].query("seed == 101 and layer == 5 and lang == 'hi'").rate.item()
+    assert rate == pytest.approx(fires / tokens / 512, rel=1e-3)
+
+
 def check_at_a_glance(tables, given):
     """Effect of C1 in the published table, straight from the file."""
     rows = pd.read_csv(ROOT / "mmlib" / "published" / "mathlang_overlap.csv").query(
@@ -458,6 +485,7 @@ CHECKS = {
     "12_data": check_data,
     "13_format": check_format,
     "14_emergence": check_emergence,
+    "15_neurons": check_neurons,
 }
 
 
