@@ -138,7 +138,7 @@ def profiles(
         shares = lineage(name).get("shares", {})
         known = {code: share / sum(shares.values()) for code, share in shares.items()}
         tables["sizes"] = tables["sizes"].assign(share=tables["sizes"].lang.map(known))
-        told["parameters"] = model.num_parameters()
+        told |= {"parameters": model.num_parameters()}
         for kind, table in tables.items():
             joined.setdefault(kind, []).append(table.assign(**told))
     return {

@@ -244,7 +244,7 @@ def keep_evidence(
     if wrong := [str(path) for path in paths if path.suffix != ".csv"]:
         raise ValueError(f"{', '.join(wrong)}: give CSV files of finished runs")
     loaded = [_load(path.stem, path.parent) for path in paths]
-    if len({tuple(table.columns) for table, _ in loaded}) > 1:
+    if len({frozenset(table.columns) for table, _ in loaded}) > 1:
         raise ValueError(f"the tables {[str(path) for path in paths]} have different columns")
     table = pd.concat([table for table, _ in loaded], ignore_index=True)
     try:
