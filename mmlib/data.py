@@ -151,7 +151,9 @@ def _choices(task: str, language: str, data_dir: str | Path | None, split: str) 
         if "prompt" in row:
             prompt, response = row["prompt"], row["response"]
         else:
-            prompt, response = record.choice_problem(row["question"], row["choices"], row["target"])
+            prompt, response = record.choice_problem(
+                row["question"], row["choices"], row.get("target", "")
+            )
         passage = f"{row['article'].strip()}\n\n" if "article" in row else ""
         problems.append(
             Problem(row["id"], language, task, passage + prompt, response, response.strip())
@@ -174,6 +176,7 @@ TASKS: dict[str, Callable] = {
     "race": _choices,
     "race-middle": _choices,
     "mmlu": _choices,
+    "xcsqa": _choices,
 }
 
 

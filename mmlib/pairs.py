@@ -17,7 +17,7 @@ from mmlib.sources import read_table
 COLUMNS = ["id", "lang", "kind", "text", "english"]
 SOURCES = ("organism", "organism-knowledge", *readers.CODES)
 """`organism` is its file of translations (kinds math and general); the others are tasks of
-`mmlib.data` (kinds question and answer)."""
+`mmlib.data` (kinds question, answer and sentence)."""
 
 
 def load_pairs(
@@ -72,9 +72,14 @@ def _texts(source: str, language: str, data_dir: str | Path | None, split: str) 
         rows = [(problem.id, "question", bare_question(problem.prompt)) for problem in problems]
     else:
         table = readers.read(source, language, split, data_dir)
-        rows = [(row.id, "question", row.question) for row in table.itertuples()]
-        if "solution" in table:
-            rows += [(row.id, "answer", row.solution) for row in table.itertuples() if row.solution]
+        kinds = {"question": "question", "answer": "solution", "sentence": "sentence"}
+        rows = [
+            (row["id"], kind, row[column])
+            for kind, column in kinds.items()
+            if column in table
+            for row in table.to_dict("records")
+            if row[column]
+        ]
     return pd.DataFrame(rows, columns=["id", "kind", "text"]).assign(lang=language)
 
 

@@ -15,11 +15,28 @@ from mmlib.sources import HUB, fetch
 
 _MGSM = ("bn", "de", "en", "es", "fr", "ja", "ru", "sw", "te", "th", "zh")
 _OCTOPUS = tuple(code for code in _MGSM if code != "te")
+FLORES = {
+    "en": "eng_Latn",
+    "de": "deu_Latn",
+    "fr": "fra_Latn",
+    "hi": "hin_Deva",
+    "es": "spa_Latn",
+    "ru": "rus_Cyrl",
+    "zh": "zho_Hans",
+    "ja": "jpn_Jpan",
+    "th": "tha_Thai",
+    "sw": "swh_Latn",
+    "bn": "ben_Beng",
+    "te": "tel_Telu",
+}
+"""FLORES' own codes."""
 CODES = {
     "gsm8k": ("en", "de", "fr", "hi"),
     "mgsm": _MGSM,
     "msvamp": _OCTOPUS,
     "mgsm8kinstruct": _OCTOPUS,
+    "xcsqa": ("en", "de", "fr", "hi", "es", "ru", "zh", "ja", "sw"),
+    "flores": tuple(FLORES),
     "race": ("en", "de", "fr", "hi"),
     "race-middle": ("en", "de", "fr", "hi"),
     "mmlu": tuple(code for code in LANGUAGES if "-" not in code),
@@ -31,11 +48,14 @@ SPLITS = {
     "mgsm": {"heldout": "test", "test": "test"},
     "msvamp": {"heldout": "test", "test": "test"},
     "mgsm8kinstruct": {"calibration": "train", "train": "train"},
+    "xcsqa": {"heldout": "dev", "calibration": "test", "dev": "dev", "test": "test"},
+    "flores": {"calibration": "dev", "dev": "dev", "devtest": "devtest"},
     "race": {"heldout": "test", "calibration": "train"}
     | {split: split for split in ("test", "train", "validation")},
     "mmlu": {"heldout": "", "calibration": "", "validation": "validation", "test": "test"},
 }
-"""What the splits a task takes are called by its owners. A test set is no calibration text."""
+"""What the splits a task takes are called by its owners. A test set is no calibration
+text, but for xCSQA, whose test questions have no published answers."""
 SPLITS["race-middle"] = SPLITS["race"]
 
 STEM = (
@@ -76,7 +96,8 @@ def read(task: str, language: str, split: str, data_dir: str | Path | None = Non
         number in canonical form, or the text of the right choice); `solution` of a word problem
         (empty in test files that have none); `choices`, the index `gold` of the right one
         (translations may have two equal choices) and, in RACE, `article` of a question with
-        choices. The published MMLU files are laid out already, as `prompt` and `response`.
+        choices (`choices` alone where answers are not published); `sentence` alone of FLORES. The
+        published MMLU files are laid out already, as `prompt` and `response`.
 
     Raises:
         ValueError: A language or split that the task does not have, a file without a needed
@@ -264,14 +285,38 @@ def _instruct_gold(chosen: str, code: str) -> tuple[str, str | None]:
     return solution.strip(), get_language(code).extract_last_number(gold if mark else solution)
 
 
-# --- multiple choice ---
+# --- multiple choice, and sentences ---
+
+
+def _xcsqa(language: str, split: str, folder: Path | None) -> pd.DataFrame:
+    """Five options, lettered; the hub has them as lists, the owners' files as records."""
+    own = SPLITS["xcsqa"][split]
+    own = "validation" if own == "dev" and folder is None else own
+    code = "jap" if language == "ja" else language
+    rows = fetch("xcsqa", folder, own, language=language, variant=code)
+    stems = [question["stem"] for question in rows.question]
+    options = [_texts(question["choices"]) for question in rows.question]
+    if own == "test":
+        return pd.DataFrame({"id": rows.id.tolist(), "question": stems, "choices": options})
+    rows = rows.assign(question=stems, answer=rows.answerKey)
+    return _with_choices(rows.id.tolist(), rows, options, rows.attrs["where"])
+
+
+def _texts(choices: dict | list) -> list[str]:
+    return list(choices["text"]) if isinstance(choices, dict) else [own["text"] for own in choices]
+
+
+def _flores(language: str, split: str, folder: Path | None) -> pd.DataFrame:
+    """Sentences that are parallel by row."""
+    rows = fetch("flores", folder, SPLITS["flores"][split], variant=FLORES[language])
+    return pd.DataFrame({"id": [str(n) for n in range(len(rows))], "sentence": rows.sentence})
 
 
 def _race(language: str, split: str, folder: Path | None, level: str = "high") -> pd.DataFrame:
     """Ids are the passage's and the question's number in it: translations may lack some."""
     if folder is None and language != "en":
         raise ValueError("race is on the hub in English only: give data_dir for translations")
-    rows = fetch("race", folder, SPLITS["race"][split], language=language, level=level)
+    rows = fetch("race", folder, SPLITS["race"][split], language=language, variant=level)
     number = rows.groupby("example_id").cumcount()
     ids = [f"{passage}-{n}" for passage, n in zip(rows.example_id, number, strict=True)]
     options = [_listed(value) for value in rows.options]
@@ -351,7 +396,7 @@ def _listed(value: object) -> list[str]:
 
 def _right_option(options: list[str], answer: object, where: str, row: int) -> int:
     """The index of the right option, which is given as a letter or as an index from 0."""
-    index = "ABCD".find(str(answer)) if str(answer).isalpha() else int(answer)
+    index = "ABCDE".find(str(answer)) if str(answer).isalpha() else int(answer)
     if not 0 <= index < len(options):
         raise ValueError(f"{where} row {row}: the answer {answer!r} is none of {options}")
     return index
@@ -362,6 +407,8 @@ _READERS: dict[str, Callable[[str, str, Path | None], pd.DataFrame]] = {
     "mgsm": _mgsm,
     "msvamp": _msvamp,
     "mgsm8kinstruct": _mgsm8kinstruct,
+    "xcsqa": _xcsqa,
+    "flores": _flores,
     "race": _race,
     "race-middle": partial(_race, level="middle"),
     "mmlu": _mmlu,

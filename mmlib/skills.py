@@ -158,13 +158,13 @@ def _word_problems(task: str, language: str, folder: Folder) -> list[Document]:
     return rows[["id", "question", "response", "target"]].to_dict("records")
 
 
-def _mgsm(language: str, folder: Folder) -> list[Document]:
+def _mgsm(task: str, language: str, folder: Folder) -> list[Document]:
     """Labels are those of MGSM's examples in this language."""
     example = _exemplars(language, folder)[0]
     ask, cue = _label(example["question"]), _label(example["answer"])
     return [
         document | {"prompt": f"{ask} {document['question']}\n{cue}"}
-        for document in _word_problems("mgsm", language, folder)
+        for document in _word_problems(task, language, folder)
     ]
 
 
@@ -215,9 +215,9 @@ def _answered(question: str, answer: str) -> str:
     return f"Question: {question}\nAnswer: {answer}\n"
 
 
-def _mmlu(language: str, folder: Folder) -> list[Document]:
-    """Four lettered options; the answer is a letter."""
-    rows = readers.read("mmlu", language, "heldout", folder)
+def _lettered(task: str, language: str, folder: Folder) -> list[Document]:
+    """Lettered options; the answer is a letter."""
+    rows = readers.read(task, language, "heldout", folder)
     if "choices" not in rows:
         raise ValueError(f"mmlu in {language!r} has no choices: its file needs question and answer")
     documents = []
@@ -228,8 +228,8 @@ def _mmlu(language: str, folder: Folder) -> list[Document]:
                 "question": row["question"],
                 "options": row["choices"],
                 "response": "",
-                "target": "ABCD"[row["gold"]],
-                "choices": list("ABCD"),
+                "target": "ABCDE"[row["gold"]],
+                "choices": list("ABCDE"[: len(row["choices"])]),
                 "gold": row["gold"],
             }
         )
@@ -250,10 +250,12 @@ SKILLS: dict[str, Skill] = {
     "organism-choice-ranked": Skill(ranked_math, "ranked"),
     "organism-reading-ranked": Skill(ranked_reading, "ranked"),
     "gsm8k": _skill(_word_problems, "gsm8k", "gsm8k_{language}", extract_number),
-    "mgsm": Skill(_mgsm, "mgsm", extract_number),
+    "mgsm": _skill(_mgsm, "mgsm", "mgsm", extract_number),
+    "msvamp": _skill(_mgsm, "msvamp", "mgsm", extract_number),
     "race": _skill(_race, "race", "race"),
     "race-middle": _skill(_race, "race-middle", "race"),
-    "mmlu": Skill(_mmlu, "mmlu"),
+    "mmlu": _skill(_lettered, "mmlu", "mmlu"),
+    "xcsqa": _skill(_lettered, "xcsqa", "xcsqa"),
 }
 FAMILY = tuple(t for t, s in SKILLS.items() if t.startswith("organism-") and s.extract)
 """The tasks in which an organism writes its answer."""

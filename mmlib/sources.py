@@ -11,7 +11,7 @@ from mmlib.languages import LANGUAGES
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a data set lies. `{language}`, `{name}`, `{level}` and `{split}` are filled in."""
+    """Where a data set lies. `{language}`, `{name}`, `{variant}` and `{split}` are filled in."""
 
     path: str
     """Below a data folder."""
@@ -69,10 +69,26 @@ HUB = {
         licence="Apache-2.0",
         columns=("prompt", "chosen"),
     ),
+    "xcsqa": Source(
+        path="xcsqa/{language}/{split}.jsonl",
+        id="INK-USC/xcsr",
+        config="X-CSQA-{variant}",
+        revision="main",
+        licence="MIT",
+        columns=("id", "question", "answerKey"),
+    ),
+    "flores": Source(
+        path="flores/{split}/{variant}.{split}",
+        id="facebook/flores",
+        config="{variant}",
+        revision="refs/convert/parquet",  # its main branch has a loading script
+        licence="CC BY-SA 4.0",
+        columns=("sentence",),
+    ),
     "race": Source(
-        path="race/race_{language}_{level}_{split}.csv",
+        path="race/race_{language}_{variant}_{split}.csv",
         id="ehovy/race",
-        config="{level}",
+        config="{variant}",
         revision="2fec9fd81f1dc971569a9b729c43f2f0e6436637",
         licence="for research only",
         columns=("example_id", "article", "question", "options", "answer"),
@@ -104,6 +120,9 @@ READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False, convert_dates=False),
 }
 READERS[".json"] = READERS[".jsonl"]
+READERS[".dev"] = READERS[".devtest"] = lambda path: pd.DataFrame(
+    {"sentence": path.read_text(encoding="utf-8").splitlines()}
+)
 
 
 def read_table(path: Path, columns: Sequence[str], hint: str = "") -> pd.DataFrame:
@@ -138,7 +157,7 @@ def _checked(table: pd.DataFrame, columns: Sequence[str], where: str) -> pd.Data
 
 
 def fetch(
-    name: str, folder: Path | None, split: str, *, language: str = "", level: str = ""
+    name: str, folder: Path | None, split: str, *, language: str = "", variant: str = ""
 ) -> pd.DataFrame:
     """Read the rows of one source, from a folder or, without one, from the hub.
 
@@ -147,7 +166,7 @@ def fetch(
         folder: A data folder.
         split: The owners' name of the split.
         language: ISO 639-1 code, for sources with a file or a configuration per language.
-        level: "high" or "middle", for RACE.
+        variant: "high" or "middle" for RACE, the owners' code of the language for xCSQA and FLORES.
 
     Returns:
         The rows as their owners have them; `attrs["where"]` says where they come from.
@@ -158,7 +177,7 @@ def fetch(
     """
     source = HUB[name]
     spoken = LANGUAGES[language].name if language else ""
-    names = {"split": split, "language": language, "level": level, "name": spoken}
+    names = {"split": split, "language": language, "variant": variant, "name": spoken}
     if folder is None:
         return _from_hub(source, names)
     hint = f"put the file of {source.id} there, or leave data_dir out to load it from the hub"

@@ -241,7 +241,7 @@ def test_generation_through_the_harness_is_greedy_generation(checkpoint, heldout
 
 def test_impossible_requests_are_refused_with_the_choices(checkpoint, heldout):
     for task, languages, limit, message in [
-        ("msvamp", ["en"], None, "organism-math"),
+        ("mgsm8kinstruct", ["en"], None, "organism-math"),
         ("organism-math", [], None, "at least one"),
         ("organism-math", ["en", "en"], None, "each of them once"),
         ("organism-math", ["en"], 0, "at least 1"),

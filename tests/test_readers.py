@@ -8,9 +8,10 @@ import datasets
 import pandas as pd
 import pytest
 
-from mmlib import readers
+from mmlib import readers, skills
 from mmlib.data import TASKS, load_calibration, load_problems
 from mmlib.languages import LANGUAGES, get_language
+from mmlib.pairs import load_pairs
 from mmlib.readers import CODES, STEM, read
 from mmlib.sources import HUB
 
@@ -365,6 +366,49 @@ def test_other_columns_of_the_hub_are_named(hub, monkeypatch):
 def test_revisions_are_commits_or_say_that_none_is_known():
     known = {name for name, source in HUB.items() if re.fullmatch("[0-9a-f]{40}", source.revision)}
     assert known == {"gsm8k", "mgsm", "race", "mmlu", "global-mmlu"}
-    assert {source.revision for name, source in HUB.items() if name not in known} == {"main"}
+    assert {source.revision for name, source in HUB.items() if name not in known} <= {
+        "main",
+        "refs/convert/parquet",
+    }
     assert all(source.licence for source in HUB.values())
-    assert set(CODES) == {task for task in TASKS if not task.startswith("organism")}
+    benchmarks = {task for task in TASKS if not task.startswith("organism")}
+    assert set(CODES) == benchmarks | {"flores"}  # sentences, no problems
+
+
+def common_sense(stem, answer, code="de"):
+    """A row as the owners' files have it; those of the test split have no answer."""
+    options = [{"label": letter, "text": f"{code} {letter}"} for letter in "ABCDE"]
+    row = {"id": f"id-{stem}", "lang": code, "question": {"stem": stem, "choices": options}}
+    return row | {"answerKey": answer}
+
+
+def test_common_sense_questions_and_sentences(tmp_path):
+    for code in ("en", "de"):
+        rows = [common_sense("x?", "E", code), common_sense("y?", "B", code)]
+        write_lines(tmp_path / "xcsqa" / code / "dev.jsonl", rows)
+        write_lines(tmp_path / "xcsqa" / code / "test.jsonl", [common_sense("z?", "", code)])
+    first, second = readers.read("xcsqa", "de", "heldout", tmp_path).itertuples()
+    assert (first.id, first.gold, first.target, second.gold) == ("id-x?", 4, "de E", 1)
+    asked = readers.read("xcsqa", "de", "calibration", tmp_path)
+    assert list(asked.columns) == ["id", "question", "choices"]
+    (problem,) = load_problems("xcsqa", "de", data_dir=tmp_path, split="calibration")
+    assert "z?" in problem.prompt
+    assert problem.target == ""
+    document = skills.documents("xcsqa", "de", tmp_path)[0]
+    assert (document["target"], document["choices"]) == ("E", list("ABCDE"))
+    (pair,) = load_pairs("xcsqa", ["de"], data_dir=tmp_path).itertuples()
+    assert (pair.kind, pair.text, pair.english) == ("question", "z?", "z?")
+
+    (tmp_path / "flores" / "dev").mkdir(parents=True)
+    for code, text in {"eng_Latn": "One.\nTwo.", "swh_Latn": "Moja.\nMbili."}.items():
+        (tmp_path / "flores" / "dev" / f"{code}.dev").write_text(text + "\n", "utf-8")
+    pairs = load_pairs("flores", ["sw"], data_dir=tmp_path)
+    assert pairs[["kind", "text", "english"]].values.tolist() == [
+        ["sentence", "Moja.", "One."],
+        ["sentence", "Mbili.", "Two."],
+    ]
+
+
+def test_choices_of_the_hub_are_lists():
+    rows = [{"stem": "x?", "choices": {"label": list("ABCDE"), "text": list("vwxyz")}}]
+    assert readers._texts(rows[0]["choices"]) == list("vwxyz")
