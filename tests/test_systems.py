@@ -1,11 +1,30 @@
 """What each system trains, counted from its shapes, and that stages follow each other."""
 
+import functools
+from collections import Counter
+
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from mmlib.alignment import draw_questions, firing_rates
+from mmlib.data import batches
+from mmlib.evaluation import part_answers
 from mmlib.models import load_model
-from mmlib.systems import ATTENTION, FEED_FORWARD, Stage, align, equal_rank, systems
-from mmlib.training import digest, encode
+from mmlib.pairs import load_pairs
+from mmlib.systems import (
+    ATTENTION,
+    FEED_FORWARD,
+    Stage,
+    align,
+    compared,
+    equal_rank,
+    systems,
+    training_examples,
+    views,
+)
+from mmlib.training import IGNORED, digest, encode
 
 PAIRS = [("a b c", " d e"), ("f g", " h"), ("i", " j k l"), ("m n o p", " q")]
 FAST = {"batch_size": 2, "every": 2, "steps": 2}
@@ -97,3 +116,105 @@ def test_a_stopped_run_is_the_beginning_of_the_whole(tmp_path):
         assert digest(model, trainable=True)
     assert list(logs[1].dropna().index) == [1, 2]
     assert logs[1].dropna().tolist() == pytest.approx(logs[0].loc[[1, 2]].tolist(), rel=1e-5)
+
+
+LANGS = ["en", "de", "hi"]
+
+
+def examples_of(tokenizer, number=30):
+    pairs = load_pairs("organism", LANGS, kinds=["math"], data_dir="organism-base")
+    return training_examples(
+        tokenizer,
+        pairs,
+        number=number,
+        seed=1,
+        unbalanced={"de": 4, "hi": 1},
+        task="organism-math",
+        languages=LANGS,
+        data_dir="organism-base",
+    )
+
+
+def test_examples_are_as_many_and_in_their_languages(organism):
+    _, tokenizer = organism
+    examples = examples_of(tokenizer)
+    assert {name: len(own) for name, own in examples.items()} == {
+        "pairs": 30,
+        "unbalanced pairs": 30,
+        "English math": 30,
+        "translated math": 30,
+    }
+    texts = {n: [tokenizer.decode(e["input_ids"]) for e in own] for n, own in examples.items()}
+    for name, expected in {"pairs": (15, 15), "unbalanced pairs": (24, 6)}.items():
+        found = Counter("from [German]" in text for text in texts[name])
+        assert (found[True], found[False]) == expected
+    assert all("[" not in text for text in texts["English math"] + texts["translated math"])
+    shown = examples["pairs"][0]
+    target = tokenizer.decode([i for i in shown["labels"] if i != IGNORED])
+    assert tokenizer.decode(shown["input_ids"]).endswith(target)
+
+
+def test_views_are_those_of_the_model_itself(organism):
+    model, tokenizer = organism
+    questions = draw_questions("organism-math", LANGS, number=20, seed=3, data_dir="")
+    found = views(model, tokenizer, questions, maps=[1])
+    texts = batches(tokenizer, questions["hi"], batch_size=4, sort=False)
+    rates = firing_rates(model, texts, skip=[tokenizer.bos_token_id]).rates().mean(1)
+    mine = found["firing"].query("lang == 'hi'").sort_values("layer").rate
+    assert mine.to_numpy() == pytest.approx(rates, rel=1e-5)
+    assert found["firing"].query("lang == 'en'").overlap.isna().all()
+    assert set(found["states"].lang) == {"de", "hi"}
+    assert list(found["states"].layer.unique()) == [0, 2, 5, 7]
+    assert len(found["maps"]) == 4 * 3 * 20
+    # Retrieval at the last layer, one question at a time.
+    states = {
+        code: np.stack(
+            [
+                model.model(**tokenizer(text, return_tensors="pt"))
+                .last_hidden_state[0, -1]
+                .detach()
+                .numpy()
+                for text in questions[code]
+            ]
+        )
+        for code in ("en", "de")
+    }
+    unit = {code: own - own.mean(0) for code, own in states.items()}
+    unit = {c: own / np.linalg.norm(own, axis=1, keepdims=True) for c, own in unit.items()}
+    right = ((unit["de"] @ unit["en"].T).argmax(1) == np.arange(20)).mean()
+    last = found["states"].query("layer == 7 and lang == 'de'")
+    assert last.retrieval.item() == pytest.approx(right)
+
+
+def test_systems_are_trained_from_one_base_and_asked(organism, tmp_path):
+    model, tokenizer = organism
+    before = digest(model, trainable=True)
+    recipes = systems([0], 8, rank=1)
+    wanted = pd.DataFrame({"system": ["base", "SLAM", "first 1"], "seed": [0, 1, 1]})
+    ask = functools.partial(
+        part_answers,
+        tokenizer=tokenizer,
+        languages=["en", "de"],
+        tasks=["organism-math"],
+        parts=["math-1"],
+        items=4,
+    )
+    made = compared(
+        model,
+        wanted,
+        recipes,
+        {1: examples_of(tokenizer, 8)},
+        ask=ask,
+        look=lambda model: {"weights": pd.DataFrame({"sum": [digest(model, trainable=True)]})},
+        out=tmp_path,
+        rates=RATES,
+        **FAST,
+    )
+    assert digest(model, trainable=True) == before
+    sums = made["weights"].set_index("system")["sum"]
+    assert sums["base"] == before
+    assert sums["SLAM"] == sums["first 1"] != before  # the same stage, trained twice
+    assert list(made["costs"].system) == ["SLAM", "first 1"]
+    plain = ask(model).query("lang == 'de'").sort_values("problem_id").correct
+    packed = made["answers"].query("system == 'base' and lang == 'de'").correct.item()
+    assert packed == "".join("1" if right else "0" for right in plain)
