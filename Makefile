@@ -3,7 +3,7 @@
 # make book        only chapters that are stale are executed, then the book is built
 # make html        the book from the chapters as they are
 # make rungs       the shares of non-English math that were tried for organism-base (hours)
-# make small       twelve small organisms: three mixes and seeds, three widths, bytes (hours)
+# make small       thirteen small organisms: three mixes and seeds, three widths, bytes (hours)
 # make sweeps      what chapters 06, 07, 10 to 14 only show and audit (ten hours, WORKERS=2)
 # make evidence    all shipped tables that are too long for a chapter (DATA=folder, hours)
 #
@@ -66,14 +66,14 @@ rungs: .venv/.installed
 # Half the documents of the shipped organisms, twenty minutes to half an hour each on one core:
 # three mixes with three seeds each, and other widths with heads of the same size.
 SMALL := $(foreach seed,1 2 3,$(foreach mix,skewed even latin,$(mix)-96-$(seed))) \
-  skewed-32-1 skewed-64-1 bytes-96-1
+  skewed-32-1 skewed-64-1 short-96-1 bytes-96-1
 READ := -p mix.documents=110000
 RECIPE_skewed := organism-skewed $(READ)
 RECIPE_even := organism-even $(READ)
 RECIPE_latin := $(RECIPE_even) -p mix.languages="{en: 1, de: 1, fr: 1, hi-Latn: 1, sw: 1, bn: 1}"
-# A ninth of it, which is as many bytes as tokens; rows as long as the longest document.
-RECIPE_bytes := organism-even -p mix.documents=12000 -p vocab_size=259 -p row_length=1536 \
-  -p batch_rows=8
+# A ninth of it in pieces of words and in bytes; rows as long as the longest document.
+RECIPE_short := organism-even -p mix.documents=12000
+RECIPE_bytes := $(RECIPE_short) -p vocab_size=259 -p row_length=1536 -p batch_rows=8
 WIDTH_32 := -p hidden_size=32 -p intermediate_size=85 -p heads=1 -p kv_heads=1
 WIDTH_64 := -p hidden_size=64 -p intermediate_size=170 -p heads=2 -p kv_heads=2
 WIDTH_96 := -p hidden_size=96 -p intermediate_size=256 -p heads=3 -p kv_heads=3

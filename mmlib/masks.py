@@ -152,6 +152,8 @@ def random_mask(
     """
     if within is not None and among is not None:
         raise ValueError("give `within` or `among`, not both")
+    if among is not None:
+        check_comparable(like, among)
     for name, mask in like.items() if within is not None else ():
         if name not in within or within[name].shape != mask.shape:
             has = tuple(within[name].shape) if name in within else "nothing"

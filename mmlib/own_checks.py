@@ -74,8 +74,9 @@ CLAIMS = pd.DataFrame(
         ),
         (
             "O12",
-            "The part that all languages share matters more than other weights of the sets.",
-            "in every language it costs over 2 points more than as many random weights of any set",
+            "The part that all languages share matters more than as many random weights of a set.",
+            "in every language it costs over 2 points more than such a draw, shared weights among "
+            "it, from any set",
         ),
         (
             "S14",

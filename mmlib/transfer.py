@@ -57,6 +57,8 @@ def edits(
     """
     if len(set(languages)) < max(2, len(languages)):
         raise ValueError(f"languages={list(languages)}: give two or more, each once")
+    if not sample_seeds:
+        raise ValueError("sample_seeds is empty: give at least one draw")
     if wrong := [name for name in weights if name not in WEIGHTS]:
         raise ValueError(f"unknown weights {wrong[0]!r}: choose from {', '.join(WEIGHTS)}")
     rows: list[tuple] = [("none", "", 0.0, 0, 0)]
@@ -122,7 +124,9 @@ def transfer(
             answers, about = ask(model, **only), {"n_weights": 0, "mask": ""}
         else:
             of = (cell["keep_ratio"], cell["seed"])
-            if of not in made:  # one pair of K and seed at a time: eighteen masks of the model
+            if (
+                of not in made
+            ):  # one pair of K and seed at a time: a mask of the model for every part
                 made = {of: parts_of(math_sets(scores, math, nonmath, *of))}
             mask = _mask(made[of], cell)
             with pruned(model, mask) as count:
@@ -144,33 +148,50 @@ def _mask(parts: Mapping[tuple[str, str], ParameterMask], cell: Mapping[str, Any
     return parts[weights, edited]
 
 
-def losses(answers: pd.DataFrame, by: Sequence[str], *, margin: float = 0.02) -> pd.DataFrame:
+def losses(
+    answers: pd.DataFrame, by: Sequence[str], *, margin: float = 0.02, against: str = RANDOM
+) -> pd.DataFrame:
     """What each edit costs each language beyond as many random weights, and whether it counts.
 
     Args:
         answers: One row per problem: `CELL`, lang, part, problem_id, correct.
         by: Columns that are kept apart besides the edit and the language asked.
         margin: Largest difference that is called no change.
+        against: `RANDOM`, weights of every matrix, or `WITHIN`, weights of the set (of all sets,
+            their mean, for the shared part); the latter for the own and the shared part only.
 
     Returns:
         One row per edit and language: edited, lang, weights, `by` and the columns of
         `mmlib.results.equivalence`; `difference` is accuracy after the random edit minus accuracy
         after the edit. Weights drawn within a set are compared with as many of every matrix too.
     """
-    drawn = answers.weights.str.startswith(RANDOM)
-    random = answers[drawn].assign(weights=answers.weights.str.removeprefix(RANDOM))
-    edited = answers[~drawn & (answers.weights != "none")]
+    kind = answers.weights.where(answers.weights.isin(WEIGHTS))
+    if against == WITHIN:
+        drawn = answers[answers.weights.str.startswith(WITHIN)]
+        control = drawn.assign(weights=drawn.weights.str.removeprefix(WITHIN))
+        control.loc[control.weights == "shared", "edited"] = ALL
+        edited = answers[kind.isin(control.weights)]
+    else:
+        drawn = answers[answers.weights.str.startswith(RANDOM)]
+        control = drawn.assign(weights=drawn.weights.str.removeprefix(RANDOM))
+        edited = answers[kind.notna() | answers.weights.str.startswith(WITHIN)]
+        control = pd.concat([control, _for_within(control, edited)])
+    name = ["weights", "edited", "lang", *dict.fromkeys(by)]
+    on = [c for c in ("keep_ratio", "seed", "part", "problem_id") if c not in name]
+    return equivalence(edited, control, by=name, on=on, margin=margin)
+
+
+def _for_within(random: pd.DataFrame, edited: pd.DataFrame) -> pd.DataFrame:
+    """The random counterparts once more, for the weights drawn within sets."""
+    tables = []
     for kind, whose in edited.groupby("weights", sort=False).edited.unique().items():
         if kind.startswith(WITHIN):
             same = random[random.weights == kind.removeprefix(WITHIN)].assign(weights=kind)
             if (same.edited == ALL).all():
-                same = same.drop(columns="edited").merge(
-                    pd.Series(whose, name="edited"), how="cross"
-                )
-            random = pd.concat([random, same])
-    name = ["weights", "edited", "lang", *dict.fromkeys(by)]
-    on = [c for c in ("keep_ratio", "seed", "part", "problem_id") if c not in name]
-    return equivalence(edited, random, by=name, on=on, margin=margin)
+                same = same.drop(columns="edited")
+                same = same.merge(pd.Series(whose, name="edited"), how="cross")
+            tables.append(same)
+    return pd.concat(tables) if tables else random[:0]
 
 
 def predictors(sets: Mapping[str, ParameterMask]) -> pd.DataFrame:

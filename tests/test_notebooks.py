@@ -354,9 +354,11 @@ def check_travel(tables, given):
     answers = answers[answers.part.isin(given["parts"])]
     right = answers.groupby(["weights", "edited", "lang"]).right.mean()
     told = tables["transfer"].query("kind == 'math'")
-    assert len(told) == 2 * (len(given["languages"]) * 2 + 1)
+    assert len(told) == 2 * (len(given["languages"]) * 4 + 1)
     for row in told.itertuples():
-        random = right["random " + row.weights, row.edited, row.lang]
+        kind = row.weights.removeprefix("within ")
+        whose = "all" if kind == "shared" else row.edited
+        random = right["random " + kind, whose, row.lang]
         assert row.difference == pytest.approx(random - right[row.weights, row.edited, row.lang])
         assert row.n == given["items"]
 
@@ -394,7 +396,8 @@ def check_data(tables, given):
     """Sets come from the checkpoint's matrices, shares from its manifest, ranks from scipy."""
     whole_numbers(tables["mix_overlap"])
     sizes = tables["data_sizes"]
-    kept = {name: matrices(ROOT / "mmlib" / "organisms" / name) for name in given["models"]}
+    names = [*given["models"], *given["cut"]]
+    kept = {name: matrices(ROOT / "mmlib" / "organisms" / name) for name in names}
     for name, rows in sizes.groupby("model"):
         assert set(rows.n_topk) == {sum(int(size * 0.1) for size in kept[name])}
         path = ROOT / "mmlib" / "organisms" / name / "manifest.json"
@@ -406,7 +409,7 @@ def check_data(tables, given):
     means = tables["mixes"].pivot_table(index="lang", columns="mix", values="n_math_specific")
     shares = tables["mixes"].query("mix == 'skewed'").set_index("lang").share
     rho = {mix: spearmanr(means[mix], shares[means.index]).statistic for mix in means}
-    rows = sizes.groupby(["mix", "lang"]).n_math_specific.mean()
+    rows = sizes[sizes.model.isin(given["models"])].groupby(["mix", "lang"]).n_math_specific.mean()
     assert means.stack().reorder_levels(["mix", "lang"]).sort_index().tolist() == pytest.approx(
         rows.sort_index().tolist()
     )

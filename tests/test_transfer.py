@@ -15,6 +15,7 @@ from mmlib.results import equivalence, unpack_answers
 from mmlib.transfer import (
     ALL,
     CELL,
+    WITHIN,
     edits,
     losses,
     math_sets,
@@ -188,3 +189,11 @@ def test_edits_are_undone_and_matched(organism):
         row = lost.loc[weights, edited, "de"]
         assert row.difference == pytest.approx(mean[*random, "de"] - mean[weights, edited, "de"])
         assert row.n == 3
+    of_set = losses(unpacked, ["keep_ratio", "seed"], against=WITHIN)
+    of_set = of_set.set_index(["weights", "edited", "lang"])
+    assert set(of_set.index.get_level_values("weights")) == {"own", "shared"}
+    draws = [mean["within shared", code, "de"] for code in LANGS]
+    expected = sum(draws) / 3 - mean["shared", ALL, "de"]
+    assert of_set.difference["shared", ALL, "de"] == pytest.approx(expected)
+    expected = mean["within own", "hi", "de"] - mean["own", "hi", "de"]
+    assert of_set.difference["own", "hi", "de"] == pytest.approx(expected)
