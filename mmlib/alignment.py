@@ -23,16 +23,23 @@ Denominator = Literal["english", "other", "union"]
 
 
 def draw_questions(
-    task: str, languages: Sequence[str], *, number: int, seed: int, data_dir: str = ""
+    task: str,
+    languages: Sequence[str],
+    *,
+    number: int,
+    seed: int,
+    data_dir: str = "",
+    split: str = "calibration",
 ) -> dict[str, list[str]]:
-    """Draw the same questions in several languages, without their answers.
+    """Draw the same questions in several languages, as they are asked, without their answers.
 
     Args:
-        task: See `mmlib.data.load_problems`; its calibration split is drawn from.
+        task: See `mmlib.data.load_problems`.
         languages: ISO 639-1 codes.
         number: Questions per language, without replacement.
         seed: Of the draw.
         data_dir: As in `load_problems`.
+        split: What is drawn from; layers are selected on text that grades nothing.
 
     Returns:
         Language -> prompts, of the same problems in the same order.
@@ -42,7 +49,7 @@ def draw_questions(
     """
     prompts = {}
     for code in languages:
-        problems = load_problems(task, code, data_dir=data_dir or None, split="calibration")
+        problems = load_problems(task, code, data_dir=data_dir or None, split=split)
         prompts[code] = {problem.id: problem.prompt for problem in problems}
     shared = sorted(set.intersection(*map(set, prompts.values())))
     if not 0 < number <= len(shared):

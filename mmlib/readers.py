@@ -308,7 +308,10 @@ def _texts(choices: dict | list) -> list[str]:
 
 def _flores(language: str, split: str, folder: Path | None) -> pd.DataFrame:
     """Sentences that are parallel by row."""
-    rows = fetch("flores", folder, SPLITS["flores"][split], variant=FLORES[language])
+    own = SPLITS["flores"][split]
+    rows = fetch("flores", folder, own, variant=FLORES[language])
+    if language != "en":
+        _same_rows(rows, fetch("flores", folder, own, variant=FLORES["en"]))
     return pd.DataFrame({"id": [str(n) for n in range(len(rows))], "sentence": rows.sentence})
 
 

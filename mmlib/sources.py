@@ -121,7 +121,7 @@ READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
 }
 READERS[".json"] = READERS[".jsonl"]
 READERS[".dev"] = READERS[".devtest"] = lambda path: pd.DataFrame(
-    {"sentence": path.read_text(encoding="utf-8").splitlines()}
+    {"sentence": path.read_text(encoding="utf-8").removesuffix("\n").split("\n")}
 )
 
 

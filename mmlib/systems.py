@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -135,7 +136,7 @@ def align(
         if stage.data not in examples:
             raise ValueError(f"no examples {stage.data!r}: there are {', '.join(examples)}")
         with ExitStack() as stack:
-            moving = _moving(model, stage, stack)
+            moving = _moving(model, stage, stack, options.get("seed", 1))
             trained = sum(p.numel() for p in moving.parameters() if p.requires_grad)
             log = finetune(
                 moving,
@@ -155,14 +156,16 @@ def align(
     return model, log, pd.DataFrame(costs, columns=names)
 
 
-def _moving(model: PreTrainedModel, stage: Stage, stack: ExitStack) -> nn.Module:
-    """The model with gradients where the stage wants them."""
+def _moving(model: PreTrainedModel, stage: Stage, stack: ExitStack, seed: int) -> nn.Module:
+    """The model with gradients where the stage wants them; adapters begin as the seed says."""
     if stage.rank:
         names = [name.rpartition(".")[2] for name in linear_modules(model)]
         config = LoraConfig(
             r=stage.rank, lora_alpha=2 * stage.rank, target_modules=sorted(set(names))
         )
-        return get_peft_model(model, config)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return get_peft_model(model, config)
     if stage.layers is None:
         return model.requires_grad_(True)
     stack.enter_context(trainable_only(model, stage.layers, stage.modules))
@@ -185,20 +188,28 @@ def training_examples(
     Args:
         tokenizer: The model's tokenizer.
         pairs: See `mmlib.pairs.load_pairs`; they get SLAM's prompt.
-        number: Examples of each kind, at most; pairs are as many per language.
+        number: Examples of each kind, at most. Pairs are as many per language, and no more than
+            there can be unbalanced ones, so that both kinds have as many.
         seed: Of the draws.
         unbalanced: Language -> its share of the unbalanced pairs.
         task: Word problems with worked solutions, from its calibration split.
         languages: ISO 639-1 codes, English first.
         data_dir: As in `mmlib.data.load_problems`.
+
+    Raises:
+        ValueError: `unbalanced` does not have the languages of the pairs, or a share that is not
+            above 0; see also `mmlib.data.load_problems`.
     """
-    codes = list(dict.fromkeys(pairs.lang))
-    even = min(number, len(codes) * int(pairs.lang.value_counts().min()))
-    total = sum(unbalanced.values())
-    most = min(int((pairs.lang == x).sum() * total / unbalanced[x]) for x in codes)
+    there, total = pairs.lang.value_counts(), sum(unbalanced.values())
+    if set(unbalanced) != set(there.index) or min(unbalanced.values()) <= 0:
+        raise ValueError(
+            f"unbalanced={dict(unbalanced)}: give {sorted(there.index)} shares above 0"
+        )
+    most = min(int(there[code] * total / share) for code, share in unbalanced.items())
+    count = min(number, most, len(there) * int(there.min()))
     drawn = {
-        "pairs": draw_pairs(pairs, even, seed=seed),
-        "unbalanced pairs": draw_pairs(pairs, min(even, most), seed=seed, shares=unbalanced),
+        "pairs": draw_pairs(pairs, count, seed=seed),
+        "unbalanced pairs": draw_pairs(pairs, count, seed=seed, shares=unbalanced),
     }
     asked = {name: translation_examples(tokenizer, rows) for name, rows in drawn.items()}
     for name, chosen in (("English math", languages[:1]), ("translated math", languages)):

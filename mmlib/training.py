@@ -173,14 +173,15 @@ def finetune(
         accumulation: Batches per step.
         heldout: Examples whose loss is measured every `every` steps, and before the first.
         every: Steps between measurements, and between checkpoints; the training loss is logged
-            after every tenth step too.
+            after every fifth step too.
         stop: Stop after so many steps of the same schedule, to do a part of a run again.
         seed: Of the order of the examples.
         **arguments: Further `transformers.TrainingArguments`, such as `bf16=True`.
 
     Returns:
         The log: step, loss (training, mean since the row before), heldout_loss (mean over batches),
-        missing where they were not measured; and in the last row seconds, of the last sitting.
+        missing where they were not measured; and in the last row seconds, of
+        the last sitting, measurements included.
 
     Raises:
         ValueError: Nothing has gradients, something that has is not float32, or `out` holds a run
@@ -206,7 +207,7 @@ def finetune(
         "eval_strategy": "steps" if heldout else "no",
         "eval_on_start": bool(heldout),
         "eval_steps": every,
-        "logging_steps": min(every, 10),
+        "logging_steps": min(every, 5),
         "save_steps": every,
         "save_total_limit": 1,
         "seed": seed,
@@ -259,6 +260,8 @@ def _train(model, examples, heldout, out: Path, chosen: dict[str, Any], stop: in
     try:
         trainer.train(resume_from_checkpoint=_checkpoint(out))
     finally:
+        # Mixed precision has put its own forward pass over the model's.
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         model.train(mode)
         for name, value in config.to_dict().items():
             if getattr(model.config, name, value) != value:

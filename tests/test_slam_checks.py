@@ -97,6 +97,8 @@ def test_gains_of_the_weak_half():
     weak = {"hi": 0.3, "sw": 0.2, "all": 0.05}
     assert decided("S5", alignment({"SLAM": weak})) == (YES, 0.15)
     assert decided("S5", alignment({"SLAM": weak | {"en": 0.25}})) == (NO, -0.05)
+    harm = {"hi": -0.05, "sw": -0.05, "all": -0.3}
+    assert decided("S5", alignment({"SLAM": harm})) == (NO, -0.0498)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,6 @@ def test_gains_of_the_weak_half():
     [
         ("S6", "math-new", {"all": 0.1, "en": 0.02}, YES, 0.0202),
         ("S6", "math-new", {"all": 0.1, "en": -0.02}, NO, -0.0198),
-        ("S11", "knowledge", {"all": 0.1, "sw": -0.02}, NO, -0.0198),
         ("S13", "math-1", {"all": -0.3, "en": 0.0}, YES, 0.0102),
         ("S13", "math-1", {"all": 0.3, "en": -0.05}, NO, -0.0398),
     ],
@@ -124,13 +125,31 @@ def test_consistency_retrieval_and_a_stronger_start():
     table = alignment({"SLAM": {"all": 0.2, "de": 0.1}})
     told = table.rename(columns={"accuracy": "consistency"}).drop(columns="part")
     assert judge("S4", {"consistency": told}).effect == pytest.approx(0.1002)
+    worse = alignment({"SLAM": {"all": 0.2, "en": -0.4}}).rename(
+        columns={"accuracy": "consistency"}
+    )
+    assert judge("S4", {"consistency": worse}).verdict == NO
     places = pd.concat(
         table.rename(columns={"accuracy": "retrieval"}).assign(layer=layer, depth=9)
         for layer in (0, 6)
     )
     places.loc[places.layer == 0, "retrieval"] = 0.0
     assert judge("S15", {"final_states": places}).effect == pytest.approx(0.1002)
-    assert judge("S17", {"alignment_stronger": table}).effect == pytest.approx(0.5 / 3 + 2e-4)
+    knowledge = {"alignment_knowledge": table.assign(part="knowledge")}
+    assert judge("S11", knowledge).effect == pytest.approx(0.1002)
+    stronger = table.assign(accuracy=table.accuracy + 0.05)
+    both = {"alignment": table, "alignment_stronger": stronger}
+    assert judge("S17", both).effect == pytest.approx(0.5 / 3 + 2e-4)
+    assert judge("S17", both | {"alignment_stronger": table}).verdict == NOT_TESTABLE
+
+
+def test_gaps_and_mixtures_are_not_averaged():
+    """Another seed missing, or two runs of one name, decide nothing."""
+    table = alignment(dict.fromkeys(SYSTEMS, 0.1))
+    gap = table[(table.system != "QAlign") | (table.seed == 1)]
+    assert judge("S1", {"alignment": gap}).verdict == NOT_TESTABLE
+    outcome = judge("S13", {"alignment": pd.concat([table, table])})
+    assert (outcome.verdict, "one value" in outcome.reason) == (NOT_TESTABLE, True)
 
 
 def test_costs_and_balance():

@@ -104,6 +104,36 @@ def test_adapters_are_merged_and_train_no_weight(organism, tmp_path):
     assert costs.trained.item() == 2 * 8 * (4 * (192 + 192) + 3 * (192 + 512))
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")  # used by peft
+@pytest.mark.parametrize("stage", [Stage("pairs", (1,), FEED_FORWARD), Stage("pairs", rank=2)])
+def test_a_finished_run_is_the_same_model_when_it_is_loaded_again(stage, tmp_path):
+    """Also after training in bfloat16, and whatever was drawn before."""
+    logits = []
+    for draws in (0, 7):
+        model, tokenizer = load_model("organism-skewed", dtype="float32")
+        torch.rand(draws)
+        examples = {"pairs": encode(tokenizer, PAIRS)}
+        options = {"rates": RATES, "bf16": True, **FAST}
+        model, _, _ = align(model, (stage,), examples, tmp_path, **options)
+        logits.append(model(torch.tensor([[5, 6, 7]])).logits)
+    assert torch.equal(*logits)
+
+
+def test_shares_of_unbalanced_pairs_name_every_language(organism):
+    _, tokenizer = organism
+    pairs = load_pairs("organism", LANGS, kinds=["math"], data_dir="organism-base")
+    with pytest.raises(ValueError, match=r"give \['de', 'hi'\] shares above 0"):
+        training_examples(
+            tokenizer,
+            pairs,
+            number=9,
+            seed=1,
+            unbalanced={"de": 1},
+            task="organism-math",
+            languages=LANGS,
+        )
+
+
 def test_a_stopped_run_is_the_beginning_of_the_whole(tmp_path):
     logs = []
     for folder, stop in (("whole", 0), ("part", 2)):
