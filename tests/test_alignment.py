@@ -234,6 +234,9 @@ def test_questions_are_parallel():
     assert ids["en"] == ids["hi"]
     assert len(set(ids["en"])) == 5
     assert other["en"] != drawn["en"]
+    asked = draw_questions("organism-math", ["hi"], number=5, seed=1, split="heldout")
+    assert set(asked["hi"]) <= {p.prompt for p in load_problems("organism-math", "hi")}
+    assert not set(asked["hi"]) & set(problems["hi"])
     with pytest.raises(ValueError, match="number=5000"):
         draw_questions("organism-math", ["en"], number=5000, seed=1)
 
