@@ -180,8 +180,8 @@ def finetune(
 
     Returns:
         The log: step, loss (training, mean since the row before), heldout_loss (mean over batches),
-        missing where they were not measured; and in the last row seconds, of
-        the last sitting, measurements included.
+        missing where they were not measured; and in the last row seconds, of the last sitting,
+        measurements included.
 
     Raises:
         ValueError: Nothing has gradients, something that has is not float32, or `out` holds a run

@@ -124,9 +124,8 @@ def transfer(
             answers, about = ask(model, **only), {"n_weights": 0, "mask": ""}
         else:
             of = (cell["keep_ratio"], cell["seed"])
-            if (
-                of not in made
-            ):  # one pair of K and seed at a time: a mask of the model for every part
+            # One pair of K and seed at a time: every part is a mask of the whole model.
+            if of not in made:
                 made = {of: parts_of(math_sets(scores, math, nonmath, *of))}
             mask = _mask(made[of], cell)
             with pruned(model, mask) as count:
