@@ -49,6 +49,13 @@ class Stage:
         """Which learning rate it takes: part, full or lora."""
         return "lora" if self.rank else "full" if self.layers is None else "part"
 
+    @property
+    def folder(self) -> str:
+        """Name that says all of it."""
+        layers = "all" if self.layers is None else "+".join(map(str, self.layers))
+        names = "+".join(self.modules) or (f"rank {self.rank}" if self.rank else "all")
+        return f"{self.data}, layers {layers}, {names}".replace(", ", "_").replace(" ", "-")
+
 
 def systems(
     selected: Sequence[int], depth: int, *, rank: int, draws: int = 3
@@ -122,7 +129,8 @@ def align(
         model: In float32; changed in place (adapters are merged into it in the end).
         stages: See `systems`.
         examples: Name of the data -> examples, see `mmlib.training.encode`.
-        out: Folder of the runs, one below it per stage; interrupted ones go on.
+        out: Folder of the runs: the first stage's below it, the second's below that; interrupted
+            ones go on, and systems that begin alike share what they have in common.
         steps: Optimizer steps of each stage.
         rates: Learning rates of the kinds part, full and lora.
         **options: Further arguments of `mmlib.training.finetune`.
@@ -131,8 +139,9 @@ def align(
         The model; the log (columns of `finetune` and stage); the costs, one row per stage: stage,
         data, trained (number of weights), share (of the model's), optimizer_bytes, seconds.
     """
-    size, logs, costs = model.num_parameters(), [], []
+    size, out, logs, costs = model.num_parameters(), Path(out), [], []
     for number, stage in enumerate(stages, 1):
+        out = out / stage.folder
         if stage.data not in examples:
             raise ValueError(f"no examples {stage.data!r}: there are {', '.join(examples)}")
         with ExitStack() as stack:
@@ -141,7 +150,7 @@ def align(
             log = finetune(
                 moving,
                 examples[stage.data],
-                Path(out) / f"stage-{number}",
+                out,
                 steps=steps,
                 learning_rate=rates[stage.kind],
                 **options,
@@ -319,9 +328,13 @@ def compared(
     joined: dict[str, list[pd.DataFrame]] = {}
     for system, seed in wanted[["system", "seed"]].itertuples(index=False):
         stages, model = recipes[system], copy.deepcopy(base)
-        folder = Path(out) / f"{system.replace(' ', '-')}-{seed}"
         model, log, costs = align(
-            model, stages, examples.get(seed, {}), folder, seed=max(seed, 1), **options
+            model,
+            stages,
+            examples.get(seed, {}),
+            Path(out) / f"seed-{seed}",
+            seed=max(seed, 1),
+            **options,
         )
         answers = ask(model)
         answers["grade"] = answers.correct.map({True: "1", False: "0"})

@@ -249,6 +249,10 @@ class _Stop(TrainerCallback):
 def _train(model, examples, heldout, out: Path, chosen: dict[str, Any], stop: int) -> None:
     """Run the Trainer; the model's mode and configuration are afterwards as they were."""
     mode, config = model.training, copy.deepcopy(model.config)
+    decoder = model.get_base_model() if hasattr(model, "get_base_model") else model
+    attention = decoder.config._attn_implementation
+    if not torch.cuda.is_available():  # the backward pass of the fused one takes twice as long
+        decoder.set_attn_implementation("eager")
     trainer = Trainer(
         model=model,
         args=TrainingArguments(output_dir=str(out), **chosen),
@@ -262,6 +266,7 @@ def _train(model, examples, heldout, out: Path, chosen: dict[str, Any], stop: in
     finally:
         # Mixed precision has put its own forward pass over the model's.
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        decoder.set_attn_implementation(attention)
         model.train(mode)
         for name, value in config.to_dict().items():
             if getattr(model.config, name, value) != value:
