@@ -24,6 +24,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.utils.notebook import NotebookProgressCallback
 
 from mmlib.data import pad
 from mmlib.languages import get_language
@@ -85,6 +86,26 @@ def encode(
     if not examples:
         raise ValueError("no pair was given")
     return examples
+
+
+@torch.no_grad()
+def mean_loss(
+    model: PreTrainedModel, examples: Sequence[Mapping[str, list[int]]], *, batch_size: int = 32
+) -> float:
+    """Mean loss per target token, in nats.
+
+    Args:
+        model: A causal language model.
+        examples: See `encode`.
+        batch_size: Examples per forward pass.
+    """
+    total = count = 0.0
+    for start in range(0, len(examples), batch_size):
+        batch = _collate(examples[start : start + batch_size])
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        number = int((batch["labels"][:, 1:] != IGNORED).sum())
+        total, count = total + model(**batch).loss.item() * number, count + number
+    return total / count
 
 
 @contextmanager
@@ -261,6 +282,7 @@ def _train(model, examples, heldout, out: Path, chosen: dict[str, Any], stop: in
         data_collator=_collate,
         callbacks=[_Stop(stop or chosen["max_steps"])],
     )
+    trainer.remove_callback(NotebookProgressCallback)  # a page keeps what it displays
     try:
         trainer.train(resume_from_checkpoint=_checkpoint(out))
     finally:

@@ -8,7 +8,7 @@ from test_runner import edit, executed, fresh, make_checkout, project  # noqa: F
 
 from mmlib import grid
 from mmlib.__main__ import main
-from mmlib.chapters import ChapterError, Project
+from mmlib.chapters import ChapterError, Project, resolve
 
 
 @pytest.fixture
@@ -117,3 +117,13 @@ def test_the_command_of_a_run_is_one_that_can_be_typed(project, path):  # noqa: 
     given = dict(part.split("=", 1) for part in command if "=" in part)
     assert json.loads(given["languages"]) == ["de", "no"]
     assert command[command.index("run") + 1] == "01_toy"
+
+
+def test_a_text_reaches_its_run_as_it_is(project, tmp_path):  # noqa: F811
+    path = tmp_path / "grid.yml"
+    path.write_text("chapter: 01_toy\nvary: {model: [a name, other]}\n")
+    for run, name in zip(grid.read(project, path), ("a name", "other"), strict=True):
+        given = dict(part.split("=", 1) for part in run.command(project.root) if "=" in part)
+        assert given == {"model": name}
+        values, _ = resolve(project, "01_toy", given)
+        assert values["model"] == name

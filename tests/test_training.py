@@ -14,6 +14,7 @@ from mmlib.training import (
     digest,
     encode,
     finetune,
+    mean_loss,
     trainable_only,
     trainable_share,
     translation_prompt,
@@ -214,3 +215,17 @@ def test_models_of_peft_are_trained_too(organism, tmp_path):
     assert digest(adapted, trainable=False) == frozen
     moved = adapted.merge_and_unload().model.layers[0].mlp.up_proj.weight - before
     assert torch.linalg.matrix_rank(moved.float(), rtol=1e-4) == 2
+
+
+def test_mean_loss_counts_every_target_token_once():
+    model, tokenizer = load_model("organism-skewed", dtype="float32")
+    examples = encode(tokenizer, PAIRS)
+    logs = []
+    for example in examples:
+        with torch.no_grad():
+            scores = model(torch.tensor([example["input_ids"]])).logits[0].log_softmax(-1)
+        after = [(i, t) for i, t in enumerate(example["labels"]) if t != IGNORED]
+        logs += [-scores[i - 1, t].item() for i, t in after]
+    assert mean_loss(model, examples, batch_size=3) == pytest.approx(
+        sum(logs) / len(logs), rel=1e-4
+    )
