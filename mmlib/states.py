@@ -96,11 +96,15 @@ def language_accuracy(states: States, *, folds: int = 5, seed: int = 0) -> float
 
 
 def tsne(states: States, *, seed: int, perplexity: float = 30.0) -> pd.DataFrame:
-    """A map in two dimensions: lang, question, x, y. Another seed draws another map."""
+    """A map in two dimensions: lang, question, x, y. Another seed draws another map.
+
+    The perplexity is smaller where there are less than three times as many states.
+    """
     from sklearn.manifold import TSNE
 
     number = _check(states)
     data = np.concatenate(list(states.values()))
+    perplexity = min(perplexity, (len(data) - 1) / 3)
     points = TSNE(random_state=seed, perplexity=perplexity, init="pca").fit_transform(data)
     table = pd.DataFrame(points, columns=["x", "y"])
     table.insert(0, "lang", np.repeat(list(states), number))

@@ -136,7 +136,7 @@ def align(
         **options: Further arguments of `mmlib.training.finetune`.
 
     Returns:
-        The model; the log (columns of `finetune` and stage); the costs, one row per stage: stage,
+        The model; the log (columns of `finetune`, stage and learning_rate); the costs, one row per stage: stage,
         data, trained (number of weights), share (of the model's), optimizer_bytes, seconds.
     """
     size, out, logs, costs = model.num_parameters(), Path(out), [], []
@@ -159,7 +159,7 @@ def align(
             model = moving.merge_and_unload()
         cost = (number, stage.data, trained, trained / size, ADAM_BYTES * trained)
         costs.append((*cost, float(log.seconds.iloc[-1])))
-        logs.append(log.assign(stage=number))
+        logs.append(log.assign(stage=number, learning_rate=rates[stage.kind]))
     names = ["stage", "data", "trained", "share", "optimizer_bytes", "seconds"]
     log = pd.concat(logs, ignore_index=True) if logs else pd.DataFrame()
     return model, log, pd.DataFrame(costs, columns=names)
@@ -304,7 +304,7 @@ def compared(
     recipes: Mapping[str, Sequence[Stage]],
     examples: Mapping[int, Mapping[str, Sequence]],
     *,
-    ask: Callable[[PreTrainedModel], pd.DataFrame],
+    ask: Callable[[PreTrainedModel], pd.DataFrame] | None,
     look: Callable[[PreTrainedModel], Mapping[str, pd.DataFrame]],
     out: str | Path,
     **options: Any,
@@ -316,15 +316,21 @@ def compared(
         wanted: Columns system and seed; the seed of a system without stages means nothing.
         recipes: See `systems`.
         examples: Seed -> examples, see `training_examples`.
-        ask: Called with every model; answers as of `mmlib.evaluation.part_answers`.
+        ask: Called with every model; answers as of `mmlib.evaluation.part_answers`. None: no
+            model is asked.
         look: Called with every model; tables as of `views`.
         out: Folder of all runs; one that is finished is not trained again.
         **options: Further arguments of `align`.
 
     Returns:
-        "answers" (packed by part and lang, see `mmlib.results.pack_answers`), the tables of `look`,
-        "log" and "costs" (see `align`), each with system and seed.
+        "log" and "costs" (see `align`), the tables of `look`, "answers" (packed by part and lang, see
+        `mmlib.results.pack_answers`), each with system and seed.
+
+    Raises:
+        ValueError: A wanted system has no recipe.
     """
+    if unknown := sorted(set(wanted.system) - set(recipes)):
+        raise ValueError(f"no system {unknown[0]!r}: choose from {', '.join(recipes)}")
     joined: dict[str, list[pd.DataFrame]] = {}
     for system, seed in wanted[["system", "seed"]].itertuples(index=False):
         stages, model = recipes[system], copy.deepcopy(base)
@@ -336,10 +342,12 @@ def compared(
             seed=max(seed, 1),
             **options,
         )
-        answers = ask(model)
-        answers["grade"] = answers.correct.map({True: "1", False: "0"})
-        tables = {"answers": pack_answers(answers, by=["part", "lang"]), **look(model)}
-        for name, table in ({"log": log, "costs": costs} | tables).items():
+        tables = {"log": log, "costs": costs, **look(model)}
+        if ask:
+            answers = ask(model)
+            answers["grade"] = answers.correct.map({True: "1", False: "0"})
+            tables["answers"] = pack_answers(answers, by=["part", "lang"])
+        for name, table in tables.items():
             joined.setdefault(name, []).append(table.assign(system=system, seed=seed))
     return {
         name: pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
