@@ -42,7 +42,8 @@ class Run(NamedTuple):
     def command(self, root: Path) -> list[str]:
         """The command that runs it alone."""
         pairs = [
-            f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in self.given.items()
+            f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+            for key, value in self.given.items()
         ]
         options = [part for pair in pairs for part in ("-p", pair)]
         return [sys.executable, "-m", "mmlib", "--root", str(root), "run", self.chapter, *options]
