@@ -4,7 +4,7 @@
 # make html        the book from the chapters as they are
 # make rungs       the shares of non-English math that were tried for organism-base (hours)
 # make small       thirteen small organisms: three mixes and seeds, three widths, bytes (hours)
-# make sweeps      what chapters 06, 07, 10 to 14 only show and audit (ten hours, WORKERS=2)
+# make sweeps      what chapters 06, 07, 10 to 14, 16 only show and audit (twelve hours, WORKERS=2)
 # make evidence    all shipped tables that are too long for a chapter (DATA=folder, hours)
 #
 # PYTHON=python3.11        the interpreter of the environment (3.11 or newer)
@@ -89,6 +89,7 @@ runs/small/%: | .venv/.installed
 
 # Every cell of the chapters that audit a sweep; what is finished is not run again.
 GRID = $(PY) -m mmlib grid notebooks/grids
+ALIGN := align align_parts align_knowledge align_stronger align_rates align_rates_full align_rates_lora
 sweeps: .venv/.installed small
 	set -e; for grid in what_breaks fractions travel formats precision mixes emergence; do \
 	  $(GRID)/$$grid.yml --workers $(WORKERS); done
@@ -102,6 +103,10 @@ sweeps: .venv/.installed small
 	  $(PY) -m mmlib keep data_$$kind $$($(GRID)/mixes.yml --tables data_$$kind); done
 	set -e; for kind in sizes overlap accuracy travel loss; do \
 	  $(PY) -m mmlib keep emergence_$$kind $$($(GRID)/emergence.yml --tables emergence_$$kind); done
+	set -e; for grid in $(ALIGN); do $(GRID)/$$grid.yml --workers $(WORKERS); done
+	set -e; for kind in answers log costs firing states; do $(PY) -m mmlib keep system_$$kind \
+	  $$(for grid in $(ALIGN); do $(GRID)/$$grid.yml --tables system_$$kind; done); done
+	$(PY) -m mmlib keep system_maps $$($(GRID)/align.yml --tables system_maps | cut -d' ' -f1)
 
 # All answers of the family, the untrained-model control on real text, what localisation costs.
 evidence: .venv/.installed sweeps

@@ -4,7 +4,7 @@ The names are those of the paper's tables where a system plays the part of one t
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,12 +136,12 @@ def align(
         **options: Further arguments of `mmlib.training.finetune`.
 
     Returns:
-        The model; the log (columns of `finetune`, stage and learning_rate); the costs, one row per stage: stage,
+        The model; the log (columns of `finetune` and stage); the costs, one row per stage: stage,
         data, trained (number of weights), share (of the model's), optimizer_bytes, seconds.
     """
     size, out, logs, costs = model.num_parameters(), Path(out), [], []
     for number, stage in enumerate(stages, 1):
-        out = out / stage.folder
+        out = out / f"{stage.folder}_{rates[stage.kind]:g}"
         if stage.data not in examples:
             raise ValueError(f"no examples {stage.data!r}: there are {', '.join(examples)}")
         with ExitStack() as stack:
@@ -159,7 +159,7 @@ def align(
             model = moving.merge_and_unload()
         cost = (number, stage.data, trained, trained / size, ADAM_BYTES * trained)
         costs.append((*cost, float(log.seconds.iloc[-1])))
-        logs.append(log.assign(stage=number, learning_rate=rates[stage.kind]))
+        logs.append(log.assign(stage=number))
     names = ["stage", "data", "trained", "share", "optimizer_bytes", "seconds"]
     log = pd.concat(logs, ignore_index=True) if logs else pd.DataFrame()
     return model, log, pd.DataFrame(costs, columns=names)
@@ -191,19 +191,23 @@ def training_examples(
     task: str,
     languages: Sequence[str],
     data_dir: str = "",
+    split: str = "calibration",
+    kinds: Collection[str] | None = None,
 ) -> dict[str, list[dict[str, list[int]]]]:
     """The examples of all systems, by the names that `Stage.data` uses.
 
     Args:
         tokenizer: The model's tokenizer.
         pairs: See `mmlib.pairs.load_pairs`; they get SLAM's prompt.
-        number: Examples of each kind, at most. Pairs are as many per language, and no more than
-            there can be unbalanced ones, so that both kinds have as many.
+        number: Examples of each kind, at most. Pairs are as many per language, and where unbalanced
+            ones are wanted too no more than there can be of these, so that both have as many.
         seed: Of the draws.
         unbalanced: Language -> its share of the unbalanced pairs.
-        task: Word problems with worked solutions, from its calibration split.
+        task: Word problems with worked solutions.
         languages: ISO 639-1 codes, English first.
         data_dir: As in `mmlib.data.load_problems`.
+        split: Of the word problems.
+        kinds: Only these of the examples; None: all.
 
     Raises:
         ValueError: `unbalanced` does not have the languages of the pairs, or a share that is not
@@ -214,16 +218,19 @@ def training_examples(
         raise ValueError(
             f"unbalanced={dict(unbalanced)}: give {sorted(there.index)} shares above 0"
         )
-    most = min(int(there[code] * total / share) for code, share in unbalanced.items())
-    count = min(number, most, len(there) * int(there.min()))
-    drawn = {
-        "pairs": draw_pairs(pairs, count, seed=seed),
-        "unbalanced pairs": draw_pairs(pairs, count, seed=seed, shares=unbalanced),
-    }
-    asked = {name: translation_examples(tokenizer, rows) for name, rows in drawn.items()}
+    count = min(number, len(there) * int(there.min()))
+    if kinds is None or "unbalanced pairs" in kinds:
+        most = (int(there[code] * total / share) for code, share in unbalanced.items())
+        count = min(count, *most)
+    asked = {}
+    for name, of_each in (("pairs", None), ("unbalanced pairs", unbalanced)):
+        if kinds is None or name in kinds:
+            drawn = draw_pairs(pairs, count, seed=seed, shares=of_each)
+            asked[name] = translation_examples(tokenizer, drawn)
     for name, chosen in (("English math", languages[:1]), ("translated math", languages)):
-        solved = [(p.prompt, p.response) for p in _problems(task, chosen, number, seed, data_dir)]
-        asked[name] = encode(tokenizer, solved)
+        if kinds is None or name in kinds:
+            problems = _problems(task, chosen, number, seed, data_dir, split)
+            asked[name] = encode(tokenizer, [(p.prompt, p.response) for p in problems])
     return asked
 
 
@@ -238,12 +245,12 @@ def translation_examples(
 
 
 def _problems(
-    task: str, languages: Sequence[str], number: int, seed: int, data_dir: str
+    task: str, languages: Sequence[str], number: int, seed: int, data_dir: str, split: str
 ) -> list[Problem]:
     """As many problems of every language, in a random order."""
     rng, found = np.random.default_rng(seed), []
     for code in languages:
-        own = load_problems(task, code, data_dir=data_dir or None, split="calibration")
+        own = load_problems(task, code, data_dir=data_dir or None, split=split)
         count = min(len(own), number // len(languages))
         found += [own[i] for i in rng.choice(len(own), count, replace=False)]
     return [found[i] for i in rng.permutation(len(found))]
@@ -323,8 +330,9 @@ def compared(
         **options: Further arguments of `align`.
 
     Returns:
-        "log" and "costs" (see `align`), the tables of `look`, "answers" (packed by part and lang, see
-        `mmlib.results.pack_answers`), each with system and seed.
+        "log" and "costs" (see `align`), the tables of `look`, "answers" (packed by part and lang,
+        see `mmlib.results.pack_answers`) and "responses" (the first one to every part, as it was
+        written), each with system, seed and learning_rate (of its first stage).
 
     Raises:
         ValueError: A wanted system has no recipe.
@@ -345,10 +353,13 @@ def compared(
         tables = {"log": log, "costs": costs, **look(model)}
         if ask:
             answers = ask(model)
-            answers["grade"] = answers.correct.map({True: "1", False: "0"})
             tables["answers"] = pack_answers(answers, by=["part", "lang"])
+            first = answers.groupby(["part", "lang"], sort=False).head(1)
+            tables["responses"] = first[["part", "lang", "problem_id", "response"]]
+        rate = options["rates"][stages[0].kind] if stages else 0.0
+        about = {"system": system, "seed": seed, "learning_rate": rate}
         for name, table in tables.items():
-            joined.setdefault(name, []).append(table.assign(system=system, seed=seed))
+            joined.setdefault(name, []).append(table.assign(**about))
     return {
         name: pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
         for name, tables in joined.items()

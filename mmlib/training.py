@@ -24,6 +24,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.utils.notebook import NotebookProgressCallback
 
 from mmlib.data import pad
 from mmlib.languages import get_language
@@ -261,6 +262,7 @@ def _train(model, examples, heldout, out: Path, chosen: dict[str, Any], stop: in
         data_collator=_collate,
         callbacks=[_Stop(stop or chosen["max_steps"])],
     )
+    trainer.remove_callback(NotebookProgressCallback)  # a page keeps what it displays
     try:
         trainer.train(resume_from_checkpoint=_checkpoint(out))
     finally:

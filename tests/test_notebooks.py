@@ -199,11 +199,16 @@ def organism(given):
     return ROOT / "mmlib" / "organisms" / given["model"]
 
 
-def matrices(folder):
-    """Sizes of the decoder's matrices, read from the checkpoint file itself."""
+def shapes(folder):
+    """Shapes of the tensors, read from the checkpoint file itself."""
     with safe_open(folder / "model.safetensors", "pt") as file:
-        shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
-    return [math.prod(s) for key, s in shapes.items() if ".layers." in key and len(s) == 2]
+        return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+
+
+def matrices(folder):
+    """Sizes of the decoder's matrices."""
+    found = shapes(folder).items()
+    return [math.prod(s) for key, s in found if ".layers." in key and len(s) == 2]
 
 
 def check_problems(tables, given):
@@ -459,6 +464,42 @@ def check_neurons(tables, given):
     assert rate == pytest.approx(fires / tokens / 512, rel=1e-3)
 
 
+def check_align(tables, given):
+    """The loss of held-out translations before training, and what is trained, by hand."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = ROOT / "mmlib" / "organisms" / "organism-base"
+    table = pd.read_parquet(folder / "translations.parquet").query("kind == 'math'")
+    ids = sorted(table[table.lang == "hi"].id.unique())
+    aside = np.random.default_rng(1).choice(ids, given["heldout"], replace=False)
+    pairs = table[(table.lang == "hi") & table.id.isin(aside)]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    losses = []
+    for start in range(0, len(pairs), given["train_batch"]):
+        logs = []
+        for row in pairs.iloc[start : start + given["train_batch"]].itertuples():
+            asked = f"Translate this from [Hindi] to [English]:\n[Hindi]: {row.text}\n[English]: "
+            before = tokenizer(asked).input_ids
+            after = tokenizer(row.english, add_special_tokens=False).input_ids
+            after.append(tokenizer.eos_token_id)
+            with torch.no_grad():
+                scores = model(torch.tensor([before + after])).logits[0].log_softmax(-1)
+            logs += [scores[len(before) - 1 + i, t].item() for i, t in enumerate(after)]
+        losses.append(-np.mean(logs))
+    first = tables["system_log"].query("step == 0 and stage == 1").heldout_loss
+    assert list(first) == pytest.approx([np.mean(losses)] * len(first), rel=0.02)  # in bfloat16
+    trained = tables["system_costs"].groupby("system").trained.max()
+    block = 2 * 192 * 512
+    whole = sum(math.prod(shape) for shape in shapes(folder).values())
+    assert trained.to_dict() == {"SLAM": 2 * block, "QAlign": whole, "first 1": block}
+    right = tables["system_answers"].set_index(["system", "part", "lang"]).correct
+    told = tables["alignment"].set_index(["system", "part", "lang"]).accuracy
+    for key, grades in right.items():
+        assert told[key] == grades.count("1") / given["items"]
+
+
 def check_at_a_glance(tables, given):
     """Effect of C1 in the published table, straight from the file."""
     rows = pd.read_csv(ROOT / "mmlib" / "published" / "mathlang_overlap.csv").query(
@@ -489,6 +530,7 @@ CHECKS = {
     "13_format": check_format,
     "14_emergence": check_emergence,
     "15_neurons": check_neurons,
+    "16_align": check_align,
 }
 
 
@@ -535,3 +577,48 @@ def test_chapter_06_runs_on_other_models_and_real_text(
     sizes = edits[edits.factor == 0].groupby("condition").n_weights.first()
     assert sizes["top-K math"] == sum(int(n * 0.1) for n in matrices(folder))
     assert sizes["math-specific"] == sizes["random"] < sizes["top-K math"]
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_chapter_16_runs_on_other_models_and_real_text(
+    kind, borrowed, real_data, tmp_path, monkeypatch
+):
+    """By parameters alone: firing on MGSM, selection, a few steps on its translations, grading."""
+    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
+    folder, shape = tmp_path / f"random-{kind}", "--layers 4 --hidden-size 64 --heads 4"
+    shape = f"{shape} --kv-heads 2 --intermediate-size 128 --vocab-size 2000".split()
+    options = ["--data-dir", str(real_data), "--architecture", kind, *shape]
+    assert main(["random-model", str(folder), *options]) == 0
+    given = {
+        "model": str(folder),
+        "data_dir": str(real_data),
+        "task": "mgsm",
+        "split": "heldout",
+        "pair_source": "mgsm",
+        "pair_kinds": ["question"],
+        "pair_split": "heldout",
+        "languages": ["en", "de", "sw"],
+        "shares": [3.0, 1.0],
+        "systems": ["SLAM"],
+        "ablations": [],
+        "seeds": [1],
+        "steps": 5,
+        "train_batch": 2,
+        "num_questions": 20,
+        "peak": 3,
+        "tasks": ["mgsm"],
+        "parts": ["mgsm"],
+        "items": 2,
+        "shown": 12,
+        "maps": [1],
+        "sweep": True,
+    }
+    notebook = runner.run(borrowed, "16_align", given)
+    costs = pd.read_csv(notebook.parent / "system_costs.csv")
+    assert costs.trained.item() in (2 * 64 * 128, 2 * 2 * 64 * 128)  # one or two of three layers
+    log = pd.read_csv(notebook.parent / "system_log.csv")
+    assert log[log.step == 5].heldout_loss.item() < log[log.step == 0].heldout_loss.item()
+    answers = pd.read_csv(notebook.parent / "system_answers.csv", dtype=TEXT)
+    assert set(answers.lang) == {"en", "de", "sw"}
+    assert (answers.correct.str.len() == 2).all()

@@ -1,5 +1,6 @@
 """What each system trains, counted from its shapes, and that stages follow each other."""
 
+import copy
 import functools
 from collections import Counter
 
@@ -151,7 +152,7 @@ def test_a_stopped_run_is_the_beginning_of_the_whole(tmp_path):
 LANGS = ["en", "de", "hi"]
 
 
-def examples_of(tokenizer, number=30):
+def examples_of(tokenizer, number=30, **options):
     pairs = load_pairs("organism", LANGS, kinds=["math"], data_dir="organism-base")
     return training_examples(
         tokenizer,
@@ -162,6 +163,7 @@ def examples_of(tokenizer, number=30):
         task="organism-math",
         languages=LANGS,
         data_dir="organism-base",
+        **options,
     )
 
 
@@ -243,8 +245,32 @@ def test_systems_are_trained_from_one_base_and_asked(organism, tmp_path):
     assert digest(model, trainable=True) == before
     sums = made["weights"].set_index("system")["sum"]
     assert sums["base"] == before
-    assert sums["SLAM"] == sums["first 1"] != before  # the same stage, trained twice
+    assert sums["SLAM"] == sums["first 1"] != before  # the same stage
+    assert len(list(tmp_path.rglob("finished.safetensors"))) == 1  # trained once
     assert list(made["costs"].system) == ["SLAM", "first 1"]
     plain = ask(model).query("lang == 'de'").sort_values("problem_id").correct
     packed = made["answers"].query("system == 'base' and lang == 'de'").correct.item()
     assert packed == "".join("1" if right else "0" for right in plain)
+
+
+def test_the_second_stage_stands_on_the_shared_first(organism, tmp_path):
+    model, tokenizer = organism
+    examples = {"pairs": encode(tokenizer, PAIRS), "English math": encode(tokenizer, PAIRS[:2])}
+    recipes = systems([0], 8, rank=1)
+    options = {"rates": RATES, **FAST}
+    first, log, _ = align(
+        copy.deepcopy(model), recipes["QAlign stage 1"], examples, tmp_path, **options
+    )
+    both, logs, _ = align(copy.deepcopy(model), recipes["QAlign"], examples, tmp_path, **options)
+    assert logs[logs.stage == 1].equals(log)  # its seconds too: it was not trained again
+    alone, _, _ = align(first, recipes["English math"], examples, tmp_path / "on it", **options)
+    assert digest(both, trainable=True) == digest(alone, trainable=True)
+
+
+def test_unknown_systems_and_unwanted_examples(organism, tmp_path):
+    model, tokenizer = organism
+    wanted = pd.DataFrame({"system": ["SLAMM"], "seed": [1]})
+    options = {"ask": None, "look": lambda model: {}, "out": tmp_path}
+    with pytest.raises(ValueError, match="no system 'SLAMM': choose from base, SLAM"):
+        compared(model, wanted, systems([0], 8, rank=1), {}, **options)
+    assert set(examples_of(tokenizer, 8, kinds=["pairs"])) == {"pairs"}
