@@ -493,7 +493,7 @@ def check_align(tables, given):
     trained = tables["system_costs"].groupby("system").trained.max()
     block = 2 * 192 * 512
     whole = sum(math.prod(shape) for shape in shapes(folder).values())
-    assert trained.to_dict() == {"SLAM": 2 * block, "QAlign": whole, "first 1": block}
+    assert trained.to_dict() == {"SLAM": 2 * block, "QAlign": whole}
     right = tables["system_answers"].set_index(["system", "part", "lang"]).correct
     told = tables["alignment"].set_index(["system", "part", "lang"]).accuracy
     for key in told.index:
