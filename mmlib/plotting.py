@@ -360,7 +360,8 @@ def scatter(
         y: Column of the vertical axis.
         look: Column of the kinds.
         panel: Column of which every value has a panel.
-        **labels: Properties of the axes, such as `xlabel` and `ylim`.
+        **labels: Properties of the axes, such as `xlabel` and `ylim`; without an `xlabel` it is a
+            map, whose axes mean nothing.
     """
     _need(table, "scatter", x, y, look, panel)
     looks = _styles(table[look].unique())
@@ -368,7 +369,8 @@ def scatter(
     def draw(axes: Axes, rows: pd.DataFrame) -> str:
         for kind, part in rows.groupby(look, sort=False):
             axes.plot(part[x], part[y], ls="", **looks[kind] | {"ms": 5})
-        return f"{len(rows)} points, rank correlation {rows[x].corr(rows[y], 'spearman'):.2f}"
+        related = f", rank correlation {rows[x].corr(rows[y], 'spearman'):.2f}"
+        return f"{len(rows)} points" + (related if "xlabel" in labels else "")
 
     key = looks if len(looks) > 1 else {}
     return _figure(about, table.groupby(panel, sort=False), draw, key, **labels)

@@ -61,22 +61,29 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str], what: str) -> N
 # --- provenance ---------------------------------------------------------------------------------
 
 
-def _command(*arguments: str) -> str:
-    """Standard output of a program, empty where it is missing or fails."""
+def _command(*arguments: str) -> str | None:
+    """Standard output of a program; None where it is missing, fails or does not end."""
     if not shutil.which(arguments[0]):
-        return ""
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=30)
-    return done.stdout.strip() if done.returncode == 0 else ""
+        return None
+    try:
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
+    except subprocess.TimeoutExpired:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _commit() -> str:
-    """Commit of the checkout, marked where the package differs from it; empty without git."""
+    """Commit of the checkout, marked where the package differs or may; empty without git."""
     # Only a repository of our own counts: an installed package may lie inside someone else's.
     if not (PACKAGE.parent / ".git").exists():
         return ""
     git = ("git", "-C", str(PACKAGE.parent))
+    commit = _command(*git, "rev-parse", "HEAD")
+    if not commit:
+        return ""
+    # A program that gives no answer must neither end a finished run nor vouch for its code.
     changed = _command(*git, "status", "--porcelain", "--", "mmlib/*.py")
-    return _command(*git, "rev-parse", "HEAD") + ("+changes" if changed else "")
+    return commit + {"": "", None: "+unknown"}.get(changed, "+changes")
 
 
 def _version(package: str) -> str:
@@ -96,7 +103,8 @@ def hardware() -> str:
     available = getattr(os, "sched_getaffinity", None)
     cores = len(available(0)) if available else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    cards = _command("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
+    cards = _command("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or ""
+    cards = cards.splitlines()
     gpus = ", ".join(f"{cards.count(card)} x {card}" for card in sorted(set(cards))) or "no GPU"
     return f"{cores} x {name or 'unknown CPU'}{unit}, {memory:.0f} GiB, {gpus}"
 

@@ -40,7 +40,7 @@ def _falls_then_flattens(tables: Tables) -> pd.Series:
     return weakest((t["first"] - t["middle"]) - (t["middle"] - t["last"]).abs())
 
 
-@decides("S3", "firing_overlap", **_SHAPES)
+@decides("S3", "firing_overlap", keep_ratios=(), replicates="trainings")
 def _rises_then_flattens(tables: Tables) -> pd.Series:
     """Smallest over languages of the rise - |later change|, and of the gain by training.
 

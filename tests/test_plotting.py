@@ -370,15 +370,15 @@ def test_matrix_puts_each_number_at_its_pair():
 
 
 def test_scatter_draws_the_points_and_tells_their_correlation():
-    figure = plotting.scatter(
-        travelled(), "Loss", x="jaccard", y="loss", look="edited", panel="weights"
-    )
+    drawn = {"x": "jaccard", "y": "loss", "look": "edited", "panel": "weights"}
+    figure = plotting.scatter(travelled(), "Loss", **drawn, xlabel="Jaccard")
     axes = figure.panels[0].axes[0]
     english = axes.lines[0].get_xydata().tolist()
     assert np.allclose(english, [(0.9, 0.3), (0.9, 0.32), (0.9, 0.34), (0.9, 0.36)])
     rows = travelled().query("weights == 'whole'")
     rho = stats.spearmanr(rows.jaccard, rows.loss).statistic
     assert f"rank correlation {rho:.2f}" in figure.alt
+    assert "correlation" not in plotting.scatter(travelled(), "A map", **drawn).alt
 
 
 def test_ratios_draws_measured_and_aim():

@@ -272,6 +272,26 @@ def test_a_folder_is_known_by_its_name_wherever_it_lies(tmp_path, monkeypatch):
     assert results.RunInfo.collect("org/my-model").model == "org/my-model"
 
 
+def test_a_commit_says_whether_the_package_is_what_it_names(tmp_path, monkeypatch):
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(results, "PACKAGE", tmp_path / "mmlib")
+    asked = {"rev-parse": "abc", "status": ""}
+
+    def answer(arguments, timeout, **_):
+        told = asked[next(name for name in asked if name in arguments)]
+        if told is None:
+            raise subprocess.TimeoutExpired(arguments, timeout)
+        return subprocess.CompletedProcess(arguments, int(told == "fails"), f"{told}\n", "")
+
+    monkeypatch.setattr(results.subprocess, "run", answer)
+    for status, mark in (("", ""), (" M x.py", "+changes"), (None, "+unknown")):
+        asked["status"] = status
+        assert results._commit() == f"abc{mark}"
+    for commit in (None, "fails"):
+        asked["rev-parse"] = commit
+        assert results._commit() == ""
+
+
 # --- answers shipped as evidence
 
 
