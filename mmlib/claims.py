@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from mmlib import own_checks, slam_checks  # noqa: F401 (their rules register themselves)
+from mmlib import own_checks, slam_checks, swap_checks  # noqa: F401 (their rules register)
 from mmlib.checks import (
     RULES,
     SHARED_KEEP_RATIOS,
@@ -59,9 +59,9 @@ def judge(claim: str, tables: Tables | None) -> Outcome:
         tables: `overlap`, `set_sizes`, `accuracy`, `interventions`, `errors` and `fractions` (for
             the columns of the last three see `published_edits`, `published_errors` and
             `published_fractions`), `model_sets` (set sizes of models of several sizes) and the
-            tables that `mmlib.own_checks` and `mmlib.slam_checks` name, as far as there are any
-            (None: there was no run). Rows of control models do not belong here: a claim about every
-            model is checked on each.
+            tables that `mmlib.own_checks`, `mmlib.slam_checks` and `mmlib.swap_checks` name, as far
+            as there are any (None: there was no run). Rows of control models do not belong here: a
+            claim about every model is checked on each.
     """
     if claim not in RULES:
         return Outcome(NO_RUN, reason="its check comes with a later chapter")

@@ -98,6 +98,22 @@ CLAIMS = pd.DataFrame(
             "Selective alignment also helps a stronger English expert.",
             "mean accuracy of the other languages rises",
         ),
+        (
+            "L4",
+            "A swap needs both ends, and these layers.",
+            "mean accuracy of the swap above that of its bottom or top alone, of the experts "
+            "exchanged and of random layers",
+        ),
+        (
+            "L5",
+            "Transition zones matter once the experts were trained for long.",
+            "the gain by averaged layers grows from the shortest to the longest training",
+        ),
+        (
+            "L6",
+            "The weaker a language, the more a swap brings it.",
+            "rank correlation of gain over the math expert and accuracy of the base is negative",
+        ),
     ],
     columns=["id", "claim", "restatement"],
 )

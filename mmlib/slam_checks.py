@@ -59,15 +59,15 @@ def _rises_then_flattens(tables: Tables) -> pd.Series:
 
 # --- fine-tuned systems: one row per system, training seed, part and language ---------------------
 
-_TRAININGS = {"keep_ratios": (), "replicates": "trainings"}
-_MATH = ("math-1", "math-2", "math-3", "mgsm")
+TRAININGS = {"keep_ratios": (), "replicates": "trainings"}
+MATH = ("math-1", "math-2", "math-3", "mgsm")
 _UNSEEN = ("math-new", "msvamp")
 _OTHERS = ("base", "QAlign stage 1", "QAlign", "LoRA", "MathOctopus")
 _TIE = 0.01
 """Accuracies that differ by less than a point are called equal."""
 
 
-def _accuracies(
+def accuracies(
     tables: Tables, parts: tuple[str, ...], *systems: str, name: str = "alignment"
 ) -> pd.DataFrame:
     """Mean accuracy over parts, by seed and language; a column per system.
@@ -93,25 +93,26 @@ def _accuracies(
 
 def _gains(tables: Tables, parts: tuple[str, ...], name: str = "alignment") -> pd.Series:
     """Accuracy with SLAM - that of the base, by seed and language."""
-    wide = _accuracies(tables, parts, "SLAM", "base", name=name)
+    wide = accuracies(tables, parts, "SLAM", "base", name=name)
     return wide.SLAM - wide.base
 
 
-def _of_language(values: pd.Series, *codes: str) -> pd.Series:
+def of_language(values: pd.Series, *codes: str) -> pd.Series:
+    """The values of some languages, of which one has to be there."""
     chosen = values[values.index.get_level_values("lang").isin(codes)]
     if chosen.empty:
         raise NotTestableError(f"needs {' or '.join(codes)}")
     return chosen
 
 
-@decides("S1", "alignment", **_TRAININGS)
+@decides("S1", "alignment", **TRAININGS)
 def _as_good_as_any(tables: Tables) -> pd.Series:
     """Mean accuracy of SLAM over languages - that of the best other system + 1 point."""
-    wide = _accuracies(tables, _MATH, "SLAM", *_OTHERS).groupby(level="seed").mean()
+    wide = accuracies(tables, MATH, "SLAM", *_OTHERS).groupby(level="seed").mean()
     return wide.SLAM - wide[list(_OTHERS)].max(axis=1) + _TIE
 
 
-@decides("S4", "consistency", **_TRAININGS)
+@decides("S4", "consistency", **TRAININGS)
 def _more_consistent(tables: Tables) -> pd.Series:
     """Smallest rise, over languages, of the consistency with English; 1 point + English's change.
 
@@ -126,21 +127,21 @@ def _more_consistent(tables: Tables) -> pd.Series:
     return weakest(rise + _TIE * english)
 
 
-@decides("S5", "alignment", **_TRAININGS)
+@decides("S5", "alignment", **TRAININGS)
 def _weak_languages_gain(tables: Tables) -> pd.Series:
     """Smallest gain of the weaker half of the languages - largest of the stronger half; it itself.
 
     The smaller of the two. Halves by the accuracy of the base, English included.
     """
-    gains = _gains(tables, _MATH)
-    base = _accuracies(tables, _MATH, "SLAM", "base").base.groupby(level="lang").first()
+    gains = _gains(tables, MATH)
+    base = accuracies(tables, MATH, "SLAM", "base").base.groupby(level="lang").first()
     weak = base.nsmallest(len(base) // 2).index
     is_weak = gains.index.get_level_values("lang").isin(weak)
     smallest = weakest(gains[is_weak])
     return np.minimum(smallest, smallest - gains[~is_weak].groupby(level="seed").max())
 
 
-@decides("S6", "alignment", **_TRAININGS)
+@decides("S6", "alignment", **TRAININGS)
 def _gains_out_of_domain(tables: Tables) -> pd.Series:
     """Smallest gain over languages, English included, on sentences that training never showed."""
     return weakest(_gains(tables, _UNSEEN))
@@ -160,26 +161,26 @@ def _cheaper(tables: Tables) -> pd.Series:
     return spent.QAlign / spent.SLAM - 2
 
 
-@decides("S11", "alignment_knowledge", **_TRAININGS)
+@decides("S11", "alignment_knowledge", **TRAININGS)
 def _other_tasks_gain(tables: Tables) -> pd.Series:
     """Smallest gain over languages on the knowledge task, aligned with other questions of it."""
     return weakest(_gains(tables, ("knowledge", "xcsqa"), "alignment_knowledge"))
 
 
-@decides("S13", "alignment", **_TRAININGS)
+@decides("S13", "alignment", **TRAININGS)
 def _english_stays(tables: Tables) -> pd.Series:
     """Accuracy of SLAM in English - that of the base + 1 point."""
-    return weakest(_of_language(_gains(tables, _MATH), "en") + _TIE)
+    return weakest(of_language(_gains(tables, MATH), "en") + _TIE)
 
 
-@decides("S14", "alignment", **_TRAININGS)
+@decides("S14", "alignment", **TRAININGS)
 def _forgetting(tables: Tables) -> pd.Series:
     """English accuracy of the base - that after stage 1 of QAlign, - 2 points."""
-    wide = _accuracies(tables, _MATH, "QAlign stage 1", "base")
-    return weakest(_of_language(wide.base - wide["QAlign stage 1"] - 0.02, "en"))
+    wide = accuracies(tables, MATH, "QAlign stage 1", "base")
+    return weakest(of_language(wide.base - wide["QAlign stage 1"] - 0.02, "en"))
 
 
-@decides("S15", "final_states", **_TRAININGS)
+@decides("S15", "final_states", **TRAININGS)
 def _questions_meet(tables: Tables) -> pd.Series:
     """Smallest rise over languages of retrieval@1 at two thirds of the depth."""
     table = tables["final_states"]
@@ -190,25 +191,25 @@ def _questions_meet(tables: Tables) -> pd.Series:
     return weakest(_gains({"final_states": rows}, ("math-1",), "final_states"))
 
 
-@decides("S16", "alignment", **_TRAININGS)
+@decides("S16", "alignment", **TRAININGS)
 def _balance_matters(tables: Tables) -> pd.Series:
     """Accuracy with balanced - with unbalanced pairs, mean of the two languages with the fewest."""
     require_columns(tables["alignment"], ["pairs"], "table 'alignment'")
-    wide = _accuracies(tables, _MATH, "SLAM", "unbalanced pairs")
+    wide = accuracies(tables, MATH, "SLAM", "unbalanced pairs")
     few = tables["alignment"].query("system == 'unbalanced pairs'").groupby("lang").pairs.first()
-    lost = _of_language(wide.SLAM - wide["unbalanced pairs"], *few[few > 0].nsmallest(2).index)
+    lost = of_language(wide.SLAM - wide["unbalanced pairs"], *few[few > 0].nsmallest(2).index)
     return lost.groupby(level="seed").mean()
 
 
-@decides("S17", "alignment", "alignment_stronger", **_TRAININGS)
+@decides("S17", "alignment", "alignment_stronger", **TRAININGS)
 def _stronger_start(tables: Tables) -> pd.Series:
     """Mean gain of the other languages when SLAM starts from a stronger English expert.
 
     Stronger: right more often in English than the base of the main comparison.
     """
-    gains = _gains(tables, _MATH, "alignment_stronger")
+    gains = _gains(tables, MATH, "alignment_stronger")
     starts = [
-        _of_language(_accuracies(tables, _MATH, "SLAM", "base", name=name).base, "en").mean()
+        of_language(accuracies(tables, MATH, "SLAM", "base", name=name).base, "en").mean()
         for name in ("alignment", "alignment_stronger")
     ]
     if not starts[1] > starts[0]:
