@@ -105,10 +105,12 @@ sweeps: .venv/.installed small
 	set -e; for kind in sizes overlap accuracy travel loss; do \
 	  $(PY) -m mmlib keep emergence_$$kind $$($(GRID)/emergence.yml --tables emergence_$$kind); done
 	set -e; for grid in $(ALIGN) $(RATES); do $(GRID)/$$grid.yml --workers $(WORKERS); done
-	set -e; for kind in answers log costs firing states; do $(PY) -m mmlib keep system_$$kind \
-	  $$(for grid in $(ALIGN); do $(GRID)/$$grid.yml --tables system_$$kind; done); done
-	set -e; for kind in answers log responses; do $(PY) -m mmlib keep rate_$$kind \
-	  $$(for grid in $(RATES); do $(GRID)/$$grid.yml --tables system_$$kind; done); done
+	set -e; for kind in answers log costs firing states; do tables=; for grid in $(ALIGN); do \
+	  own=$$($(GRID)/$$grid.yml --tables system_$$kind); tables="$$tables $$own"; done; \
+	  $(PY) -m mmlib keep system_$$kind $$tables; done
+	set -e; for kind in answers log responses; do tables=; for grid in $(RATES); do \
+	  own=$$($(GRID)/$$grid.yml --tables system_$$kind); tables="$$tables $$own"; done; \
+	  $(PY) -m mmlib keep rate_$$kind $$tables; done
 	$(PY) -m mmlib keep system_maps $$($(GRID)/align.yml --tables system_maps | cut -d' ' -f1)
 
 # All answers of the family, the untrained-model control on real text, what localisation costs.

@@ -492,6 +492,14 @@ def render(item: Item, language: str) -> dict[str, str]:
     }
 
 
+def translation_request(text: str, language: str) -> str:
+    """All that stands before the translation into English where training asks for one."""
+    texts = language_file(language)
+    request = texts["translate"]["en"].format(text=text)
+    lead = texts["closing"].partition("{x}")[0].rstrip()
+    return f"{texts['layouts'][0].format(text=request)} {lead}"
+
+
 # --- whole corpora ----------------------------------------------------------------------------
 
 

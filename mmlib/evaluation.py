@@ -16,7 +16,7 @@ from pathlib import Path
 
 import datasets
 import pandas as pd
-from lm_eval.evaluator import simple_evaluate
+from lm_eval.evaluator import evaluate as run_harness
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -241,14 +241,11 @@ def _ask(model, tokenizer, asked: _Asked, configs: dict, batch_size: int) -> dic
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice of the harness about defaults we set on purpose
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
-        return simple_evaluate(
+        # Not its `simple_evaluate`, which asks pip and git about the machine at every call.
+        return run_harness(
             _Harness(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
-            tasks=tasks,
-            task_manager=_task_manager(),
+            _task_manager().load(tasks),
             bootstrap_iters=0,
-            random_seed=None,
-            numpy_random_seed=None,
-            torch_random_seed=None,
         )
 
 
@@ -310,7 +307,9 @@ def _harness_task(task: str, language: str, documents: list[Document], config: d
         return {row["extraction"]: float(row["correct"]) for row in rows}
 
     metrics = EXTRACTIONS if SKILLS[task].extract else ("likelihood",)
-    return config | {
+    return {
+        "num_fewshot": 0,
+        **config,
         "task": f"{task}-{language}",
         "custom_dataset": lambda **_: {"test": data},
         "test_split": "test",

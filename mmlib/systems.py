@@ -27,6 +27,8 @@ from mmlib.training import encode, finetune, trainable_only, translation_prompt
 
 FEED_FORWARD = ("up_proj", "down_proj")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+EXAMPLES = ("pairs", "unbalanced pairs", "English math", "translated math")
+"""What a stage can learn from."""
 ADAM_BYTES = 8
 """Two float32 moments per weight that has gradients."""
 
@@ -36,7 +38,7 @@ class Stage:
     """One fine-tuning."""
 
     data: str
-    """Name of the examples: pairs, unbalanced pairs, English math or translated math."""
+    """Name of the examples, one of `EXAMPLES`."""
     layers: tuple[int, ...] | None = None
     """Decoder layers that are trained; None: every weight of the model."""
     modules: tuple[str, ...] = ()
@@ -100,9 +102,20 @@ def systems(
     others = [layer for layer in range(depth) if layer not in layers]
     pool = others if len(others) >= len(layers) else range(depth)
     for draw in range(1, draws + 1):
-        chosen = np.random.default_rng(draw).choice(list(pool), len(layers), replace=False)
-        found[f"random {draw}"] = (Stage("pairs", tuple(sorted(map(int, chosen))), FEED_FORWARD),)
+        drawn = np.random.default_rng(draw).choice(list(pool), len(layers), replace=False)
+        found[f"random {draw}"] = (Stage("pairs", tuple(sorted(map(int, drawn))), FEED_FORWARD),)
     return found
+
+
+def chosen(recipes: Mapping[str, Sequence[Stage]], names: Collection[str]) -> dict[str, Any]:
+    """The recipes of some systems.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if unknown := [name for name in names if name not in recipes]:
+        raise ValueError(f"no system {unknown[0]!r}: choose from {', '.join(recipes)}")
+    return {name: recipes[name] for name in names}
 
 
 def equal_rank(model: nn.Module, stage: Stage) -> int:
@@ -210,28 +223,35 @@ def training_examples(
         kinds: Only these of the examples; None: all.
 
     Raises:
-        ValueError: `unbalanced` does not have the languages of the pairs, or a share that is not
-            above 0; see also `mmlib.data.load_problems`.
+        ValueError: An unknown kind; or unbalanced pairs are wanted and `unbalanced` does not have
+            the languages of the pairs, or has a share that is not above 0; see also
+            `mmlib.data.load_problems`.
     """
-    there, total = pairs.lang.value_counts(), sum(unbalanced.values())
-    if set(unbalanced) != set(there.index) or min(unbalanced.values()) <= 0:
-        raise ValueError(
-            f"unbalanced={dict(unbalanced)}: give {sorted(there.index)} shares above 0"
-        )
+    kinds = EXAMPLES if kinds is None else kinds
+    if unknown := sorted(set(kinds) - set(EXAMPLES)):
+        raise ValueError(f"no examples {unknown[0]!r}: choose from {', '.join(EXAMPLES)}")
+    there = pairs.lang.value_counts()
     count = min(number, len(there) * int(there.min()))
-    if kinds is None or "unbalanced pairs" in kinds:
-        most = (int(there[code] * total / share) for code, share in unbalanced.items())
-        count = min(count, *most)
+    if "unbalanced pairs" in kinds:
+        count = min(count, _most(there, unbalanced))
     asked = {}
     for name, of_each in (("pairs", None), ("unbalanced pairs", unbalanced)):
-        if kinds is None or name in kinds:
+        if name in kinds:
             drawn = draw_pairs(pairs, count, seed=seed, shares=of_each)
             asked[name] = translation_examples(tokenizer, drawn)
-    for name, chosen in (("English math", languages[:1]), ("translated math", languages)):
-        if kinds is None or name in kinds:
-            problems = _problems(task, chosen, number, seed, data_dir, split)
+    for name, codes in (("English math", languages[:1]), ("translated math", languages)):
+        if name in kinds:
+            problems = _problems(task, codes, number, seed, data_dir, split)
             asked[name] = encode(tokenizer, [(p.prompt, p.response) for p in problems])
     return asked
+
+
+def _most(there: pd.Series, shares: Mapping[str, float]) -> int:
+    """How many pairs can be drawn with these shares, of as many as there are by language."""
+    if set(shares) != set(there.index) or min(shares.values()) <= 0:
+        raise ValueError(f"unbalanced={dict(shares)}: give {sorted(there.index)} shares above 0")
+    total = sum(shares.values())
+    return min(int(there[code] * total / share) for code, share in shares.items())
 
 
 def translation_examples(
@@ -337,8 +357,7 @@ def compared(
     Raises:
         ValueError: A wanted system has no recipe.
     """
-    if unknown := sorted(set(wanted.system) - set(recipes)):
-        raise ValueError(f"no system {unknown[0]!r}: choose from {', '.join(recipes)}")
+    recipes = chosen(recipes, wanted.system)
     joined: dict[str, list[pd.DataFrame]] = {}
     for system, seed in wanted[["system", "seed"]].itertuples(index=False):
         stages, model = recipes[system], copy.deepcopy(base)

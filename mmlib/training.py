@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -148,12 +149,6 @@ def trainable_only(
             parameter.requires_grad_(before.get(name, parameter.requires_grad))
 
 
-def trainable_share(model: nn.Module) -> float:
-    """Share of the parameters that have gradients; a tied matrix counts once."""
-    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(n for n, grad in counts if grad) / sum(n for n, _ in counts)
-
-
 def digest(model: nn.Module, *, trainable: bool) -> str:
     """SHA-256 of the parameters with gradients, or of those without: names, shapes and bytes."""
     found = hashlib.sha256()
@@ -242,15 +237,16 @@ def finetune(
     told += map(repr, (examples, heldout))
     _claim(out, hashlib.sha256(json.dumps([told, repr(sorted(chosen.items()))]).encode()))
     finished = out / "finished.safetensors"
-    if not finished.is_file():
-        _train(model, examples, heldout, out, chosen, stop)
-        if digest(model, trainable=False) != frozen:
-            raise RuntimeError("weights without gradient have changed: the run is not what it says")
-        weights = {name: p.detach().cpu().contiguous() for name, p in moving.items()}
-        save_file(weights, finished.with_suffix(".tmp"))
-        finished.with_suffix(".tmp").rename(finished)
-        for checkpoint in out.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
+    with FileLock(out / "lock"):  # a second process waits, and then loads what the first has made
+        if not finished.is_file():
+            _train(model, examples, heldout, out, chosen, stop)
+            if digest(model, trainable=False) != frozen:
+                raise RuntimeError("weights without gradient have changed: it is not what it says")
+            weights = {name: p.detach().cpu().contiguous() for name, p in moving.items()}
+            save_file(weights, finished.with_suffix(".tmp"))
+            finished.with_suffix(".tmp").rename(finished)
+            for checkpoint in out.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
     with torch.no_grad():
         for name, tensor in load_file(finished).items():
             moving[name].copy_(tensor)
@@ -272,8 +268,6 @@ def _train(model, examples, heldout, out: Path, chosen: dict[str, Any], stop: in
     mode, config = model.training, copy.deepcopy(model.config)
     decoder = model.get_base_model() if hasattr(model, "get_base_model") else model
     attention = decoder.config._attn_implementation
-    if not torch.cuda.is_available():  # the backward pass of the fused one takes twice as long
-        decoder.set_attn_implementation("eager")
     trainer = Trainer(
         model=model,
         args=TrainingArguments(output_dir=str(out), **chosen),
@@ -284,6 +278,8 @@ def _train(model, examples, heldout, out: Path, chosen: dict[str, Any], stop: in
     )
     trainer.remove_callback(NotebookProgressCallback)  # a page keeps what it displays
     try:
+        if not torch.cuda.is_available():  # the backward pass of the fused one takes twice as long
+            decoder.set_attn_implementation("eager")
         trainer.train(resume_from_checkpoint=_checkpoint(out))
     finally:
         # Mixed precision has put its own forward pass over the model's.

@@ -602,3 +602,48 @@ def test_chapter_06_runs_on_other_models_and_real_text(
     sizes = edits[edits.factor == 0].groupby("condition").n_weights.first()
     assert sizes["top-K math"] == sum(int(n * 0.1) for n in matrices(folder))
     assert sizes["math-specific"] == sizes["random"] < sizes["top-K math"]
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_chapter_16_runs_on_other_models_and_real_text(
+    kind, borrowed, real_data, tmp_path, monkeypatch
+):
+    """By parameters alone: firing on MGSM, selection, a few steps on its translations, grading."""
+    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
+    folder, shape = tmp_path / f"random-{kind}", "--layers 4 --hidden-size 64 --heads 4"
+    shape = f"{shape} --kv-heads 2 --intermediate-size 128 --vocab-size 2000".split()
+    options = ["--data-dir", str(real_data), "--architecture", kind, *shape]
+    assert main(["random-model", str(folder), *options]) == 0
+    given = {
+        "model": str(folder),
+        "data_dir": str(real_data),
+        "task": "mgsm",
+        "split": "heldout",
+        "pair_source": "mgsm",
+        "pair_kinds": ["question"],
+        "pair_split": "heldout",
+        "languages": ["en", "de", "sw"],
+        "shares": [3.0, 1.0],
+        "systems": ["SLAM"],
+        "ablations": [],
+        "seeds": [1],
+        "steps": 5,
+        "train_batch": 2,
+        "num_questions": 20,
+        "peak": 3,
+        "tasks": ["mgsm"],
+        "parts": ["mgsm"],
+        "items": 2,
+        "shown": 12,
+        "maps": [1],
+        "sweep": True,
+    }
+    notebook = runner.run(borrowed, "16_align", given)
+    costs = pd.read_csv(notebook.parent / "system_costs.csv")
+    assert costs.trained.item() in (2 * 64 * 128, 2 * 2 * 64 * 128)  # one or two of three layers
+    log = pd.read_csv(notebook.parent / "system_log.csv")
+    assert log[log.step == 5].heldout_loss.item() < log[log.step == 0].heldout_loss.item()
+    answers = pd.read_csv(notebook.parent / "system_answers.csv", dtype=TEXT)
+    assert set(answers.lang) == {"en", "de", "sw"}
+    assert (answers.correct.str.len() == 2).all()

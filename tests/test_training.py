@@ -1,9 +1,13 @@
 """Only chosen weights move, the loss is the target's, and an interrupted run goes on."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import peft
 import pytest
 import torch
 from conftest import build
+from filelock import FileLock
+from safetensors.torch import save_file
 from transformers import Trainer
 
 from mmlib.alignment import firing_rates
@@ -16,7 +20,6 @@ from mmlib.training import (
     finetune,
     mean_loss,
     trainable_only,
-    trainable_share,
     translation_prompt,
 )
 
@@ -54,6 +57,11 @@ def test_labels_are_the_targets(organism):
     with pytest.raises(ValueError, match="end=False"):
         encode(tokenizer, PAIRS)
     assert encode(tokenizer, PAIRS, end=False)
+
+
+def trainable_share(model):
+    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, grad in counts if grad) / sum(n for n, _ in counts)
 
 
 def test_only_the_chosen_weights_have_gradients(llama):
@@ -164,6 +172,19 @@ def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     assert steps == 0
     assert torch.equal(first, again)
     assert same.equals(log)
+
+
+def test_two_processes_do_not_train_one_run(tmp_path, monkeypatch):
+    """The second one waits, and takes over what the first has made in the meantime."""
+    with ThreadPoolExecutor() as pool:
+        with FileLock(tmp_path / "lock"):
+            second = pool.submit(one_run, tmp_path, monkeypatch, steps=1)
+            with pytest.raises(TimeoutError):
+                second.result(timeout=2)
+            save_file({}, tmp_path / "finished.safetensors")
+            (tmp_path / "log.csv").write_text("step,loss\n")
+        _, steps, _ = second.result()
+    assert steps == 0
 
 
 @pytest.mark.parametrize(
