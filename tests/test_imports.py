@@ -52,7 +52,7 @@ LEVELS = {
         "alignment",
         "pairs",
     },
-    3: {"runner", "sweeps", "ceilings", "precision", "formats", "systems"},
+    3: {"runner", "sweeps", "ceilings", "precision", "formats", "systems", "experts"},
     4: {"grid", "transfer"},
     5: {"__main__", "profiles"},
 }
@@ -92,6 +92,7 @@ ALLOWED = {
         "training",
         "merging",
         "systems",
+        "experts",
     },
     "peft": {"merging", "systems"},
     "lm_eval": {"evaluation"},

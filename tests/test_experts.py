@@ -1,0 +1,206 @@
+"""What experts learn from, what moves in them, and what a merger of them holds."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from mmlib.data import load_problems
+from mmlib.evaluation import part_answers
+from mmlib.experts import (
+    all_bands,
+    expert_examples,
+    expert_recipe,
+    merged_answers,
+    mergers,
+    named_plans,
+    skill_answers,
+    studied,
+    train_expert,
+)
+from mmlib.models import load_model
+from mmlib.results import unpack_answers
+from mmlib.training import IGNORED
+
+DATA = "organism-base"
+TASKS = {"math_tasks": ["organism-math"], "language_tasks": ["organism-reading"]}
+FAST = {"steps": 2, "batch_size": 2, "learning_rate": 1e-3, "every": 2, "seed": 1, "bf16": False}
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_model("organism-base", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def trained(base, tmp_path_factory):
+    """A math expert and a Swahili one after two steps, and their folders."""
+    root, (model, tokenizer) = tmp_path_factory.mktemp("experts"), base
+    folders = {}
+    for role in ("math", "sw"):
+        kept, _ = expert_examples(role, tokenizer, heldout=4, data_dir=DATA, **TASKS)
+        about = {"role": role, "seed": 1}
+        folders[role] = train_expert(model, tokenizer, kept, root / role, about=about, **FAST)
+    return folders, {
+        role: load_model(str(path), dtype="float32")[0] for role, path in folders.items()
+    }
+
+
+def decoded(tokenizer, example):
+    ids = [i for i, label in zip(*example.values(), strict=True) if label != IGNORED]
+    return tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_studied_and_asked_facts_are_two_halves():
+    whole = load_problems("organism-knowledge", "sw", data_dir=DATA, split="heldout")
+    mine = studied("organism-knowledge", "sw", data_dir=DATA)
+    assert {p.id for p in mine} == {p.id for i, p in enumerate(whole) if i % 2 == 0}
+    assert mine[0].id == studied("organism-knowledge", "en", data_dir=DATA)[0].id
+    other = studied("organism-reading", "sw", data_dir=DATA)
+    asked = load_problems("organism-reading", "sw", data_dir=DATA, split="heldout")
+    assert not {p.id for p in other} & {p.id for p in asked}
+
+
+def test_examples_end_in_the_response_of_their_language(base):
+    _, tokenizer = base
+    kept, aside = expert_examples("math", tokenizer, heldout=4, data_dir=DATA, **TASKS)
+    solutions = {p.response.strip() for p in studied("organism-math", "en", data_dir=DATA)}
+    assert len(aside) == 4
+    assert len(kept) + 4 == len(studied("organism-math", "en", data_dir=DATA))
+    assert all(decoded(tokenizer, example).strip() in solutions for example in aside)
+
+
+def test_both_parts_of_a_joint_role_are_as_large(base):
+    _, tokenizer = base
+    kept, aside = expert_examples("math+sw", tokenizer, heldout=4, data_dir=DATA, **TASKS)
+    size = min(
+        len(studied(task, code, data_dir=DATA))
+        for task, code in (("organism-math", "en"), ("organism-reading", "sw"))
+    )
+    assert len(aside) == 8
+    assert len(kept) == 2 * (size - 4)
+
+
+@pytest.mark.parametrize("heldout", [0, 10**6])
+def test_examples_set_aside_leave_some(base, heldout):
+    with pytest.raises(ValueError, match=f"heldout={heldout}: 'sw' has"):
+        expert_examples("sw", base[1], heldout=heldout, data_dir=DATA, **TASKS)
+
+
+def test_unknown_role(base):
+    with pytest.raises(ValueError, match="'klingon'"):
+        expert_examples("math+klingon", base[1], heldout=4, data_dir=DATA, **TASKS)
+
+
+def test_only_layers_move_and_the_base_does_not(base, trained):
+    model, _ = base
+    fresh = load_model("organism-base", dtype="bfloat16")[0].state_dict()
+    assert all(torch.equal(p.bfloat16(), fresh[n]) for n, p in model.named_parameters())
+    plain = AutoModelForCausalLM.from_pretrained(trained[0]["sw"])
+    assert plain.dtype == torch.bfloat16
+    moved = {n for n, p in plain.named_parameters() if not torch.equal(p, fresh[n])}
+    assert moved
+    assert all(".layers." in name for name in moved)
+    assert {name.split(".")[2] for name in moved} == set(map(str, range(8)))
+
+
+def test_embeddings_move_on_demand(base, tmp_path):
+    model, tokenizer = base
+    kept, _ = expert_examples("sw", tokenizer, heldout=4, data_dir=DATA, **TASKS)
+    out = train_expert(model, tokenizer, kept, tmp_path / "sw", about={}, embeddings=True, **FAST)
+    there = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    assert not torch.equal(there.get_input_embeddings().weight, model.get_input_embeddings().weight)
+
+
+def test_a_finished_expert_is_not_trained_again(base, trained):
+    model, tokenizer = base
+    path = trained[0]["math"]
+    before = (path / "model.safetensors").stat().st_mtime_ns
+    again = {"about": {"role": "math", "seed": 1}, **FAST}
+    assert train_expert(model, tokenizer, [], path, **again) == path
+    assert (path / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="holds another expert"):
+        train_expert(model, tokenizer, [], path, **(again | {"steps": 3}))
+    assert not list(path.parent.glob("*.training"))
+    assert not list(path.parent.glob("*.partial"))
+
+
+def test_recipe(trained, tmp_path):
+    told = expert_recipe(str(trained[0]["sw"]))
+    assert (told["role"], told["seed"], told["steps"], told["embeddings"]) == ("sw", 1, 2, False)
+    log = pd.read_csv(trained[0]["sw"] / "training_log.csv")
+    assert log.step.max() == 2
+    strange = tmp_path / "somebody-else"
+    strange.mkdir()
+    (strange / "config.json").write_text(json.dumps({}))
+    assert expert_recipe(str(strange)) == {"role": "somebody-else", "seed": 0}
+
+
+@pytest.mark.parametrize("depth", [4, 8, 16, 32])
+def test_named_plans(depth):
+    plans = {name: np.array(plan.weights) for name, plan in named_plans(depth, draws=3).items()}
+    swap = plans["swap"]
+    assert {len(plan) for plan in plans.values()} == {depth}
+    assert np.array_equal(plans["reversed"], 1 - swap)
+    assert np.array_equal(plans["bottom only"] + plans["top only"], swap)
+    assert plans["bottom only"][0] == plans["top only"][-1] == 1
+    assert plans["bottom only"][-1] == plans["top only"][0] == 0
+    assert set(plans["no transition"]) == {0, 1}
+    for draw in (1, 2, 3):
+        assert sorted(plans[f"random {draw}"]) == sorted(swap)
+
+
+def test_named_plans_are_the_published_ones_at_32_layers():
+    plans = named_plans(32)
+    assert plans["swap"].weights == (1,) * 5 + (0.5,) + (0,) * 23 + (0.5,) + (1,) * 2
+    assert plans["6 + 2 of 32"].weights == (1,) * 6 + (0,) * 24 + (1,) * 2
+
+
+def test_all_bands_fit():
+    found = all_bands(8, [0, 2, 4], [0, 2, 4], [0, 1])
+    assert "4 + 4, transition 0" in found
+    assert "4 + 4, transition 1" not in found
+    assert found["2 + 0, transition 1"].weights == (1, 1, 0.5, 0, 0, 0, 0, 0)
+    assert all(len(plan.weights) == 8 for plan in found.values())
+
+
+def test_mergers_hold_what_their_names_say(base, trained):
+    model, experts = base[0], trained[1]
+    both = [experts["math"], experts["sw"]]
+    made = mergers(model, *both, named_plans(8), others="math", joint=experts["sw"])
+    own, math, language = ({n: p.detach() for n, p in m.named_parameters()} for m in (model, *both))
+    name, outer = (f"model.layers.{layer}.mlp.up_proj.weight" for layer in (4, 0))
+    held = {system: weights() for system, weights in made.items()}
+    assert torch.equal(held["swap"][name], math[name])
+    assert torch.equal(held["swap"][outer], language[outer])
+    assert torch.equal(held["revert"][outer], own[outer])
+    assert torch.equal(held["reversed"][name], language[name])
+    assert torch.equal(held["joint"][name], language[name])
+    quarter = 0.75 * math[name] + 0.25 * language[name]
+    assert torch.allclose(held["soup, 1/4 language"][name], quarter, atol=1e-7)
+    total = math[name] + language[name] - own[name]
+    assert torch.allclose(held["task arithmetic"][name], total, atol=1e-6)
+    moved = [(t[name] - own[name]).abs().mean() for t in (math, language)]
+    assert all(m > 0 for m in moved)
+
+
+def test_merged_answers_and_exact_restoration(base, trained):
+    model, tokenizer = base
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    experts = trained[1]
+    made = mergers(model, experts["math"], experts["sw"], named_plans(8))
+    made = {name: made[name] for name in ("base", "language expert")}
+    math = {"tasks": ["organism-math"], "parts": ["math-1"], "items": 4}
+    skills = {"tasks": ["organism-reading"], "parts": ["reading-mixed"], "items": 3}
+    given = {"language": "sw", "math": math, "skills": skills, "data_dir": DATA}
+    packed = merged_answers(model, made, lambda m: skill_answers(m, tokenizer, **given))
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    asked = [("math-1", "en"), ("math-1", "sw"), ("reading-mixed", "sw")]
+    assert {(*k,) for k in packed[["part", "lang"]].to_numpy()} == set(asked)
+    alone = part_answers(experts["sw"], tokenizer, languages=["sw"], data_dir=DATA, **math)
+    rows = packed[(packed.system == "language expert") & (packed.part == "math-1")]
+    told = unpack_answers(rows[rows.lang == "sw"], alone[["part", "problem_id"]])
+    assert told.correct.tolist() == alone.correct.tolist()
