@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmlib.data import Problem, load_problems
+from mmlib.corpus import Mix, training_rows
+from mmlib.data import load_problems
 from mmlib.evaluation import part_answers
 from mmlib.languages import get_language
 from mmlib.merging import (
@@ -36,18 +38,7 @@ from mmlib.training import encode, finetune, trainable_only
 MATH = "math"
 """The role of an expert in English math; others are named by their language."""
 Examples = list[dict[str, list[int]]]
-
-
-def studied(task: str, language: str, *, data_dir: str = "") -> list[Problem]:
-    """What an expert may learn from a task.
-
-    Its calibration split; of organism-knowledge, which has none, every second held-out question:
-    the others can be asked.
-    """
-    whole = task == "organism-knowledge"
-    split = "heldout" if whole else "calibration"
-    found = load_problems(task, language, data_dir=data_dir or None, split=split)
-    return found[::2] if whole else found
+Texts = list[tuple[str, str]]
 
 
 def expert_examples(
@@ -56,7 +47,9 @@ def expert_examples(
     *,
     math_tasks: Sequence[str],
     language_tasks: Sequence[str],
+    number: int,
     heldout: int,
+    seed: int,
     data_dir: str = "",
 ) -> tuple[Examples, Examples]:
     """Examples of one expert, with a loss on the response only.
@@ -64,42 +57,75 @@ def expert_examples(
     Args:
         role: "math" (English), a language, or "math+LANGUAGE" for training on both at once.
         tokenizer: The base's.
-        math_tasks: Tasks of `mmlib.data` that the math expert learns.
-        language_tasks: Those that a language expert learns in its language.
-        heldout: Examples of each part of the role that are set aside.
+        math_tasks: What the math expert learns: tasks of an organism's corpus (`organism-math`),
+            drawn afresh from its training part, or others of `mmlib.data` (their calibration
+            split); not both.
+        language_tasks: The same for a language expert.
+        number: Examples of each part of the role.
+        heldout: Further ones that are set aside, the same for every seed.
+        seed: Of their draw.
         data_dir: As in `mmlib.data.load_problems`.
 
     Returns:
-        Examples to train on and those set aside; both parts of a joint role are as large.
+        Examples to train on and those set aside.
 
     Raises:
-        ValueError: No example would be left; see also `mmlib.data.load_problems`.
+        ValueError: A number below 1, tasks of both kinds, or too few examples; see also
+            `mmlib.data.load_problems`.
     """
-    parts = []
+    if min(number, heldout) < 1:
+        raise ValueError(f"number={number}, heldout={heldout}: give at least 1")
+    kept, aside = [], []
     for part in role.split("+"):
-        tasks, code = (
-            (math_tasks, "en") if part == MATH else (language_tasks, get_language(part).code)
+        code = "en" if part == MATH else get_language(part).code
+        tasks = math_tasks if part == MATH else language_tasks
+        fresh = {task.startswith("organism-") for task in tasks}
+        if len(fresh) != 1:
+            raise ValueError(f"tasks {list(tasks)}: give some, of organisms or others")
+        source = _fresh if fresh == {True} else partial(_loaded, data_dir=data_dir)
+        own, other = source(tasks, code, number, heldout, seed)
+        kept += own
+        aside += other
+    return encode(tokenizer, kept), encode(tokenizer, aside)
+
+
+def _fresh(tasks, code: str, number: int, heldout: int, seed: int) -> tuple[Texts, Texts]:
+    """Documents of the corpus in one language, in the shares that organisms are trained on."""
+    shares = {name: Mix().tasks[name] for name in (t.removeprefix("organism-") for t in tasks)}
+    mix = Mix(languages={code: 1.0}, tasks=shares, curriculum=((1.0, "full"),), documents=heldout)
+    aside = {row["key"]: row["turns"][0] for row in training_rows(replace(mix, seed=0))}
+    more = replace(mix, seed=seed, documents=number + 2 * heldout)
+    kept = [row["turns"][0] for row in training_rows(more) if row["key"] not in aside]
+    return kept[:number], list(aside.values())
+
+
+def _loaded(tasks, code: str, number: int, heldout: int, seed: int, data_dir: str) -> tuple:
+    """Problems of data sets, those set aside drawn first."""
+    load = partial(load_problems, language=code, data_dir=data_dir or None, split="calibration")
+    texts = [(p.prompt, p.response) for task in tasks for p in load(task)]
+    if len(texts) < number + heldout:
+        raise ValueError(
+            f"number={number}, heldout={heldout}: {', '.join(tasks)} have {len(texts)} in {code}"
         )
-        problems = [p for task in tasks for p in studied(task, code, data_dir=data_dir)]
-        if not 0 < heldout < len(problems):
-            raise ValueError(f"heldout={heldout}: {part!r} has {len(problems)} examples")
-        order = np.random.default_rng(1).permutation(len(problems))
-        parts.append([problems[i] for i in order])
-    number = min(map(len, parts)) if len(parts) > 1 else len(parts[0])
-    aside, kept = (
-        [p for part in parts for p in part[s]] for s in (slice(heldout), slice(heldout, number))
-    )
-    return tuple(encode(tokenizer, [(p.prompt, p.response) for p in own]) for own in (kept, aside))
+    order = np.random.default_rng(0).permutation(len(texts))
+    rest = np.random.default_rng(seed).permutation(order[heldout:])[:number]
+    return [texts[i] for i in rest], [texts[i] for i in order[:heldout]]
 
 
 def train_expert(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Examples,
-    out: str | Path,
+    role: str,
+    root: str | Path,
     *,
-    about: Mapping[str, Any],
+    name: str,
+    seed: int,
+    steps: int,
+    learning_rate: float,
+    batch_size: int,
+    accumulation: int = 1,
     embeddings: bool = False,
+    data: Mapping[str, Any],
     **options: Any,
 ) -> Path:
     """Fine-tune a copy of the base and keep it as a checkpoint that `from_pretrained` opens.
@@ -107,34 +133,57 @@ def train_expert(
     Args:
         base: In float32; unchanged.
         tokenizer: Goes with it.
-        examples: See `expert_examples`.
-        out: Folder of the checkpoint, in bfloat16 and with a manifest; one that is there already
-            is left as it is. An interrupted training goes on.
-        about: What the manifest says of it: role, seed and whatever else names the expert.
+        role: As in `expert_examples`.
+        root: Folder of the experts. The expert's own folder below it is named after the settings;
+            one that is there already is left as it is, an interrupted training goes on.
+        name: The base's, for the folder and the manifest.
+        seed: Of the examples, and of the training.
+        steps: Optimizer steps for each part of the role.
+        learning_rate: Highest rate.
+        batch_size: Examples per step and device.
+        accumulation: Batches per step.
         embeddings: Whether embeddings, final norm and head are trained too.
+        data: math_tasks, language_tasks, heldout and data_dir of `expert_examples`.
         **options: Further arguments of `mmlib.training.finetune`.
 
+    Returns:
+        The checkpoint's folder: weights in bfloat16, tokenizer, manifest.json, training_log.csv.
+
     Raises:
-        ValueError: `out` holds another expert; see also `finetune`.
+        ValueError: The folder holds another expert; see also `expert_examples` and `finetune`.
     """
-    out = Path(out)
-    plain = {k: v for k, v in options.items() if isinstance(v, str | int | float | bool)}
-    manifest = {**about, "embeddings": embeddings, **plain}
+    told = {"role": role, "base": name, "seed": seed, "steps": steps, "embeddings": embeddings}
+    told |= {"learning_rate": learning_rate, "batch_size": batch_size * accumulation, **data}
+    marks = (name, role, steps, f"{learning_rate:g}", *(["embeddings"] if embeddings else []), seed)
+    out = Path(root) / "_".join(map(str, marks)).replace("/", "-")
     if out.is_dir():
-        if expert_recipe(str(out)) != manifest:
+        if expert_recipe(str(out)) != told:
             raise ValueError(f"{out} holds another expert: choose another folder or remove it")
         return out
+    number, parts = steps * batch_size * accumulation, role.count("+") + 1
+    examples, aside = expert_examples(role, tokenizer, number=number, seed=seed, **data)
     model, training = copy.deepcopy(base), out.with_name(f"{out.name}.training")
     with trainable_only(model, None, ()):
         if embeddings:
             model.requires_grad_(True)
-        log = finetune(model, examples, training, **options)
+        log = finetune(
+            model,
+            examples,
+            training,
+            heldout=aside,
+            seed=seed,
+            steps=steps * parts,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            accumulation=accumulation,
+            **options,
+        )
     unfinished = out.with_name(f"{out.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     model.bfloat16().save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     log.to_csv(unfinished / "training_log.csv", index=False)
-    (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    (unfinished / "manifest.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
     unfinished.rename(out)
     shutil.rmtree(training)
     return out

@@ -18,16 +18,17 @@ from mmlib.experts import (
     mergers,
     named_plans,
     skill_answers,
-    studied,
     train_expert,
 )
 from mmlib.models import load_model
 from mmlib.results import unpack_answers
-from mmlib.training import IGNORED
+from mmlib.training import IGNORED, encode
 
 DATA = "organism-base"
-TASKS = {"math_tasks": ["organism-math"], "language_tasks": ["organism-reading"]}
-FAST = {"steps": 2, "batch_size": 2, "learning_rate": 1e-3, "every": 2, "seed": 1, "bf16": False}
+GIVEN = {"number": 20, "heldout": 5, "math_tasks": ["organism-math"]}
+GIVEN |= {"language_tasks": ["organism-reading", "organism-generation"]}
+FAST = {"name": "a/base", "steps": 2, "batch_size": 2, "learning_rate": 1e-3, "every": 2}
+FAST |= {"seed": 1, "bf16": False, "data": {k: v for k, v in GIVEN.items() if k != "number"}}
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +39,13 @@ def base():
 @pytest.fixture(scope="module")
 def trained(base, tmp_path_factory):
     """A math expert and a Swahili one after two steps, and their folders."""
-    root, (model, tokenizer) = tmp_path_factory.mktemp("experts"), base
-    folders = {}
-    for role in ("math", "sw"):
-        kept, _ = expert_examples(role, tokenizer, heldout=4, data_dir=DATA, **TASKS)
-        about = {"role": role, "seed": 1}
-        folders[role] = train_expert(model, tokenizer, kept, root / role, about=about, **FAST)
-    return folders, {
-        role: load_model(str(path), dtype="float32")[0] for role, path in folders.items()
-    }
+    root = tmp_path_factory.mktemp("experts")
+    paths = {role: train_expert(*base, role, root, **FAST) for role in ("math", "sw")}
+    return paths, {role: load_model(str(path), dtype="float32")[0] for role, path in paths.items()}
+
+
+def texts(problems):
+    return [(p.prompt, p.response) for p in problems]
 
 
 def decoded(tokenizer, example):
@@ -54,45 +53,66 @@ def decoded(tokenizer, example):
     return tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def test_studied_and_asked_facts_are_two_halves():
-    whole = load_problems("organism-knowledge", "sw", data_dir=DATA, split="heldout")
-    mine = studied("organism-knowledge", "sw", data_dir=DATA)
-    assert {p.id for p in mine} == {p.id for i, p in enumerate(whole) if i % 2 == 0}
-    assert mine[0].id == studied("organism-knowledge", "en", data_dir=DATA)[0].id
-    other = studied("organism-reading", "sw", data_dir=DATA)
-    asked = load_problems("organism-reading", "sw", data_dir=DATA, split="heldout")
-    assert not {p.id for p in other} & {p.id for p in asked}
-
-
-def test_examples_end_in_the_response_of_their_language(base):
+def test_fresh_examples_are_math_in_english_that_is_never_asked(base):
     _, tokenizer = base
-    kept, aside = expert_examples("math", tokenizer, heldout=4, data_dir=DATA, **TASKS)
-    solutions = {p.response.strip() for p in studied("organism-math", "en", data_dir=DATA)}
-    assert len(aside) == 4
-    assert len(kept) + 4 == len(studied("organism-math", "en", data_dir=DATA))
-    assert all(decoded(tokenizer, example).strip() in solutions for example in aside)
+    kept, aside = expert_examples("math", tokenizer, seed=1, **GIVEN)
+    assert (len(kept), len(aside)) == (20, 5)
+    asked = load_problems("organism-math", "en", data_dir=DATA, split="heldout")
+    prompts = {p.prompt.split("\n")[0] for p in asked}
+    for example in kept + aside:
+        text = tokenizer.decode(example["input_ids"], skip_special_tokens=True)
+        assert "The answer is" in decoded(tokenizer, example)
+        assert text.split("\n")[0] not in prompts
 
 
-def test_both_parts_of_a_joint_role_are_as_large(base):
+def test_seeds_draw_other_examples_and_set_the_same_aside(base):
     _, tokenizer = base
-    kept, aside = expert_examples("math+sw", tokenizer, heldout=4, data_dir=DATA, **TASKS)
-    size = min(
-        len(studied(task, code, data_dir=DATA))
-        for task, code in (("organism-math", "en"), ("organism-reading", "sw"))
+    (one, aside), (two, again) = (
+        expert_examples("sw", tokenizer, seed=seed, **GIVEN) for seed in (1, 2)
     )
-    assert len(aside) == 8
-    assert len(kept) == 2 * (size - 4)
+    assert aside == again
+    assert sum(example in one for example in two) < len(two)
+    assert not any(example in aside for example in one + two)
+    assert expert_examples("sw", tokenizer, seed=1, **GIVEN)[0] == one
 
 
-@pytest.mark.parametrize("heldout", [0, 10**6])
-def test_examples_set_aside_leave_some(base, heldout):
-    with pytest.raises(ValueError, match=f"heldout={heldout}: 'sw' has"):
-        expert_examples("sw", base[1], heldout=heldout, data_dir=DATA, **TASKS)
+def test_both_parts_of_a_joint_role(base):
+    _, tokenizer = base
+    both, aside = expert_examples("math+sw", tokenizer, seed=1, **GIVEN)
+    alone = [expert_examples(role, tokenizer, seed=1, **GIVEN)[0] for role in ("math", "sw")]
+    assert both == alone[0] + alone[1]
+    assert len(aside) == 10
 
 
-def test_unknown_role(base):
-    with pytest.raises(ValueError, match="'klingon'"):
-        expert_examples("math+klingon", base[1], heldout=4, data_dir=DATA, **TASKS)
+def test_data_sets_give_their_calibration_split(base, real_data):
+    _, tokenizer = base
+    given = GIVEN | {"math_tasks": ["gsm8k"], "data_dir": str(real_data)}
+    kept, aside = expert_examples("math", tokenizer, seed=1, **given)
+    solutions = load_problems("gsm8k", "en", data_dir=str(real_data), split="calibration")
+    known = set(map(tuple, (e["input_ids"] for e in encode(tokenizer, texts(solutions)))))
+    assert (len(kept), len(aside)) == (20, 5)
+    assert {tuple(e["input_ids"]) for e in kept + aside} <= known
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"number": 0}, "number=0, heldout=5: give at least 1"),
+        ({"math_tasks": []}, "give some, of organisms or others"),
+        ({"math_tasks": ["organism-math", "gsm8k"]}, "give some, of organisms or others"),
+        ({"role": "math+klingon"}, "'klingon'"),
+    ],
+)
+def test_impossible_examples(base, change, message):
+    given = {"role": "math", "seed": 1, **GIVEN, **change}
+    with pytest.raises(ValueError, match=message):
+        expert_examples(given.pop("role"), base[1], **given)
+
+
+def test_too_few_examples(base, real_data):
+    given = GIVEN | {"math_tasks": ["gsm8k"], "number": 10**6, "data_dir": str(real_data)}
+    with pytest.raises(ValueError, match="number=1000000, heldout=5: gsm8k have"):
+        expert_examples("math", base[1], seed=1, **given)
 
 
 def test_only_layers_move_and_the_base_does_not(base, trained):
@@ -108,24 +128,26 @@ def test_only_layers_move_and_the_base_does_not(base, trained):
 
 
 def test_embeddings_move_on_demand(base, tmp_path):
-    model, tokenizer = base
-    kept, _ = expert_examples("sw", tokenizer, heldout=4, data_dir=DATA, **TASKS)
-    out = train_expert(model, tokenizer, kept, tmp_path / "sw", about={}, embeddings=True, **FAST)
+    model, _ = base
+    out = train_expert(*base, "sw", tmp_path, **FAST, embeddings=True)
+    assert out.name == "a-base_sw_2_0.001_embeddings_1"
     there = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     assert not torch.equal(there.get_input_embeddings().weight, model.get_input_embeddings().weight)
 
 
 def test_a_finished_expert_is_not_trained_again(base, trained):
-    model, tokenizer = base
     path = trained[0]["math"]
     before = (path / "model.safetensors").stat().st_mtime_ns
-    again = {"about": {"role": "math", "seed": 1}, **FAST}
-    assert train_expert(model, tokenizer, [], path, **again) == path
+    assert train_expert(*base, "math", path.parent, **FAST) == path
     assert (path / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="holds another expert"):
-        train_expert(model, tokenizer, [], path, **(again | {"steps": 3}))
-    assert not list(path.parent.glob("*.training"))
-    assert not list(path.parent.glob("*.partial"))
+        train_expert(*base, "math", path.parent, **(FAST | {"batch_size": 3}))
+    assert {p.name for p in path.parent.iterdir()} == {p.name for p in trained[0].values()}
+
+
+def test_a_joint_expert_has_the_steps_of_both(base, tmp_path):
+    out = train_expert(*base, "math+sw", tmp_path, **FAST)
+    assert pd.read_csv(out / "training_log.csv").step.max() == 4
 
 
 def test_recipe(trained, tmp_path):
