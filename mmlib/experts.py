@@ -3,9 +3,10 @@
 import copy
 import itertools
 import json
+import random
+import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmlib.corpus import Mix, training_rows
-from mmlib.data import load_problems
+from mmlib.corpus import Mix, draw, render
+from mmlib.data import load_problems, organism_folder
 from mmlib.evaluation import part_answers
 from mmlib.languages import get_language
 from mmlib.merging import (
@@ -58,8 +59,9 @@ def expert_examples(
         role: "math" (English), a language, or "math+LANGUAGE" for training on both at once.
         tokenizer: The base's.
         math_tasks: What the math expert learns: tasks of an organism's corpus (`organism-math`),
-            drawn afresh from its training part, or others of `mmlib.data` (their calibration
-            split); not both.
+            drawn afresh from its training part (`organism-math-new`: with the templates that
+            organisms do not see, but never an item that is asked), or others of `mmlib.data`
+            (their calibration split); not both.
         language_tasks: The same for a language expert.
         number: Examples of each part of the role.
         heldout: Further ones that are set aside, the same for every seed.
@@ -91,12 +93,32 @@ def expert_examples(
 
 def _fresh(tasks, code: str, number: int, heldout: int, seed: int) -> tuple[Texts, Texts]:
     """Documents of the corpus in one language, in the shares that organisms are trained on."""
-    shares = {name: Mix().tasks[name] for name in (t.removeprefix("organism-") for t in tasks)}
-    mix = Mix(languages={code: 1.0}, tasks=shares, curriculum=((1.0, "full"),), documents=heldout)
-    aside = {row["key"]: row["turns"][0] for row in training_rows(replace(mix, seed=0))}
-    more = replace(mix, seed=seed, documents=number + 2 * heldout)
-    kept = [row["turns"][0] for row in training_rows(more) if row["key"] not in aside]
-    return kept[:number], list(aside.values())
+    names = [task.removeprefix("organism-") for task in tasks]
+    known = Mix().tasks
+    if unknown := [name for name in names if name.removesuffix("-new") not in known]:
+        raise ValueError(f"the corpus has no {unknown[0]!r}: choose from {', '.join(known)}")
+    shares = [known[name.removesuffix("-new")] for name in names]
+    table = pd.read_parquet(organism_folder(None) / "heldout.parquet")
+    table = table[table.part.eq("math-new") & table.lang.eq(code)]
+    asked = {_numbers(*row) for row in table[["template", "prompt"]].itertuples(index=False)}
+
+    def draw_texts(seed: int, number: int, without: Collection[str]) -> dict[str, tuple[str, str]]:
+        rng, found = random.Random(f"experts {seed} {code}"), {}
+        while len(found) < number:
+            name = rng.choices(names, shares)[0]
+            item = draw(rng, name.removesuffix("-new"), heldout_template=name.endswith("-new"))
+            row = render(item, code)
+            if item.key not in without and _numbers(row["template"], row["prompt"]) not in asked:
+                found[item.key] = row["prompt"], row["response"]
+        return found
+
+    aside = draw_texts(0, heldout, ())
+    return list(draw_texts(seed, number, aside).values()), list(aside.values())
+
+
+def _numbers(template: str, text: str) -> tuple[str, ...]:
+    """What tells a problem, whatever layout it is asked in."""
+    return template, *sorted(re.findall(r"\d+", text))
 
 
 def _loaded(tasks, code: str, number: int, heldout: int, seed: int, data_dir: str) -> tuple:

@@ -1,6 +1,7 @@
 """What experts learn from, what moves in them, and what a merger of them holds."""
 
 import json
+import random
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from mmlib.corpus import draw, frozen_items
 from mmlib.data import load_problems
 from mmlib.evaluation import part_answers
 from mmlib.experts import (
@@ -65,6 +67,20 @@ def test_fresh_examples_are_math_in_english_that_is_never_asked(base):
         assert text.split("\n")[0] not in prompts
 
 
+def test_new_templates_but_never_an_item_that_is_asked(base):
+    _, tokenizer = base
+    given = GIVEN | {"math_tasks": ["organism-math-new"], "number": 400}
+    kept, aside = expert_examples("math", tokenizer, seed=1, **given)
+    asked = {i.key for i in frozen_items("heldout")["math-new"]}
+    rng = random.Random(3)
+    chosen = [draw(rng, "math", heldout_template=True) for _ in range(200)]
+    assert any(item.key in asked for item in chosen)  # so that leaving them out matters
+    texts_asked = {p.prompt for p in load_problems("organism-math-new", "en", data_dir=DATA)}
+    written = [tokenizer.decode(e["input_ids"], skip_special_tokens=True) for e in kept + aside]
+    assert len(written) == 405
+    assert not [text for text in written if any(text.startswith(one) for one in texts_asked)]
+
+
 def test_seeds_draw_other_examples_and_set_the_same_aside(base):
     _, tokenizer = base
     (one, aside), (two, again) = (
@@ -98,6 +114,7 @@ def test_data_sets_give_their_calibration_split(base, real_data):
     ("change", "message"),
     [
         ({"number": 0}, "number=0, heldout=5: give at least 1"),
+        ({"math_tasks": ["organism-telepathy"]}, "no 'telepathy': choose from math, choice"),
         ({"math_tasks": []}, "give some, of organisms or others"),
         ({"math_tasks": ["organism-math", "gsm8k"]}, "give some, of organisms or others"),
         ({"role": "math+klingon"}, "'klingon'"),
@@ -171,8 +188,8 @@ def test_named_plans(depth):
     assert plans["bottom only"][0] == plans["top only"][-1] == 1
     assert plans["bottom only"][-1] == plans["top only"][0] == 0
     assert set(plans["no transition"]) == {0, 1}
-    for draw in (1, 2, 3):
-        assert sorted(plans[f"random {draw}"]) == sorted(swap)
+    for number in (1, 2, 3):
+        assert sorted(plans[f"random {number}"]) == sorted(swap)
 
 
 def test_named_plans_are_the_published_ones_at_32_layers():
