@@ -246,6 +246,7 @@ def select_layers(
     overlap: pd.DataFrame,
     *,
     peak: int | None = None,
+    last: bool = False,
     inclusive: bool = False,
 ) -> Selection:
     """Layers before the peak of the overlap whose rates differ most between languages.
@@ -258,6 +259,7 @@ def select_layers(
         ranges: See `ranges`; all languages.
         overlap: See `overlap_with_english`; the other languages.
         peak: Takes the place of the argmax, for a model whose overlap has no peak.
+        last: Let the last layer be the peak, as the equations do.
         inclusive: The peak belongs to K.
 
     Raises:
@@ -269,7 +271,7 @@ def select_layers(
         raise ValueError("a rate or an overlap is not a number: lower the firing threshold")
     msd = ranges.var(axis=1, ddof=0)
     top = int(overlap.mean(axis=1).argmax()) if peak is None else peak
-    if peak is None and top == len(msd) - 1:
+    if peak is None and not last and top == len(msd) - 1:
         raise ValueError(
             f"the overlap is highest in the last layer, {top}: it has no peak, give `peak`"
         )

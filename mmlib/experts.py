@@ -6,13 +6,15 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.corpus import Mix, draw, render
@@ -24,6 +26,7 @@ from mmlib.merging import (
     Others,
     Tensors,
     adjusted_weights,
+    check_comparable,
     dense,
     holding,
     merged,
@@ -32,8 +35,8 @@ from mmlib.merging import (
     ties,
     update_magnitude,
 )
-from mmlib.models import resolve
-from mmlib.results import pack_answers
+from mmlib.models import model_hash, resolve
+from mmlib.results import RunInfo, pack_answers
 from mmlib.training import encode, finetune, trainable_only
 
 MATH = "math"
@@ -61,7 +64,7 @@ def expert_examples(
         math_tasks: What the math expert learns: tasks of an organism's corpus (`organism-math`),
             drawn afresh from its training part (`organism-math-new`: with the templates that
             organisms do not see, but never an item that is asked), or others of `mmlib.data`
-            (their calibration split); not both.
+            (their training split); not both.
         language_tasks: The same for a language expert.
         number: Examples of each part of the role.
         heldout: Further ones that are set aside, the same for every seed.
@@ -94,26 +97,32 @@ def expert_examples(
 def _fresh(tasks, code: str, number: int, heldout: int, seed: int) -> tuple[Texts, Texts]:
     """Documents of the corpus in one language, in the shares that organisms are trained on."""
     names = [task.removeprefix("organism-") for task in tasks]
-    known = Mix().tasks
-    if unknown := [name for name in names if name.removesuffix("-new") not in known]:
-        raise ValueError(f"the corpus has no {unknown[0]!r}: choose from {', '.join(known)}")
-    shares = [known[name.removesuffix("-new")] for name in names]
+    shares = Mix().tasks | {"math-new": Mix().tasks["math"]}
+    if unknown := [name for name in names if name not in shares]:
+        raise ValueError(f"the corpus has no {unknown[0]!r}: choose from {', '.join(shares)}")
     table = pd.read_parquet(organism_folder(None) / "heldout.parquet")
-    table = table[table.part.eq("math-new") & table.lang.eq(code)]
+    table = table[table.part.eq("math-new") & table.lang.eq("en")]
     asked = {_numbers(*row) for row in table[["template", "prompt"]].itertuples(index=False)}
 
-    def draw_texts(seed: int, number: int, without: Collection[str]) -> dict[str, tuple[str, str]]:
-        rng, found = random.Random(f"experts {seed} {code}"), {}
-        while len(found) < number:
-            name = rng.choices(names, shares)[0]
-            item = draw(rng, name.removesuffix("-new"), heldout_template=name.endswith("-new"))
-            row = render(item, code)
-            if item.key not in without and _numbers(row["template"], row["prompt"]) not in asked:
-                found[item.key] = row["prompt"], row["response"]
-        return found
+    def documents(seed: int) -> Iterator[tuple[str, tuple[str, str]]]:
+        rng = random.Random(f"experts {seed} {code}")
+        while True:
+            name = rng.choices(names, [shares[name] for name in names])[0]
+            new = name == "math-new"
+            item = draw(rng, "math" if new else name, heldout_template=new)
+            if not new or _numbers(item.template, render(item, "en")["prompt"]) not in asked:
+                row = render(item, code)
+                yield item.key, (row["prompt"], row["response"])
 
-    aside = draw_texts(0, heldout, ())
-    return list(draw_texts(seed, number, aside).values()), list(aside.values())
+    aside = list(itertools.islice(documents(0), heldout))
+    keys = {key for key, _ in aside}
+    drawn = itertools.islice(documents(seed), 20 * number)  # of little text, most may be set aside
+    kept = list(itertools.islice((text for key, text in drawn if key not in keys), number))
+    if len(kept) < number:
+        raise ValueError(
+            f"number={number}, heldout={heldout}: the corpus has too little of {names}"
+        )
+    return kept, [text for _, text in aside]
 
 
 def _numbers(template: str, text: str) -> tuple[str, ...]:
@@ -123,7 +132,7 @@ def _numbers(template: str, text: str) -> tuple[str, ...]:
 
 def _loaded(tasks, code: str, number: int, heldout: int, seed: int, data_dir: str) -> tuple:
     """Problems of data sets, those set aside drawn first."""
-    load = partial(load_problems, language=code, data_dir=data_dir or None, split="calibration")
+    load = partial(load_problems, language=code, data_dir=data_dir or None, split="train")
     texts = [(p.prompt, p.response) for task in tasks for p in load(task)]
     if len(texts) < number + heldout:
         raise ValueError(
@@ -162,53 +171,53 @@ def train_expert(
         seed: Of the examples, and of the training.
         steps: Optimizer steps for each part of the role.
         learning_rate: Highest rate.
-        batch_size: Examples per step and device.
+        batch_size: Examples per batch; one device.
         accumulation: Batches per step.
         embeddings: Whether embeddings, final norm and head are trained too.
         data: math_tasks, language_tasks, heldout and data_dir of `expert_examples`.
         **options: Further arguments of `mmlib.training.finetune`.
 
     Returns:
-        The checkpoint's folder: weights in bfloat16, tokenizer, manifest.json, training_log.csv.
+        The checkpoint's folder: weights in float32, since bfloat16 would round small updates to
+        nothing; tokenizer, manifest.json, training_log.csv.
 
     Raises:
         ValueError: The folder holds another expert; see also `expert_examples` and `finetune`.
     """
-    told = {"role": role, "base": name, "seed": seed, "steps": steps, "embeddings": embeddings}
-    told |= {"learning_rate": learning_rate, "batch_size": batch_size * accumulation, **data}
+    told = {"role": role, "base": name, "base_hash": model_hash(base), "seed": seed}
+    told |= {"steps": steps, "learning_rate": learning_rate, "embeddings": embeddings, **data}
+    told |= {"batch_size": batch_size, "accumulation": accumulation, **options}
+    told = json.loads(json.dumps(told, default=str))
     marks = (name, role, steps, f"{learning_rate:g}", *(["embeddings"] if embeddings else []), seed)
-    out = Path(root) / "_".join(map(str, marks)).replace("/", "-")
-    if out.is_dir():
-        if expert_recipe(str(out)) != told:
-            raise ValueError(f"{out} holds another expert: choose another folder or remove it")
-        return out
-    number, parts = steps * batch_size * accumulation, role.count("+") + 1
-    examples, aside = expert_examples(role, tokenizer, number=number, seed=seed, **data)
-    model, training = copy.deepcopy(base), out.with_name(f"{out.name}.training")
-    with trainable_only(model, None, ()):
-        if embeddings:
-            model.requires_grad_(True)
-        log = finetune(
-            model,
-            examples,
-            training,
-            heldout=aside,
-            seed=seed,
-            steps=steps * parts,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            accumulation=accumulation,
-            **options,
-        )
+    out = Path(root).absolute() / "_".join(map(str, marks)).replace("/", "-")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(out.with_name(f"{out.name}.lock")):
+        if not out.is_dir():
+            number = steps * batch_size * accumulation
+            examples, aside = expert_examples(role, tokenizer, number=number, seed=seed, **data)
+            how = {"steps": steps * len(role.split("+")), "learning_rate": learning_rate}
+            how |= {"batch_size": batch_size, "accumulation": accumulation, "seed": seed, **options}
+            model, training = copy.deepcopy(base), out.with_name(f"{out.name}.training")
+            with trainable_only(model, None, ()):
+                if embeddings:
+                    model.requires_grad_(True)
+                log = finetune(model, examples, training, heldout=aside, **how)
+            _save(model, tokenizer, log, told | {"run": asdict(RunInfo.collect(name))}, out)
+            shutil.rmtree(training)
+    there = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    if differing := {k: v for k, v in told.items() if there.get(k) != v}:
+        raise ValueError(f"{out} holds another expert, not of {differing}: choose another folder")
+    return out
+
+
+def _save(model, tokenizer, log: pd.DataFrame, manifest: Mapping[str, Any], out: Path) -> None:
     unfinished = out.with_name(f"{out.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
-    model.bfloat16().save_pretrained(unfinished)
+    model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     log.to_csv(unfinished / "training_log.csv", index=False)
-    (unfinished / "manifest.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+    (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     unfinished.rename(out)
-    shutil.rmtree(training)
-    return out
 
 
 def expert_recipe(name: str) -> dict[str, Any]:
@@ -218,13 +227,12 @@ def expert_recipe(name: str) -> dict[str, Any]:
         name: As in `mmlib.models.load_model`.
 
     Returns:
-        role, seed and the settings of the training; of a checkpoint that somebody else made, role
-        (the last part of its name) and seed 0.
+        role, seed and the settings of the training; where a manifest does not tell them, role is
+        the last part of the name and the seed 0.
     """
     path = Path(resolve(name)) / "manifest.json"
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
-    return {"role": Path(name).name, "seed": 0}
+    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {"role": Path(name).name, "seed": 0} | told
 
 
 def named_plans(depth: int, *, draws: int = 2) -> dict[str, LayerPlan]:
@@ -249,8 +257,17 @@ def named_plans(depth: int, *, draws: int = 2) -> dict[str, LayerPlan]:
         "bottom only": LayerPlan((*bottom, *(0.0 for _ in top))),
         "top only": LayerPlan((*(0.0 for _ in bottom), *top)),
         "reversed": swap.reversed(),
-        **{f"random {draw}": swap.shuffled(draw) for draw in range(1, draws + 1)},
+        **{f"random {number}": plan for number, plan in enumerate(_random(swap, draws), 1)},
     }
+
+
+def _random(swap: LayerPlan, draws: int) -> list[LayerPlan]:
+    """As many layers of each kind in other places, each time in different ones where possible."""
+    found: dict[LayerPlan, None] = {}
+    for seed in range(100):
+        if len(found) < draws and swap.shuffled(seed) != swap:
+            found.setdefault(swap.shuffled(seed))
+    return list(found)
 
 
 def all_bands(
@@ -281,11 +298,12 @@ def mergers(
         base: What both experts were fine-tuned from.
         math: Math expert.
         language: Language expert.
-        plans: Swaps, see `named_plans`.
+        plans: Swaps, see `named_plans`; "revert" undoes what "swap" swaps, where there is one.
         others: As in `mmlib.merging.merged`.
         joint: A model that was trained on both data sets.
     """
-    experts = [math, language]
+    experts, how = [math, language], {"others": others, "base": base}
+    check_comparable(base, *experts, *([joint] if joint is not None else []))
     updates = [update_magnitude(base, expert) for expert in experts]
     by_layer = [table.groupby("layer").share.sum() for table in updates]
     plans = {**plans, "by update": LayerPlan.from_updates(*by_layer)}
@@ -293,18 +311,16 @@ def mergers(
         "base": partial(dense, base),
         "math expert": partial(dense, math),
         "language expert": partial(dense, language),
-        "revert": partial(merged, math, base, plans["swap"], others=others, base=base),
         "soup, 1/4 language": partial(soup, experts, [0.75, 0.25]),
         "soup": partial(soup, experts, [0.5, 0.5]),
         "soup, 3/4 language": partial(soup, experts, [0.25, 0.75]),
-        "adjusted soup": partial(soup, experts, adjusted_weights(base, experts)),
+        "adjusted soup": lambda: soup(experts, adjusted_weights(base, experts)),
         "task arithmetic": partial(task_arithmetic, base, experts, [1.0, 1.0]),
         "TIES": partial(ties, base, experts, [1.0, 1.0]),
     }
-    found |= {
-        name: partial(merged, math, language, plan, others=others, base=base)
-        for name, plan in plans.items()
-    }
+    if "swap" in plans:
+        found["revert"] = partial(merged, math, base, plans["swap"], **how)
+    found |= {name: partial(merged, *experts, plan, **how) for name, plan in plans.items()}
     return found | ({"joint": partial(dense, joint)} if joint is not None else {})
 
 

@@ -184,6 +184,9 @@ def test_an_overlap_without_a_peak_is_refused():
     with pytest.raises(ValueError, match=r"last layer, 3.*give `peak`"):
         select_layers(FOUR, rising)
     assert select_layers(FOUR, rising, peak=2).layers == [0]
+    printed = select_layers(FOUR, rising, last=True)
+    assert (printed.peak, printed.layers) == (3, select_layers(FOUR, rising, peak=3).layers)
+    assert select_layers(FOUR, PEAK_AT_2, last=True).peak == 2
     with pytest.raises(ValueError, match=r"peak=4: .*0 to 3"):
         select_layers(FOUR, PEAK_AT_2, peak=4)
     with pytest.raises(ValueError, match=r"layer 0, with 0 candidate"):

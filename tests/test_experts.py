@@ -1,7 +1,9 @@
 """What experts learn from, what moves in them, and what a merger of them holds."""
 
+import copy
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mmlib.corpus import draw, frozen_items
+from mmlib import experts
+from mmlib.corpus import Mix, draw, frozen_items, is_heldout, render
 from mmlib.data import load_problems
 from mmlib.evaluation import part_answers
 from mmlib.experts import (
@@ -23,7 +26,6 @@ from mmlib.experts import (
     train_expert,
 )
 from mmlib.models import load_model
-from mmlib.results import unpack_answers
 from mmlib.training import IGNORED, encode
 
 DATA = "organism-base"
@@ -55,30 +57,34 @@ def decoded(tokenizer, example):
     return tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def test_fresh_examples_are_math_in_english_that_is_never_asked(base):
+@pytest.fixture
+def drawn(monkeypatch):
+    """The items that are drawn for experts."""
+    items = []
+    monkeypatch.setattr(experts, "draw", lambda *a, **k: items.append(draw(*a, **k)) or items[-1])
+    return items
+
+
+def test_fresh_examples_are_math_in_english_that_is_never_asked(base, drawn):
     _, tokenizer = base
-    kept, aside = expert_examples("math", tokenizer, seed=1, **GIVEN)
-    assert (len(kept), len(aside)) == (20, 5)
-    asked = load_problems("organism-math", "en", data_dir=DATA, split="heldout")
-    prompts = {p.prompt.split("\n")[0] for p in asked}
-    for example in kept + aside:
-        text = tokenizer.decode(example["input_ids"], skip_special_tokens=True)
-        assert "The answer is" in decoded(tokenizer, example)
-        assert text.split("\n")[0] not in prompts
+    kept, aside = expert_examples("math", tokenizer, seed=1, **GIVEN | {"number": 300})
+    assert (len(kept), len(aside)) == (300, 5)
+    assert len(drawn) >= 305
+    assert not any(is_heldout(item) for item in drawn)
+    assert all("The answer is" in decoded(tokenizer, example) for example in kept + aside)
 
 
 def test_new_templates_but_never_an_item_that_is_asked(base):
     _, tokenizer = base
-    given = GIVEN | {"math_tasks": ["organism-math-new"], "number": 400}
+    given = GIVEN | {"math_tasks": ["organism-math-new"], "number": 1500}
     kept, aside = expert_examples("math", tokenizer, seed=1, **given)
-    asked = {i.key for i in frozen_items("heldout")["math-new"]}
-    rng = random.Random(3)
-    chosen = [draw(rng, "math", heldout_template=True) for _ in range(200)]
-    assert any(item.key in asked for item in chosen)  # so that leaving them out matters
-    texts_asked = {p.prompt for p in load_problems("organism-math-new", "en", data_dir=DATA)}
     written = [tokenizer.decode(e["input_ids"], skip_special_tokens=True) for e in kept + aside]
-    assert len(written) == 405
-    assert not [text for text in written if any(text.startswith(one) for one in texts_asked)]
+    asked = {i.key: i for i in frozen_items("heldout")["math-new"]}
+    rng = random.Random(3)
+    chosen = [draw(rng, "math", heldout_template=True) for _ in range(1500)]
+    assert sum(item.key in asked for item in chosen) > 5  # so that leaving them out matters
+    told = {render(replace(i, layout=k), "en")["prompt"] for i in asked.values() for k in range(4)}
+    assert not [text for text in written if any(text.startswith(one) for one in told)]
 
 
 def test_seeds_draw_other_examples_and_set_the_same_aside(base):
@@ -87,9 +93,29 @@ def test_seeds_draw_other_examples_and_set_the_same_aside(base):
         expert_examples("sw", tokenizer, seed=seed, **GIVEN) for seed in (1, 2)
     )
     assert aside == again
-    assert sum(example in one for example in two) < len(two)
-    assert not any(example in aside for example in one + two)
+    assert sum(example in one for example in two) < len(two) / 4
     assert expert_examples("sw", tokenizer, seed=1, **GIVEN)[0] == one
+
+
+def test_nothing_set_aside_is_trained_even_where_there_is_little(base):
+    given = GIVEN | {"language_tasks": ["organism-knowledge"], "heldout": 200, "number": 500}
+    kept, aside = expert_examples("sw", base[1], seed=1, **given)
+    assert (len(kept), len(aside)) == (500, 200)  # 300 facts, two phrasings: with repetitions
+    assert not {tuple(e["input_ids"]) for e in kept} & {tuple(e["input_ids"]) for e in aside}
+
+
+def test_tasks_have_the_shares_of_the_corpus(base, drawn):
+    tasks = ["organism-generation", "organism-knowledge"]
+    given = GIVEN | {"language_tasks": tasks, "number": 1000}
+    expert_examples("sw", base[1], seed=1, **given)
+    share = sum(item.task == "knowledge" for item in drawn) / len(drawn)
+    assert share == pytest.approx(Mix().tasks["knowledge"] / 0.28, abs=0.04)
+
+
+def test_too_little_text_is_told(base):
+    given = GIVEN | {"language_tasks": ["organism-telling"], "heldout": 3000, "number": 10}
+    with pytest.raises(ValueError, match=r"heldout=3000: the corpus has too little of .'telling'"):
+        expert_examples("sw", base[1], seed=1, **given)
 
 
 def test_both_parts_of_a_joint_role(base):
@@ -100,14 +126,26 @@ def test_both_parts_of_a_joint_role(base):
     assert len(aside) == 10
 
 
-def test_data_sets_give_their_calibration_split(base, real_data):
+@pytest.fixture
+def train_data(real_data, tmp_path):
+    """The head of GSM8K's training split, in its place."""
+    (tmp_path / "gsm8k").mkdir()
+    head = real_data / "gsm8k" / "train_head2000.jsonl"
+    (tmp_path / "gsm8k" / "train.jsonl").write_text(head.read_text())
+    return str(tmp_path)
+
+
+def test_data_sets_give_their_training_split(base, train_data, real_data):
     _, tokenizer = base
-    given = GIVEN | {"math_tasks": ["gsm8k"], "data_dir": str(real_data)}
+    given = GIVEN | {"math_tasks": ["gsm8k"], "data_dir": train_data}
     kept, aside = expert_examples("math", tokenizer, seed=1, **given)
-    solutions = load_problems("gsm8k", "en", data_dir=str(real_data), split="calibration")
-    known = set(map(tuple, (e["input_ids"] for e in encode(tokenizer, texts(solutions)))))
+    solutions = load_problems("gsm8k", "en", data_dir=train_data, split="train")
+    known = {tuple(e["input_ids"]) for e in encode(tokenizer, texts(solutions))}
     assert (len(kept), len(aside)) == (20, 5)
     assert {tuple(e["input_ids"]) for e in kept + aside} <= known
+    assert expert_examples("math", tokenizer, seed=2, **given)[1] == aside
+    with pytest.raises(FileNotFoundError):  # only its test split is there
+        expert_examples("math", tokenizer, seed=1, **given | {"data_dir": str(real_data)})
 
 
 @pytest.mark.parametrize(
@@ -115,6 +153,7 @@ def test_data_sets_give_their_calibration_split(base, real_data):
     [
         ({"number": 0}, "number=0, heldout=5: give at least 1"),
         ({"math_tasks": ["organism-telepathy"]}, "no 'telepathy': choose from math, choice"),
+        ({"math_tasks": ["organism-choice-new"]}, "no 'choice-new'"),
         ({"math_tasks": []}, "give some, of organisms or others"),
         ({"math_tasks": ["organism-math", "gsm8k"]}, "give some, of organisms or others"),
         ({"role": "math+klingon"}, "'klingon'"),
@@ -126,8 +165,8 @@ def test_impossible_examples(base, change, message):
         expert_examples(given.pop("role"), base[1], **given)
 
 
-def test_too_few_examples(base, real_data):
-    given = GIVEN | {"math_tasks": ["gsm8k"], "number": 10**6, "data_dir": str(real_data)}
+def test_too_few_examples(base, train_data):
+    given = GIVEN | {"math_tasks": ["gsm8k"], "number": 10**6, "data_dir": train_data}
     with pytest.raises(ValueError, match="number=1000000, heldout=5: gsm8k have"):
         expert_examples("math", base[1], seed=1, **given)
 
@@ -137,8 +176,8 @@ def test_only_layers_move_and_the_base_does_not(base, trained):
     fresh = load_model("organism-base", dtype="bfloat16")[0].state_dict()
     assert all(torch.equal(p.bfloat16(), fresh[n]) for n, p in model.named_parameters())
     plain = AutoModelForCausalLM.from_pretrained(trained[0]["sw"])
-    assert plain.dtype == torch.bfloat16
-    moved = {n for n, p in plain.named_parameters() if not torch.equal(p, fresh[n])}
+    assert plain.dtype == torch.float32
+    moved = {n for n, p in plain.named_parameters() if not torch.equal(p, fresh[n].float())}
     assert moved
     assert all(".layers." in name for name in moved)
     assert {name.split(".")[2] for name in moved} == set(map(str, range(8)))
@@ -155,11 +194,24 @@ def test_embeddings_move_on_demand(base, tmp_path):
 def test_a_finished_expert_is_not_trained_again(base, trained):
     path = trained[0]["math"]
     before = (path / "model.safetensors").stat().st_mtime_ns
-    assert train_expert(*base, "math", path.parent, **FAST) == path
+    data = {k: tuple(v) if isinstance(v, list) else v for k, v in FAST["data"].items()}
+    assert train_expert(*base, "math", path.parent, **FAST | {"data": data}) == path
     assert (path / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="holds another expert"):
-        train_expert(*base, "math", path.parent, **(FAST | {"batch_size": 3}))
-    assert {p.name for p in path.parent.iterdir()} == {p.name for p in trained[0].values()}
+    assert {p.suffix for p in path.parent.iterdir()} <= {"", ".lock"} | {path.suffix}
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 3}, {"stop": 1}, {"bf16": True}])
+def test_another_expert_is_not_taken_for_this_one(base, trained, change):
+    with pytest.raises(ValueError, match=f"holds another expert, not of .'{next(iter(change))}'"):
+        train_expert(*base, "math", trained[0]["math"].parent, **FAST | change)
+
+
+def test_an_expert_of_another_base_is_not_taken_for_this_one(base, trained):
+    other = copy.deepcopy(base[0])
+    with torch.no_grad():
+        other.lm_head.weight[0, 0] += 1
+    with pytest.raises(ValueError, match="base_hash"):
+        train_expert(other, base[1], "math", trained[0]["math"].parent, **FAST)
 
 
 def test_a_joint_expert_has_the_steps_of_both(base, tmp_path):
@@ -189,7 +241,9 @@ def test_named_plans(depth):
     assert plans["bottom only"][-1] == plans["top only"][0] == 0
     assert set(plans["no transition"]) == {0, 1}
     for number in (1, 2, 3):
-        assert sorted(plans[f"random {number}"]) == sorted(swap)
+        found = plans[f"random {number}"]
+        assert sorted(found) == sorted(swap)
+        assert not np.array_equal(found, swap)
 
 
 def test_named_plans_are_the_published_ones_at_32_layers():
@@ -207,31 +261,48 @@ def test_all_bands_fit():
 
 
 def test_mergers_hold_what_their_names_say(base, trained):
-    model, experts = base[0], trained[1]
-    both = [experts["math"], experts["sw"]]
-    made = mergers(model, *both, named_plans(8), others="math", joint=experts["sw"])
+    model, both = base[0], [trained[1]["math"], trained[1]["sw"]]
+    made = mergers(model, *both, named_plans(8), others="math", joint=both[1])
     own, math, language = ({n: p.detach() for n, p in m.named_parameters()} for m in (model, *both))
-    name, outer = (f"model.layers.{layer}.mlp.up_proj.weight" for layer in (4, 0))
+    inner, outer, top = (f"model.layers.{k}.mlp.up_proj.weight" for k in (4, 0, 7))
     held = {system: weights() for system, weights in made.items()}
-    assert torch.equal(held["swap"][name], math[name])
+    assert torch.equal(held["swap"][inner], math[inner])
     assert torch.equal(held["swap"][outer], language[outer])
     assert torch.equal(held["revert"][outer], own[outer])
-    assert torch.equal(held["reversed"][name], language[name])
-    assert torch.equal(held["joint"][name], language[name])
-    quarter = 0.75 * math[name] + 0.25 * language[name]
-    assert torch.allclose(held["soup, 1/4 language"][name], quarter, atol=1e-7)
-    total = math[name] + language[name] - own[name]
-    assert torch.allclose(held["task arithmetic"][name], total, atol=1e-6)
-    moved = [(t[name] - own[name]).abs().mean() for t in (math, language)]
-    assert all(m > 0 for m in moved)
+    assert torch.equal(held["revert"][inner], math[inner])
+    assert torch.equal(held["reversed"][inner], language[inner])
+    assert torch.equal(held["bottom only"][outer], language[outer])
+    assert torch.equal(held["bottom only"][top], math[top])
+    assert torch.equal(held["top only"][top], language[top])
+    assert torch.equal(held["joint"][inner], language[inner])
+    for system, share in (
+        ("soup, 1/4 language", 0.25),
+        ("soup", 0.5),
+        ("soup, 3/4 language", 0.75),
+    ):
+        mean = (1 - share) * math[inner] + share * language[inner]
+        assert torch.allclose(held[system][inner], mean, atol=1e-7)
+    total = math[inner] + language[inner] - own[inner]
+    assert torch.allclose(held["task arithmetic"][inner], total, atol=1e-6)
+    assert not torch.allclose(held["TIES"][inner], total, atol=1e-6)
+    size = [sum((t[n] - own[n]).abs().sum() for n in own) for t in (math, language)]
+    share = size[0] / sum(size)
+    mean = (1 - share) * math[inner] + share * language[inner]
+    assert torch.allclose(held["adjusted soup"][inner], mean, atol=1e-6)
+    assert any(torch.equal(held["by update"][outer], t[outer]) for t in (math, language))
 
 
-def test_merged_answers_and_exact_restoration(base, trained):
+def test_mergers_without_a_swap_have_nothing_to_revert(base, trained):
+    made = mergers(base[0], trained[1]["math"], trained[1]["sw"], all_bands(8, [1], [1], [0]))
+    assert "revert" not in made
+    assert "1 + 1, transition 0" in made
+
+
+def test_merged_answers_are_those_of_the_weights_and_leave_the_model(base, trained):
     model, tokenizer = base
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    experts = trained[1]
-    made = mergers(model, experts["math"], experts["sw"], named_plans(8))
-    made = {name: made[name] for name in ("base", "language expert")}
+    blank = {name: torch.zeros_like(p) for name, p in before.items()}
+    made = {"base": lambda: before, "blank": lambda: blank}
     math = {"tasks": ["organism-math"], "parts": ["math-1"], "items": 4}
     skills = {"tasks": ["organism-reading"], "parts": ["reading-mixed"], "items": 3}
     given = {"language": "sw", "math": math, "skills": skills, "data_dir": DATA}
@@ -239,7 +310,7 @@ def test_merged_answers_and_exact_restoration(base, trained):
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     asked = [("math-1", "en"), ("math-1", "sw"), ("reading-mixed", "sw")]
     assert {(*k,) for k in packed[["part", "lang"]].to_numpy()} == set(asked)
-    alone = part_answers(experts["sw"], tokenizer, languages=["sw"], data_dir=DATA, **math)
-    rows = packed[(packed.system == "language expert") & (packed.part == "math-1")]
-    told = unpack_answers(rows[rows.lang == "sw"], alone[["part", "problem_id"]])
-    assert told.correct.tolist() == alone.correct.tolist()
+    right = packed.set_index(["system", "part", "lang"]).correct
+    assert right["blank", "math-1", "en"] == "0000"
+    alone = part_answers(model, tokenizer, languages=["en"], data_dir=DATA, **math)
+    assert right["base", "math-1", "en"].count("1") == alone.correct.sum() > 0
