@@ -18,7 +18,7 @@ from mmlib.data import load_problems
 from mmlib.hooks import last_tokens, observe, on_device
 from mmlib.models import decoder_layers
 
-Aggregation = Literal["token_rate", "sample_rate", "any_token", "last_token"]
+Aggregation = Literal["token_rate", "sample_rate", "any_token", "last_token", "set"]
 Denominator = Literal["english", "other", "union"]
 
 
@@ -70,15 +70,20 @@ class Firing:
     """Tokens that count, int64 (questions,)."""
 
     def rates(
-        self, aggregation: Aggregation = "token_rate", weights: np.ndarray | None = None
+        self,
+        aggregation: Aggregation = "token_rate",
+        weights: np.ndarray | None = None,
+        threshold: float = 0.5,
     ) -> np.ndarray:
         """Firing rates of the neurons.
 
         Args:
             aggregation: `token_rate` fires / tokens over all questions; `sample_rate` the mean over
                 questions of that; `any_token` the share of questions with at least one firing
-                token; `last_token` the share of questions in which the last token fires.
+                token; `last_token` the share of questions in which the last token fires; `set` 1
+                where the token rate is above `threshold`, else 0.
             weights: How often each question counts, (questions,); default: once.
+            threshold: Of `set`.
 
         Returns:
             float32 (layers, neurons), within [0, 1].
@@ -90,8 +95,9 @@ class Firing:
             raise ValueError(f"aggregation={aggregation!r}: choose {get_args(Aggregation)}")
         w = np.ones(len(self.tokens)) if weights is None else np.asarray(weights)
         w = w.astype(np.float32)
-        if aggregation == "token_rate":
-            return np.tensordot(w, self.counts, 1) / (w @ self.tokens)
+        if aggregation in ("token_rate", "set"):
+            found = np.tensordot(w, self.counts, 1) / (w @ self.tokens)
+            return found if aggregation == "token_rate" else (found > threshold).astype(np.float32)
         layers = [
             w @ self._of_questions(aggregation, layer) for layer in range(self.counts.shape[1])
         ]
@@ -226,6 +232,34 @@ def overlap_with_english(
     return pd.DataFrame(columns).rename_axis("layer").rename_axis(columns="lang")
 
 
+def overlap_by_question(
+    firings: Mapping[str, Firing],
+    *,
+    english: str = "en",
+    threshold: float = 0.5,
+    of: Denominator = "english",
+) -> pd.DataFrame:
+    """As `overlap_with_english`, with the sets of every question for themselves: their mean.
+
+    Args:
+        firings: Language -> counts of the same questions in the same order.
+        english: See there.
+        threshold: See there; of the tokens of one question.
+        of: See there.
+    """
+    questions = min(len(firing.tokens) for firing in firings.values())
+    found = [
+        overlap_with_english(
+            {x: f.counts[q] / f.tokens[q] for x, f in firings.items()},
+            english=english,
+            threshold=threshold,
+            of=of,
+        )
+        for q in range(questions)
+    ]
+    return pd.concat(found).groupby(level="layer").mean()
+
+
 def ranges(rates: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Language-specific range R (Eq. 4): mean firing rate of a layer, a column per language."""
     means = pd.DataFrame({x: p.mean(1) for x, p in rates.items()})
@@ -322,7 +356,7 @@ def bootstrap_layers(
     found = np.zeros((layers, 2))
     for _ in range(draws):
         weights = rng.multinomial(n, np.full(n, 1 / n))
-        rates = {x: f.rates(aggregation, weights) for x, f in firings.items()}
+        rates = {x: f.rates(aggregation, weights, threshold or 0.5) for x, f in firings.items()}
         overlap = overlap_with_english(rates, english=english, threshold=threshold, of=of)
         try:
             chosen = select_layers(ranges(rates), overlap, **selecting)
@@ -338,8 +372,12 @@ OVERLAPS = {
     "of the other": {"of": "other"},
     "of both": {"of": "union"},
     "rates": {"threshold": None},
+    "of English, above .3": {"threshold": 0.3},
+    "of English, above .7": {"threshold": 0.7},
 }
 """Ways to measure the overlap with English."""
+BY_QUESTION = "of English, by question"
+"""One more: the sets of every question for themselves."""
 
 
 def sensitivity(
@@ -349,30 +387,35 @@ def sensitivity(
     overlaps: Mapping[str, Mapping] = OVERLAPS,
     english: str = "en",
     threshold: float = 0.5,
+    last: bool = False,
 ) -> pd.DataFrame:
     """The selection under several readings of what the paper leaves open.
 
     Args:
-        firings: Language -> counts.
+        firings: Language -> counts of the same questions in the same order.
         aggregations: See `Firing.rates`.
-        overlaps: Name -> options of `overlap_with_english`.
+        overlaps: Name -> options of `overlap_with_english`; `BY_QUESTION` comes last.
         english: See there.
         threshold: See there.
+        last: See `select_layers`.
 
     Returns:
         One row per aggregation, overlap and end (of the candidates, before the peak or with it):
         layers (joined by blanks), peak, theta, reason (why there are none, else empty).
     """
-    rows = []
+    rows, how = [], {"english": english, "threshold": threshold}
+    by_question = overlap_by_question(firings, **how)
     for aggregation in aggregations:
-        rates = {language: f.rates(aggregation) for language, f in firings.items()}
-        for name, options in overlaps.items():
-            overlap = overlap_with_english(
-                rates, **{"english": english, "threshold": threshold} | dict(options)
-            )
+        rates = {x: f.rates(aggregation, threshold=threshold) for x, f in firings.items()}
+        measured = {
+            name: overlap_with_english(rates, **how | dict(options))
+            for name, options in overlaps.items()
+        }
+        for name, overlap in (measured | {BY_QUESTION: by_question}).items():
             for end in ("before the peak", "with the peak"):
                 try:
-                    chosen = select_layers(ranges(rates), overlap, inclusive=end == "with the peak")
+                    inclusive = end == "with the peak"
+                    chosen = select_layers(ranges(rates), overlap, last=last, inclusive=inclusive)
                     told = (" ".join(map(str, chosen.layers)), chosen.peak, chosen.threshold, "")
                 except ValueError as error:
                     told = ("", None, np.nan, str(error))

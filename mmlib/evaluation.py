@@ -229,6 +229,19 @@ def part_answers(
     return answers
 
 
+def legacy_correct(answers: pd.DataFrame) -> pd.Series:
+    """Grade math answers as the scripts behind *SLAM* did (see `mmlib.skills.legacy_number`).
+
+    Args:
+        answers: Columns response and target, see `evaluate`; targets are numbers.
+
+    Returns:
+        Whether the number read differs from the target by less than .001.
+    """
+    read = answers.response.map(skills.legacy_number)
+    return (read - answers.target.astype(float)).abs() < 1e-3
+
+
 def _part(task: str, problem_id: str) -> str:
     if not task.startswith("organism-"):
         return task

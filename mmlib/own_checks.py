@@ -102,7 +102,7 @@ CLAIMS = pd.DataFrame(
             "L4",
             "A swap needs both ends, and these layers.",
             "mean accuracy of the swap above that of its bottom or top alone, of the experts "
-            "exchanged and of random layers",
+            "exchanged, of the base's layers in their place and of random layers",
         ),
         (
             "L5",

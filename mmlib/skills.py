@@ -82,6 +82,16 @@ def extract_number(text: str, language: str, mode: Extraction = "strict") -> str
     return record.extract_answer(text) if mode == "strict" else record.extract_last_number(text)
 
 
+def legacy_number(text: str) -> float:
+    """Read a number as the scripts behind *SLAM* did, with their faults; 0.0 if there is none.
+
+    The last digits, with what follows a point, after commas between digits are dropped: a sign is
+    lost, the German "2,5" is 25 and "70.000" is 70.
+    """
+    found = re.findall(r"\d+(?:\.\d+)?", re.sub(r"(?<=\d),(?=\d)", "", text))
+    return float(found[-1]) if found else 0.0
+
+
 def extract_text(text: str, language: str, mode: Extraction = "strict") -> str | None:
     """Read the words a response gives as its answer.
 

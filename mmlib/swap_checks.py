@@ -28,14 +28,24 @@ _EQUAL = 0.02
 """Mean accuracies that differ by less than two points are called equal."""
 
 
+def _foreign(tables: Tables, *systems: str) -> pd.DataFrame:
+    """Math accuracy by seed and language, without English; a column per system."""
+    require_columns(tables["swap"], ["lang"], "table 'swap'")
+    own = {"swap": tables["swap"][tables["swap"].lang != "en"]}
+    wide = accuracies(own, MATH, *systems, name="swap")
+    if wide.groupby(level="seed").size().nunique() > 1:
+        raise NotTestableError("needs the same languages in every training")
+    return wide
+
+
 def _mean_accuracies(tables: Tables, *systems: str) -> pd.DataFrame:
     """Mean accuracy over languages, by seed; a column per system."""
-    return accuracies(tables, MATH, *systems, name="swap").groupby(level="seed").mean()
+    return _foreign(tables, *systems).groupby(level="seed").mean()
 
 
 def _gains(tables: Tables) -> pd.Series:
     """Accuracy of the swap - that of its math expert, by seed and language."""
-    wide = accuracies(tables, MATH, "swap", "math expert", name="swap")
+    wide = _foreign(tables, "swap", "math expert")
     return wide["swap"] - wide["math expert"]
 
 
@@ -55,13 +65,12 @@ def _beats_alternatives(tables: Tables) -> pd.Series:
 
 @decides("L2", "swap", **TRAININGS)
 def _weak_languages_gain(tables: Tables) -> pd.Series:
-    """Smallest gain of sw, bn, hi, te over the math expert; -1 times that of de, ja.
+    """Smallest gain of sw, bn, hi, te over the math expert, or -1 times the largest of de, ja.
 
     The smaller of the two.
     """
     gains = _gains(tables)
-    gained, strong = weakest(of_language(gains, *_WEAK)), of_language(gains, *_STRONG)
-    return np.minimum(gained, -strong.groupby(level="seed").max())
+    return np.minimum(weakest(of_language(gains, *_WEAK)), weakest(-of_language(gains, *_STRONG)))
 
 
 @decides("L3", "swap", **TRAININGS)
@@ -75,14 +84,15 @@ def _transition_is_idle(tables: Tables) -> pd.Series:
 def _every_part_counts(tables: Tables) -> pd.Series:
     """Mean accuracy of the swap - the highest of its parts and controls.
 
-    These are the bottom alone, the top alone, the experts exchanged, and the mean of random layers.
+    These are the bottom alone, the top alone, the experts exchanged, layers of the base instead of
+    the language expert's, and the mean of random layers.
     """
     table = tables["swap"]
     require_columns(table, ["system"], "table 'swap'")
     drawn = sorted(name for name in set(table.system) if name.startswith("random "))
     if not drawn:
         raise NotTestableError("needs swaps of random layers")
-    parts = ("bottom only", "top only", "reversed")
+    parts = ("bottom only", "top only", "reversed", "revert")
     means = _mean_accuracies(tables, "swap", *parts, *drawn)
     controls = means[list(parts)].assign(random=means[drawn].mean(axis=1))
     return means["swap"] - controls.max(axis=1)
@@ -94,14 +104,17 @@ def _long_training_needs_transition(tables: Tables) -> pd.Series:
     table = tables["swap_lengths"]
     columns = ["transition", "length", "seed", "lang", "part", "accuracy"]
     require_columns(table, columns, "table 'swap_lengths'")
-    rows = table[table.part.isin(MATH) & table.transition.isin([0, 1])]
-    means = rows.pivot_table(index=["seed", "length"], columns="transition", values="accuracy")
-    if set(means) != {0, 1} or means.isna().any(axis=None):
+    rows = table[table.part.isin(MATH) & table.transition.isin([0, 1]) & (table.lang != "en")]
+    keys = ["seed", "length", "lang", "part"]
+    if rows.duplicated([*keys, "transition"]).any():
+        raise NotTestableError("needs one value per training, length, zone, part and language")
+    wide = rows.pivot(index=keys, columns="transition", values="accuracy")
+    if set(wide) != {0, 1} or wide.isna().any(axis=None):
         raise NotTestableError("needs swaps with one and without transition layers")
-    gains = (means[1] - means[0]).unstack("length")
+    gains = (wide[1] - wide[0]).unstack("length")
     if gains.shape[1] < 2 or gains.isna().any(axis=None):
         raise NotTestableError("needs the same lengths of training, two or more, in every seed")
-    return gains.iloc[:, -1] - gains.iloc[:, 0]
+    return (gains.iloc[:, -1] - gains.iloc[:, 0]).groupby(level="seed").mean()
 
 
 @decides("L6", "swap", **TRAININGS)

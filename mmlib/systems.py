@@ -27,7 +27,9 @@ from mmlib.training import encode, finetune, trainable_only, translation_prompt
 
 FEED_FORWARD = ("up_proj", "down_proj")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-EXAMPLES = ("pairs", "unbalanced pairs", "English math", "translated math")
+_FORMS = {"pairs": "published", "bare pairs": "no brackets", "dialogue": "dialogue"}
+"""Pairs, and the form of their prompt (`mmlib.training.PROMPTS`)."""
+EXAMPLES = (*_FORMS, "unbalanced pairs", "English math", "translated math")
 """What a stage can learn from."""
 ADAM_BYTES = 8
 """Two float32 moments per weight that has gradients."""
@@ -75,7 +77,8 @@ def systems(
         Name -> stages: "base" (none), "SLAM", "QAlign stage 1" (full fine-tuning on the pairs),
         "QAlign" (and then on English math), "LoRA", "MathOctopus" (full fine-tuning on translated
         solutions), "English math" (QAlign's second stage alone), "attention", "FFN and attention",
-        "FFN with gate" (of the selected layers), "unbalanced pairs", "first k", "random i".
+        "FFN with gate" (of the selected layers), "unbalanced pairs", "no brackets" and "dialogue"
+        (SLAM with other forms of the prompt), "first k", "random i".
 
     Raises:
         ValueError: No layer is selected, or one that the model does not have.
@@ -96,6 +99,8 @@ def systems(
         "FFN and attention": (Stage("pairs", layers, FEED_FORWARD + ATTENTION),),
         "FFN with gate": (Stage("pairs", layers, (*FEED_FORWARD, "gate_proj")),),
         "unbalanced pairs": (Stage("unbalanced pairs", layers, FEED_FORWARD),),
+        "no brackets": (Stage("bare pairs", layers, FEED_FORWARD),),
+        "dialogue": (Stage("dialogue", layers, FEED_FORWARD),),
     }
     for k in range(1, depth + 1):
         found[f"first {k}"] = (Stage("pairs", tuple(range(k)), FEED_FORWARD),)
@@ -235,10 +240,13 @@ def training_examples(
     if "unbalanced pairs" in kinds:
         count = min(count, _most(there, unbalanced))
     asked = {}
-    for name, of_each in (("pairs", None), ("unbalanced pairs", unbalanced)):
-        if name in kinds:
-            drawn = draw_pairs(pairs, count, seed=seed, shares=of_each)
-            asked[name] = translation_examples(tokenizer, drawn)
+    for name in kinds:
+        if name in _FORMS:
+            drawn = draw_pairs(pairs, count, seed=seed)
+            asked[name] = translation_examples(tokenizer, drawn, form=_FORMS[name])
+    if "unbalanced pairs" in kinds:
+        drawn = draw_pairs(pairs, count, seed=seed, shares=unbalanced)
+        asked["unbalanced pairs"] = translation_examples(tokenizer, drawn)
     for name, codes in (("English math", languages[:1]), ("translated math", languages)):
         if name in kinds:
             problems = _problems(task, codes, number, seed, data_dir, split)
@@ -255,13 +263,17 @@ def _most(there: pd.Series, shares: Mapping[str, float]) -> int:
 
 
 def translation_examples(
-    tokenizer: PreTrainedTokenizerBase, pairs: pd.DataFrame
+    tokenizer: PreTrainedTokenizerBase, pairs: pd.DataFrame, *, form: str = "published"
 ) -> list[dict[str, list[int]]]:
-    """Pairs in SLAM's prompt, with a loss on the English text only."""
-    asked = zip(pairs.text, pairs.lang, pairs.english, strict=True)
-    return encode(
-        tokenizer, [(translation_prompt(text, lang), english) for text, lang, english in asked]
-    )
+    """Pairs in SLAM's prompt, with a loss on the English text only.
+
+    `form` is one of `mmlib.training.PROMPTS`.
+    """
+    prompts = [
+        translation_prompt(text, lang, form=form)
+        for text, lang in zip(pairs.text, pairs.lang, strict=True)
+    ]
+    return encode(tokenizer, zip(prompts, pairs.english, strict=True))
 
 
 def _problems(

@@ -31,20 +31,36 @@ from mmlib.data import pad
 from mmlib.languages import get_language
 from mmlib.models import decoder_layers
 
-TRANSLATE = "Translate this from [{source}] to [{target}]:\n[{source}]: {text}\n[{target}]: "
-"""The training prompt of SLAM (its Table 7)."""
+_TRANSLATE = "Translate this from [{source}] to [{target}]:\n[{source}]: {text}\n[{target}]: "
+PROMPTS = {
+    "published": _TRANSLATE,
+    "no brackets": _TRANSLATE.replace("[", "").replace("]", ""),
+    "dialogue": f"Human: {_TRANSLATE}\nAssistant: ",
+}
+"""The training prompt of SLAM (its Table 7); without the brackets that are printed there, as in the
+work it comes from; and in the wrapper that its training script adds."""
 IGNORED = -100
 """Label of a token that has no loss."""
 
 
-def translation_prompt(text: str, source: str, target: str = "en") -> str:
+def translation_prompt(
+    text: str, source: str, target: str = "en", *, form: str = "published"
+) -> str:
     """SLAM's prompt for a translation; `source` and `target` are ISO 639-1 codes.
 
+    Args:
+        text: What is to be translated.
+        source: Its language.
+        target: The language of the translation.
+        form: One of `PROMPTS`.
+
     Raises:
-        ValueError: A language without a record.
+        ValueError: A language without a record, or an unknown form.
     """
+    if form not in PROMPTS:
+        raise ValueError(f"form={form!r}: choose from {', '.join(PROMPTS)}")
     names = {"source": get_language(source).name, "target": get_language(target).name}
-    return TRANSLATE.format(text=text, **names)
+    return PROMPTS[form].format(text=text, **names)
 
 
 def encode(

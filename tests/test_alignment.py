@@ -15,6 +15,7 @@ from mmlib.alignment import (
     bootstrap_layers,
     draw_questions,
     firing_rates,
+    overlap_by_question,
     overlap_with_english,
     prediction_consistency,
     ranges,
@@ -64,9 +65,11 @@ def test_rates_equal_a_loop_over_tokens(kind, side, prompts):
         "sample_rate": np.mean([f.mean(1) for f in fires], axis=0),
         "any_token": np.mean([f.any(1) for f in fires], axis=0),
         "last_token": np.mean([f[:, -1] for f in fires], axis=0),
+        "set": sum(counts) / tokens > 0.5,
     }
     for aggregation, rates in expected.items():
-        assert np.allclose(found.rates(aggregation), rates, atol=0.01)
+        assert np.isclose(found.rates(aggregation), rates, atol=0.01).mean() > 0.99
+    assert np.array_equal(found.rates("set", threshold=0.2), found.rates() > 0.2)
     assert found.tokens.tolist() == [len(ids) for ids in prompts]
 
 
@@ -144,6 +147,14 @@ def test_overlap_of_a_table(options, expected):
 def test_a_language_overlaps_with_itself_entirely(of, threshold):
     rates = {"en": RATES["en"], "same": RATES["en"]}
     assert (overlap_with_english(rates, of=of, threshold=threshold).same == 1).all()
+
+
+def test_overlap_by_question_is_the_mean_over_questions():
+    firings = {"en": toy([[[2, 0, 2]], [[4, 4, 0]]], [2, 4]), "de": toy([[[3, 3, 0]]] * 2, [3, 3])}
+    assert overlap_by_question(firings).de.tolist() == [(1 / 2 + 2 / 2) / 2]
+    assert overlap_by_question(firings, of="union").de.tolist() == [(1 / 3 + 2 / 2) / 2]
+    same = overlap_by_question({"en": firings["en"], "again": firings["en"]})
+    assert same.again.tolist() == [1]
 
 
 def test_overlap_needs_english_and_neurons_that_fire():
@@ -248,7 +259,9 @@ def test_sensitivity_lists_what_the_functions_say():
     rng = np.random.default_rng(0)
     firings = {x: toy(rng.integers(0, 11, (6, 5, 8)), np.full(6, 10)) for x in ("en", "de", "hi")}
     table = sensitivity(firings).set_index(["aggregation", "overlap", "candidates"])
-    assert len(table) == 4 * 4 * 2
+    assert len(table) == 5 * 7 * 2
+    own = table.xs("of English, by question", level="overlap")
+    assert own.groupby("candidates").peak.nunique().le(1).all()  # whatever the aggregation
     rates = {x: f.rates("sample_rate") for x, f in firings.items()}
     for end, inclusive in (("before the peak", False), ("with the peak", True)):
         row = table.loc["sample_rate", "of both", end]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmlib import claims
-from mmlib.claims import RULES, SHARED_KEEP_RATIOS, VERDICTS, judge, ledger, rules
+from mmlib.claims import ELSEWHERE, RULES, SHARED_KEEP_RATIOS, VERDICTS, judge, ledger, rules
 from mmlib.results import PACKAGE, published
 
 LANGS = ["en", "de", "fr", "hi"]
@@ -267,7 +267,10 @@ def test_missing_tables_and_later_claims_have_no_run_yet():
     assert frame.organism["C1"] == "yes"
     assert frame.organism["C3a"] == "no run yet"
     assert "set_sizes" in frame.reason["C3a"]
-    assert (frame.organism.drop(list(RULES)) == "no run yet").all()
+    later = frame.organism.drop(list(RULES))
+    assert (later[list(ELSEWHERE)] == "not testable here").all()
+    assert (later.drop(list(ELSEWHERE)) == "no run yet").all()
+    assert frame.reason["S12"] == ELSEWHERE["S12"]
     assert (frame.research_run == "no run yet").all()
 
 

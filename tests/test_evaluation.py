@@ -15,6 +15,17 @@ from mmlib.skills import EXTRACTIONS, FAMILY, SKILLS, extract_number, extract_te
 CODES = list(corpus.LANGUAGES)
 
 
+def test_legacy_grades_allow_for_rounding_and_read_zero_where_there_is_nothing():
+    answers = pd.DataFrame(
+        {
+            "response": ["so 18", "it is 2.0004", "it is 2.002", "", "−5", "70.000"],
+            "target": ["18", "2", "2", "0", "-5", "70000"],
+        }
+    )
+    graded = evaluation.legacy_correct(answers)
+    assert graded.tolist() == [True, True, False, True, False, False]
+
+
 @pytest.fixture
 def answering(monkeypatch, heldout):
     """Replace the model's generation by given responses; returns the function that sets them."""

@@ -606,6 +606,38 @@ def test_chapter_06_runs_on_other_models_and_real_text(
 
 @pytest.mark.notebook
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_chapter_15_runs_on_other_models_and_real_text(
+    kind, borrowed, real_data, tmp_path, monkeypatch
+):
+    """By parameters alone: firing on MGSM, and what each reading of the rule selects."""
+    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
+    folder, shape = tmp_path / f"random-{kind}", "--layers 4 --hidden-size 64 --heads 4"
+    shape = f"{shape} --kv-heads 2 --intermediate-size 128 --vocab-size 2000".split()
+    options = ["--data-dir", str(real_data), "--architecture", kind, *shape]
+    assert main(["random-model", str(folder), *options]) == 0
+    given = {
+        "model": str(folder),
+        "data_dir": str(real_data),
+        "task": "mgsm",
+        "split": "heldout",
+        "control_task": "",
+        "other_task": "",
+        "languages": ["en", "de", "sw"],
+        "seeds": [1, 2],
+        "num_questions": 12,
+        "fewer": 6,
+        "draws": 3,
+    }
+    notebook = runner.run(borrowed, "15_neurons", given)
+    firing = pd.read_csv(notebook.parent / "firing.csv")
+    assert len(firing) == 2 * 4 * 3
+    assert firing.rate.between(0.3, 0.7).all()  # random gates are open half of the time
+    readings = pd.read_csv(notebook.parent / "firing_selection.csv", dtype=TEXT)
+    assert set(readings.text) == {"math", "fewer questions", "wrapped"}
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_chapter_16_runs_on_other_models_and_real_text(
     kind, borrowed, real_data, tmp_path, monkeypatch
 ):

@@ -22,6 +22,27 @@ def test_the_eight_examples_are_the_harness_own_and_our_translations(language):
         assert [skills.extract_number(s["target"], language, mode) for s in shots] == golds
 
 
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("The answer is: 18", 18),
+        ("so 1,234 apples", 1234),
+        ("1,234,567.5", 1234567.5),
+        ("-5", 5),  # the sign is lost
+        ("2,5", 25),  # a decimal comma
+        ("70.000", 70),  # dots between thousands
+        ("3/4", 4),
+        ("18 (in 2 days)", 2),  # what comes last wins
+        ("", 0),
+        ("none", 0),
+        ("उत्तर २,१२५ है", 2125),
+        ("উত্তর ১৮", 18),
+    ],
+)
+def test_the_published_extractor_with_its_faults(text, read):
+    assert skills.legacy_number(text) == read
+
+
 def test_translations_of_the_examples_keep_their_numbers():
     english = skills.config("gsm8k", "en")["fewshot_config"]["samples"]
     words = {"five": "5", "two": "2", "nine": "9"}

@@ -7,7 +7,7 @@ from mmlib.claims import NO, NOT_TESTABLE, UNDECIDED, YES, judge
 from mmlib.swap_checks import ALTERNATIVES
 
 BASE = {"de": 0.6, "hi": 0.4, "sw": 0.3, "bn": 0.2}
-PARTS = ("no transition", "bottom only", "top only", "reversed", "random 1", "random 2")
+PARTS = ("bottom only", "top only", "reversed", "revert", "random 1", "random 2")
 
 
 def swapped(gains, spread=0.001):
@@ -33,8 +33,10 @@ def test_the_best_alternative_on_average_is_what_counts():
     verdict, effect = decided("L1", gains, spread=0.0)
     assert (verdict, effect) == (YES, 0.495 / 0.425 - 1.05)
     assert decided("L1", gains | {"swap": 0.06})[0] == NO
-    lucky = {"de": 0.2, "hi": 0.0, "sw": 0.0, "bn": 0.0}
-    assert decided("L1", gains | {"joint": lucky})[0] == YES
+    # Ahead in two languages each: the best one of every language would be out of reach.
+    lucky = {"joint": {"de": 0.2, "hi": 0.1, "sw": -0.2, "bn": -0.1}}
+    lucky["soup"] = {"de": -0.2, "hi": -0.1, "sw": 0.2, "bn": 0.1}
+    assert decided("L1", gains | lucky)[0] == YES
     outcome = judge("L1", {"swap": swapped({"swap": 0.1})})
     assert (outcome.verdict, "TIES" in outcome.reason) == (NOT_TESTABLE, True)
 
@@ -59,12 +61,32 @@ def test_transition_layers_that_change_nothing(other, verdict):
 def test_a_swap_has_to_beat_its_best_part():
     gains = dict.fromkeys(PARTS, 0.0) | {"swap": 0.1}
     assert decided("L4", gains) == (YES, 0.1)
-    for part in ("bottom only", "top only", "reversed"):
+    for part in PARTS[:4]:
         assert decided("L4", gains | {part: 0.14}) == (NO, -0.04)
     # Of random layers the mean counts: one lucky draw does not.
     assert decided("L4", gains | {"random 1": 0.14}) == (YES, 0.03)
     without = {name: gain for name, gain in gains.items() if "random" not in name}
     assert decided("L4", without)[0] == NOT_TESTABLE
+
+
+def test_english_and_missing_languages_do_not_enter():
+    gains = {"de": -0.05, "hi": 0.1, "sw": 0.2, "bn": 0.3}
+    table = swapped({"swap": gains, "math expert": 0.0})
+    english = table[table.lang == "de"].assign(lang="en", accuracy=0.99)
+    told = [judge("L2", {"swap": rows}) for rows in (table, pd.concat([table, english]))]
+    assert told[0] == told[1]
+    for claim in ("L2", "L3", "L6"):
+        systems = {"swap": gains, "math expert": 0.0, "no transition": 0.1}
+        table = swapped(systems)
+        holes = table[(table.lang != "de") | (table.seed != 2)]
+        assert judge(claim, {"swap": holes}).verdict == NOT_TESTABLE
+
+
+def test_the_largest_gain_of_a_strong_language_counts():
+    table = swapped({"swap": {"de": -0.05, "hi": 0.1, "sw": 0.2, "bn": 0.3}, "math expert": 0.0})
+    more = table[table.lang == "de"].assign(lang="ja")
+    more.loc[more.system == "swap", "accuracy"] += 0.02
+    assert judge("L2", {"swap": pd.concat([table, more])}).effect == pytest.approx(0.03)
 
 
 @pytest.mark.parametrize(("late", "verdict"), [(0.1, YES), (-0.1, NO), (0.0, UNDECIDED)])
@@ -80,9 +102,15 @@ def test_transition_after_long_training(late, verdict):
     outcome = judge("L5", {"swap_lengths": table})
     assert outcome.effect == pytest.approx(late * 15 / 16)
     assert outcome.verdict == verdict
-    for columns in ({"length": 1}, {"transition": 0}):
-        told = judge("L5", {"swap_lengths": table.assign(**columns)})
-        assert told.verdict == NOT_TESTABLE
+    hindi = table.assign(lang="hi")
+    for rows in (
+        table[table.length == 1],
+        table[table.transition == 0],
+        pd.concat([table, table]),
+        pd.concat([table, hindi[hindi.transition == 0]]),
+        pd.concat([table, hindi[hindi.length > 1]]),
+    ):
+        assert judge("L5", {"swap_lengths": rows}).verdict == NOT_TESTABLE
 
 
 def test_the_weaker_gains_more():

@@ -172,6 +172,8 @@ def test_examples_are_as_many_and_in_their_languages(organism):
     examples = examples_of(tokenizer)
     assert {name: len(own) for name, own in examples.items()} == {
         "pairs": 30,
+        "bare pairs": 30,
+        "dialogue": 30,
         "unbalanced pairs": 30,
         "English math": 30,
         "translated math": 30,
@@ -181,6 +183,11 @@ def test_examples_are_as_many_and_in_their_languages(organism):
         found = Counter("from [German]" in text for text in texts[name])
         assert (found[True], found[False]) == expected
     assert all("[" not in text for text in texts["English math"] + texts["translated math"])
+    for kind in ("bare pairs", "dialogue"):
+        for text, other in zip(texts["pairs"], texts[kind], strict=True):
+            assert other.endswith(text.split("English]: ")[1])
+    assert all("[" not in text for text in texts["bare pairs"])
+    assert all(text.count("\nAssistant: ") == 1 for text in texts["dialogue"])
     shown = examples["pairs"][0]
     target = tokenizer.decode([i for i in shown["labels"] if i != IGNORED])
     assert tokenizer.decode(shown["input_ids"]).endswith(target)

@@ -37,6 +37,12 @@ def test_the_prompt_is_the_published_one():
     assert prompt == "Translate this from [German] to [English]:\n[German]: Hallo.\n[English]: "
     with pytest.raises(ValueError, match="'xx'"):
         translation_prompt("Hallo.", "xx")
+    bare = translation_prompt("Hallo.", "de", form="no brackets")
+    assert bare == "Translate this from German to English:\nGerman: Hallo.\nEnglish: "
+    dialogue = translation_prompt("[Hallo.]", "de", form="dialogue")
+    assert dialogue == f"Human: {prompt.replace('Hallo.', '[Hallo.]')}\nAssistant: "
+    with pytest.raises(ValueError, match=r"form='alma': choose from published, no brackets"):
+        translation_prompt("Hallo.", "de", form="alma")
 
 
 def test_labels_are_the_targets(organism):
