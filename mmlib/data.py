@@ -161,6 +161,17 @@ def _choices(task: str, language: str, data_dir: str | Path | None, split: str) 
     return problems
 
 
+def _instructions(
+    task: str, language: str, data_dir: str | Path | None, split: str
+) -> list[Problem]:
+    """Instructions and their answers, a blank line between them."""
+    return [
+        Problem(row.id, language, task, row.instruction, f"\n\n{row.response}", row.response)
+        for row in readers.read(task, language, split, data_dir).itertuples()
+        if row.instruction and row.response
+    ]
+
+
 TASKS: dict[str, Callable] = {
     "organism-math": _organism,
     "organism-math-new": _organism,
@@ -177,6 +188,8 @@ TASKS: dict[str, Callable] = {
     "race-middle": _choices,
     "mmlu": _choices,
     "xcsqa": _choices,
+    "orca-math": _word_problems,
+    "aya": _instructions,
 }
 
 

@@ -15,7 +15,7 @@ from mmlib.numerals import find_numbers
 from mmlib.sources import read_table
 
 COLUMNS = ["id", "lang", "kind", "text", "english"]
-SOURCES = ("organism", "organism-knowledge", *readers.CODES)
+SOURCES = ("organism", "organism-knowledge", *sorted(set(readers.CODES) - {"aya", "orca-math"}))
 """`organism` is its file of translations (kinds math and general); the others are tasks of
 `mmlib.data` (kinds question, answer and sentence)."""
 

@@ -30,6 +30,21 @@ FLORES = {
     "te": "tel_Telu",
 }
 """FLORES' own codes."""
+AYA = {
+    "en": "eng",
+    "de": "deu",
+    "fr": "fra",
+    "hi": "hin",
+    "es": "spa",
+    "ru": "rus",
+    "zh": "zho",
+    "ja": "jpn",
+    "th": "tha",
+    "sw": "swh",
+    "bn": "ben",
+    "te": "tel",
+}
+"""Aya's own codes."""
 CODES = {
     "gsm8k": ("en", "de", "fr", "hi"),
     "mgsm": _MGSM,
@@ -37,6 +52,8 @@ CODES = {
     "mgsm8kinstruct": _OCTOPUS,
     "xcsqa": ("en", "de", "fr", "hi", "es", "ru", "zh", "ja", "sw"),
     "flores": tuple(FLORES),
+    "orca-math": ("en",),
+    "aya": tuple(AYA),
     "race": ("en", "de", "fr", "hi"),
     "race-middle": ("en", "de", "fr", "hi"),
     "mmlu": tuple(code for code in LANGUAGES if "-" not in code),
@@ -50,6 +67,8 @@ SPLITS = {
     "mgsm8kinstruct": {"calibration": "train", "train": "train"},
     "xcsqa": {"heldout": "dev", "calibration": "test", "dev": "dev", "test": "test"},
     "flores": {"calibration": "dev", "dev": "dev", "devtest": "devtest"},
+    "orca-math": {"calibration": "train", "train": "train"},
+    "aya": {"heldout": "test", "calibration": "train", "test": "test", "train": "train"},
     "race": {"heldout": "test", "calibration": "train"}
     | {split: split for split in ("test", "train", "validation")},
     "mmlu": {"heldout": "", "calibration": "", "validation": "validation", "test": "test"},
@@ -96,7 +115,8 @@ def read(task: str, language: str, split: str, data_dir: str | Path | None = Non
         number in canonical form, or the text of the right choice); `solution` of a word problem
         (empty in test files that have none); `choices`, the index `gold` of the right one
         (translations may have two equal choices) and, in RACE, `article` of a question with
-        choices (`choices` alone where answers are not published); `sentence` alone of FLORES. The
+        choices (`choices` alone where answers are not published); `sentence` alone of FLORES;
+        `instruction` and `response` alone of Aya, whose rows are not parallel. The
         published MMLU files are laid out already, as `prompt` and `response`.
 
     Raises:
@@ -263,6 +283,24 @@ def _mgsm8kinstruct(language: str, split: str, folder: Path | None) -> pd.DataFr
     return table
 
 
+def _orca_math(language: str, split: str, folder: Path | None) -> pd.DataFrame:
+    """English word problems with free solutions: their last number is taken for the gold.
+
+    Rows without a number are left out.
+    """
+    rows = fetch("orca-math", folder, SPLITS["orca-math"][split])
+    golds = rows.answer.map(get_language("en").extract_last_number)
+    kept = rows.assign(target=golds).dropna(subset="target")
+    return pd.DataFrame(
+        {
+            "id": [f"orca-{row}" for row in kept.index],
+            "question": kept.question.str.strip().tolist(),
+            "solution": kept.answer.str.strip().tolist(),
+            "target": kept.target.tolist(),
+        }
+    )
+
+
 _SPOKEN = {language.name: code for code, language in LANGUAGES.items()}
 
 
@@ -313,6 +351,22 @@ def _flores(language: str, split: str, folder: Path | None) -> pd.DataFrame:
     if language != "en":
         _same_rows(rows, fetch("flores", folder, own, variant=FLORES["en"]))
     return pd.DataFrame({"id": [str(n) for n in range(len(rows))], "sentence": rows.sentence})
+
+
+def _aya(language: str, split: str, folder: Path | None) -> pd.DataFrame:
+    """Instructions that people wrote and answered in the language itself."""
+    rows = fetch("aya", folder, SPLITS["aya"][split])
+    where = rows.attrs["where"]
+    rows = rows[rows.language_code == AYA[language]]
+    if rows.empty:
+        raise ValueError(f"{where} has no rows in {AYA[language]!r}")
+    return pd.DataFrame(
+        {
+            "id": [f"aya-{row}" for row in rows.index],
+            "instruction": rows.inputs.str.strip().tolist(),
+            "response": rows.targets.str.strip().tolist(),
+        }
+    )
 
 
 def _race(language: str, split: str, folder: Path | None, level: str = "high") -> pd.DataFrame:
@@ -412,6 +466,8 @@ _READERS: dict[str, Callable[[str, str, Path | None], pd.DataFrame]] = {
     "mgsm8kinstruct": _mgsm8kinstruct,
     "xcsqa": _xcsqa,
     "flores": _flores,
+    "orca-math": _orca_math,
+    "aya": _aya,
     "race": _race,
     "race-middle": partial(_race, level="middle"),
     "mmlu": _mmlu,

@@ -109,6 +109,20 @@ HUB = {
         licence="Apache-2.0",
         columns=("sample_id", "subject", "question", "answer", *(f"option_{c}" for c in "abcd")),
     ),
+    "orca-math": Source(
+        path="orca-math/{split}-00000-of-00001.parquet",
+        id="microsoft/orca-math-word-problems-200k",
+        revision="main",
+        licence="MIT",
+        columns=("question", "answer"),
+    ),
+    "aya": Source(
+        path="aya/{split}-00000-of-00001.parquet",
+        id="CohereLabs/aya_dataset",
+        revision="main",
+        licence="Apache-2.0",
+        columns=("inputs", "targets", "language_code"),
+    ),
 }
 
 READERS: dict[str, Callable[[Path], pd.DataFrame]] = {

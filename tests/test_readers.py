@@ -107,6 +107,9 @@ def test_rows_are_paired_by_their_calculations_where_some_are_missing(real_data,
 # --- small files in the layout of a folder ---
 
 
+AYA_HUB = "CohereLabs/aya_dataset"
+
+
 def write_lines(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), "utf-8")
@@ -255,6 +258,23 @@ def test_gsm8k_is_calibrated_on_train_where_the_folder_has_it(tmp_path):
     assert load_calibration("gsm8k", "en", **options).num_available == 2
 
 
+def test_orca_math_and_aya_from_a_folder(tmp_path):
+    for task, name in (("orca-math", "microsoft/orca-math-word-problems-200k"), ("aya", AYA_HUB)):
+        path = tmp_path / task / "train-00000-of-00001.parquet"
+        path.parent.mkdir()
+        pd.DataFrame(ROWS[name, None, "train"]).to_parquet(path)
+    first, second = load_problems("orca-math", "en", data_dir=tmp_path, split="train")
+    assert first.prompt.startswith("Q: Two and two?\n")
+    assert first.response == "\nIt is easy. 2 + 2 = 4 dogs.\nThe answer is 4"
+    assert second.target == "1125"
+    texts = [p.text for p in load_problems("aya", "sw", data_dir=tmp_path, split="train")]
+    assert texts == ["Habari?\n\nNzuri.", "Sema.\n\nNdiyo."]
+    with pytest.raises(ValueError, match=r"train-00000-of-00001\.parquet has no rows in 'ben'"):
+        load_problems("aya", "bn", data_dir=tmp_path, split="train")
+    with pytest.raises(ValueError, match="orca-math has no 'sw'"):
+        load_problems("orca-math", "sw", data_dir=tmp_path, split="train")
+
+
 def test_train_rows_that_cannot_be_paired_are_refused(tmp_path):
     rows = [{"question": f"{n}?", "answer": f"<<{n}+1={n + 1}>>\n#### {n + 1}"} for n in range(9)]
     write_lines(tmp_path / "gsm8k" / "train.jsonl", rows)
@@ -303,6 +323,16 @@ ROWS = {
         dict(zip(["example_id", "article", "question", "options", "answer"], row, strict=True))
         for row in RACE
     ],
+    ("microsoft/orca-math-word-problems-200k", None, "train"): [
+        {"question": " Two and two? ", "answer": "It is easy. 2 + 2 = 4 dogs."},
+        {"question": "Why?", "answer": "Because."},
+        {"question": "Half of 2,250?", "answer": "2,250 / 2 = 1,125"},
+    ],
+    ("CohereLabs/aya_dataset", None, "train"): [
+        {"inputs": "Habari?", "targets": "Nzuri.\n", "language_code": "swh"},
+        {"inputs": "Wie geht's?", "targets": "Gut.", "language_code": "deu"},
+        {"inputs": "Sema.", "targets": "Ndiyo.", "language_code": "swh"},
+    ],
     ("cais/mmlu", "all", "validation"): [
         {"question": "Q", "subject": subject, "choices": list("abcd"), "answer": 3}
         for subject in ("anatomy", "college_physics", "virology")
@@ -323,6 +353,8 @@ ROWS = {
         ("mgsm", "te", "heldout", ["0"], ["2125"]),
         ("msvamp", "zh", "heldout", ["msvamp-0"], ["8"]),
         ("mgsm8kinstruct", "de", "train", ["instruct-0", "instruct-1"], ["4", "1125"]),
+        ("orca-math", "en", "train", ["orca-0", "orca-2"], ["4", "1125"]),
+        ("aya", "sw", "train", ["aya-0", "aya-2"], ["Nzuri.", "Ndiyo."]),
         ("race-middle", "en", "validation", ["high1.txt-0", "high1.txt-1"], ["a dog", "ran"]),
         ("mmlu", "en", "validation", ["0", "1"], ["d", "d"]),
         ("mmlu", "sw", "calibration", ["anatomy/test/0"], ["b"]),
