@@ -112,6 +112,10 @@ sweeps: .venv/.installed small
 	  own=$$($(GRID)/$$grid.yml --tables system_$$kind); tables="$$tables $$own"; done; \
 	  $(PY) -m mmlib keep rate_$$kind $$tables; done
 	$(PY) -m mmlib keep system_maps $$($(GRID)/align.yml --tables system_maps | cut -d' ' -f1)
+	set -e; for grid in experts experts_rates; do $(GRID)/$$grid.yml --workers $(WORKERS); done
+	set -e; for kind in log updates; do tables=; for grid in experts experts_rates; do \
+	  own=$$($(GRID)/$$grid.yml --tables expert_$$kind); tables="$$tables $$own"; done; \
+	  $(PY) -m mmlib keep expert_$$kind $$tables; done
 
 # All answers of the family, the untrained-model control on real text, what localisation costs.
 evidence: .venv/.installed sweeps

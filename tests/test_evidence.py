@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -45,6 +46,29 @@ def test_answers_are_those_of_the_shipped_weights_to_every_item():
         card = json.loads((ORGANISMS / name / "manifest.json").read_text())["accuracy"]
         told = {(row["part"], row["lang"]): row["n_correct"] for row in card}
         assert told == cells.str.count("1").to_dict()
+
+
+@pytest.mark.parametrize("role", ["math", "sw"])
+def test_shipped_experts_are_those_whose_updates_are_told(role):
+    """Mean absolute changes of their tensors, from the files themselves."""
+    from safetensors.numpy import load_file
+
+    folder = ORGANISMS / f"organism-base-{role}"
+    recipe = json.loads((folder / "manifest.json").read_text())
+    assert recipe["base_hash"] == model_hash(load_model("organism-base", dtype="float32")[0])
+    base, _ = load_model("organism-base", dtype="float32")
+    after = load_file(folder / "model.safetensors")
+    table = evidence("expert_updates")[0]
+    keys = ["role", "seed", "steps", "learning_rate", "embeddings"]
+    for key in keys:
+        table = table[table[key] == recipe[key]]
+    told = table.drop_duplicates("tensor").set_index("tensor").absolute
+    own = dict(base.named_parameters())
+    assert set(told.index) == set(own)
+    for name, parameter in own.items():
+        moved = np.abs(after[name] - parameter.detach().numpy()).mean()
+        assert told[name] == pytest.approx(moved, rel=1e-5)
+        assert bool(moved) == (".layers." in name)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])

@@ -23,6 +23,7 @@ from mmlib import runner
 from mmlib.__main__ import main
 from mmlib.chapters import Project, convert, hashes, parameters, run_record
 from mmlib.claims import judge
+from mmlib.models import load_model
 
 ROOT = Path(__file__).parents[1]
 PROJECT = Project(ROOT)
@@ -506,6 +507,25 @@ def check_align(tables, given):
         assert gains[problems, "SLAM", "hi"] == pytest.approx(gain)
 
 
+def check_moves(tables, given):
+    """Share of the first and last layer, and of their neighbours by half, from the tensors."""
+    updates = tables["expert_updates"]
+    outer = tables["expert_outer"].set_index(["role", "seed"]).share
+    assert set(updates.steps) == {given["steps"]}
+    for role, seed in outer.index:
+        of_layer = dict.fromkeys(range(8), 0.0)
+        own = updates[(updates.role == role) & (updates.seed == seed)]
+        assert own[own.tensor.str.contains("embed")].absolute.tolist() == [0.0]
+        for row in own.itertuples():
+            if found := re.search(r"layers\.(\d+)\.", row.tensor):
+                of_layer[int(found[1])] += row.n * row.absolute
+        ends = of_layer[0] + of_layer[7] + (of_layer[1] + of_layer[6]) / 2
+        assert outer[role, seed] == pytest.approx(ends / sum(of_layer.values()))
+    assert len(outer) == 4
+    log = tables["expert_log"].query("role == 'sw' and step == 5")
+    assert (log.heldout_loss < 2).all()
+
+
 def test_gains_of_chapter_16_counted_in_the_evidence():
     """Right answers of the headline and of the knowledge task, digit by digit."""
     rows = pd.read_csv(ROOT / "mmlib" / "evidence" / "system_answers.csv", dtype=TEXT)
@@ -556,6 +576,7 @@ CHECKS = {
     "14_emergence": check_emergence,
     "15_neurons": check_neurons,
     "16_align": check_align,
+    "17_moves": check_moves,
 }
 
 
@@ -679,3 +700,53 @@ def test_chapter_16_runs_on_other_models_and_real_text(
     answers = pd.read_csv(notebook.parent / "system_answers.csv", dtype=TEXT)
     assert set(answers.lang) == {"en", "de", "sw"}
     assert (answers.correct.str.len() == 2).all()
+
+
+@pytest.mark.notebook
+def test_chapter_17_compares_any_checkpoints_with_their_base(borrowed, tmp_path, monkeypatch):
+    """By parameters alone: a local folder with another last layer, beside a shipped expert."""
+    import torch
+
+    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
+    model, tokenizer = load_model("organism-base", dtype="float32")
+    with torch.no_grad():
+        model.model.layers[7].mlp.down_proj.weight += 0.25
+    model.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    given = {"experts": [str(tmp_path / "other"), "organism-base-sw"], "roles": []}
+    notebook = runner.run(borrowed, "17_moves", given)
+    outer = pd.read_csv(notebook.parent / "expert_outer.csv").set_index("role").share
+    assert outer["other"] == pytest.approx(1.0)  # all of it in the last layer
+    profile = pd.read_csv(notebook.parent / "expert_profile.csv").set_index(["role", "layer"]).times
+    assert profile["other", 7] == pytest.approx(8.0)
+
+
+@pytest.mark.notebook
+def test_chapter_17_trains_on_published_data_sets(borrowed, tmp_path, monkeypatch):
+    """Orca-Math and Aya in the layout of the hub's files, from a folder."""
+    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
+    rows = {
+        "orca-math": {
+            "question": [f"{n} and {n}?" for n in range(12)],
+            "answer": [f"{n} + {n} = {2 * n}" for n in range(12)],
+        },
+        "aya": {
+            "inputs": [f"Andika {n}." for n in range(12)],
+            "targets": [str(n) for n in range(12)],
+            "language_code": ["swh"] * 12,
+        },
+    }
+    for task, columns in rows.items():
+        (tmp_path / task).mkdir()
+        path = tmp_path / task / "train-00000-of-00001.parquet"
+        pd.DataFrame(columns).to_parquet(path)
+    given = {"sweep": True, "data_dir": str(tmp_path), "experts": [], "roles": ["math", "sw"]}
+    given |= {"math_tasks": ["orca-math"], "language_tasks": ["aya"], "seeds": [1, 2], "steps": 5}
+    given |= {"train_batch": 2, "heldout": 2, "learning_rate": 0.001, "embeddings": True}
+    given |= {"experts_dir": str(tmp_path / "experts")}
+    notebook = runner.run(borrowed, "17_moves", given)
+    log = pd.read_csv(notebook.parent / "expert_log.csv").dropna(subset="heldout_loss")
+    ends = log.pivot(index=["role", "seed"], columns="step", values="heldout_loss")
+    assert (ends[5] < ends[0]).all()
+    updates = pd.read_csv(notebook.parent / "expert_updates.csv")
+    assert (updates[updates.tensor.str.contains("embed")].absolute > 0).all()
