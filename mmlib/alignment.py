@@ -69,6 +69,10 @@ class Firing:
     tokens: np.ndarray
     """Tokens that count, int64 (questions,)."""
 
+    def first(self, number: int) -> "Firing":
+        """The same of the first questions only."""
+        return Firing(self.counts[:number], self.last[:number], self.tokens[:number])
+
     def rates(
         self,
         aggregation: Aggregation = "token_rate",
