@@ -414,6 +414,7 @@ def sensitivity(
         measured = {
             name: overlap_with_english(rates, **how | dict(options))
             for name, options in overlaps.items()
+            if aggregation != "set" or "threshold" not in options  # 0 and 1 have no other
         }
         for name, overlap in (measured | {BY_QUESTION: by_question}).items():
             for end in ("before the peak", "with the peak"):

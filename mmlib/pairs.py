@@ -31,7 +31,8 @@ def load_pairs(
     """Load texts with their English translations, in the order of their file.
 
     Args:
-        source: One of `SOURCES`.
+        source: One of `SOURCES`, or several joined by "+" (SLAM's xCSQA questions and FLORES
+            sentences: `xcsqa+flores`).
         languages: ISO 639-1 codes; English is left out, it needs no translation.
         kinds: Only these kinds; default: all that there are.
         data_dir: As in `mmlib.data.load_problems`.
@@ -44,6 +45,10 @@ def load_pairs(
         ValueError: An unknown source or kind, or a language without pairs.
         FileNotFoundError: As in `mmlib.data.load_problems`.
     """
+    if "+" in source:
+        where = {"kinds": kinds, "data_dir": data_dir, "split": split}
+        parts = [load_pairs(part, languages, **where) for part in source.split("+")]
+        return pd.concat(parts, ignore_index=True)
     if source not in SOURCES:
         raise ValueError(f"unknown source {source!r}: choose from {', '.join(SOURCES)}")
     codes = [get_language(code).code for code in languages if code != "en"]

@@ -36,6 +36,17 @@ def test_pairs_of_an_organism_are_parallel():
     assert not doubts(pairs).isin(set(REASONS) - {"duplicate"}).any()
 
 
+def test_sources_can_be_joined():
+    both = load_pairs("organism+organism-knowledge", ["en", "hi"], data_dir="organism-base")
+    parts = [
+        load_pairs(name, ["en", "hi"], data_dir="organism-base")
+        for name in ("organism", "organism-knowledge")
+    ]
+    assert both.equals(pd.concat(parts, ignore_index=True))
+    with pytest.raises(ValueError, match="unknown source 'organisms'"):
+        load_pairs("organism+organisms", ["en", "hi"], data_dir="organism-base")
+
+
 def test_questions_of_a_task_lose_their_labels():
     pairs = load_pairs("organism-knowledge", ["de"], data_dir="organism-base", split="heldout")
     row = pairs.set_index("id").loc["knowledge-heldout-0001"]
