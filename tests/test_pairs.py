@@ -37,14 +37,13 @@ def test_pairs_of_an_organism_are_parallel():
 
 
 def test_sources_can_be_joined():
-    both = load_pairs("organism+organism-knowledge", ["en", "hi"], data_dir="organism-base")
-    parts = [
-        load_pairs(name, ["en", "hi"], data_dir="organism-base")
-        for name in ("organism", "organism-knowledge")
-    ]
+    names = ("organism", "organism-knowledge")
+    how = {"data_dir": "organism-base", "split": "heldout"}
+    parts = [load_pairs(name, ["en", "hi"], **how) for name in names]
+    both = load_pairs("+".join(names), ["en", "hi"], **how)
     assert both.equals(pd.concat(parts, ignore_index=True))
     with pytest.raises(ValueError, match="unknown source 'organisms'"):
-        load_pairs("organism+organisms", ["en", "hi"], data_dir="organism-base")
+        load_pairs("organism+organisms", ["en", "hi"], **how)
 
 
 def test_questions_of_a_task_lose_their_labels():
