@@ -580,6 +580,15 @@ CHECKS = {
 }
 
 
+def random_folder(parent, kind, real_data, *, layers):
+    """A small checkpoint of random weights, with a tokenizer for the real text."""
+    folder = parent / f"random-{kind}"
+    shape = f"--layers {layers} --hidden-size 64 --heads 4 --kv-heads 2 --intermediate-size 128"
+    options = ["--data-dir", str(real_data), "--architecture", kind, "--vocab-size", "2000"]
+    assert main(["random-model", str(folder), *options, *shape.split()]) == 0
+    return folder
+
+
 @pytest.mark.notebook
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_chapter_06_runs_on_other_models_and_real_text(
@@ -587,10 +596,7 @@ def test_chapter_06_runs_on_other_models_and_real_text(
 ):
     """By parameters alone: calibrate on GSM8K, edit, ask GSM8K with eight worked examples."""
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
-    folder, shape = tmp_path / f"random-{kind}", "--layers 2 --hidden-size 64 --heads 4"
-    shape = f"{shape} --kv-heads 2 --intermediate-size 128 --vocab-size 2000".split()
-    options = ["--data-dir", str(real_data), "--architecture", kind, *shape]
-    assert main(["random-model", str(folder), *options]) == 0
+    folder = random_folder(tmp_path, kind, real_data, layers=2)
     conditions = ["math-specific", "random", "top-K math"]
     given = {
         "model": str(folder),
@@ -632,10 +638,7 @@ def test_chapter_15_runs_on_other_models_and_real_text(
 ):
     """By parameters alone: firing on MGSM, and what each reading of the rule selects."""
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
-    folder, shape = tmp_path / f"random-{kind}", "--layers 4 --hidden-size 64 --heads 4"
-    shape = f"{shape} --kv-heads 2 --intermediate-size 128 --vocab-size 2000".split()
-    options = ["--data-dir", str(real_data), "--architecture", kind, *shape]
-    assert main(["random-model", str(folder), *options]) == 0
+    folder = random_folder(tmp_path, kind, real_data, layers=4)
     given = {
         "model": str(folder),
         "data_dir": str(real_data),
@@ -664,10 +667,7 @@ def test_chapter_16_runs_on_other_models_and_real_text(
 ):
     """By parameters alone: firing on MGSM, selection, a few steps on its translations, grading."""
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
-    folder, shape = tmp_path / f"random-{kind}", "--layers 4 --hidden-size 64 --heads 4"
-    shape = f"{shape} --kv-heads 2 --intermediate-size 128 --vocab-size 2000".split()
-    options = ["--data-dir", str(real_data), "--architecture", kind, *shape]
-    assert main(["random-model", str(folder), *options]) == 0
+    folder = random_folder(tmp_path, kind, real_data, layers=4)
     given = {
         "model": str(folder),
         "data_dir": str(real_data),
