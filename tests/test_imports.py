@@ -53,7 +53,7 @@ LEVELS = {
         "alignment",
         "pairs",
     },
-    3: {"runner", "sweeps", "ceilings", "precision", "formats", "systems", "experts"},
+    3: {"runner", "sweeps", "ceilings", "precision", "formats", "systems", "experts", "synthesis"},
     4: {"grid", "transfer"},
     5: {"__main__", "profiles"},
 }
@@ -95,6 +95,7 @@ ALLOWED = {
         "merging",
         "systems",
         "experts",
+        "synthesis",
     },
     "peft": {"merging", "systems"},
     "lm_eval": {"evaluation"},
