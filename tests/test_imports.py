@@ -55,7 +55,7 @@ LEVELS = {
     },
     3: {"runner", "sweeps", "ceilings", "precision", "formats", "systems", "experts", "synthesis"},
     4: {"grid", "transfer"},
-    5: {"__main__", "profiles"},
+    5: {"__main__", "profiles", "advice"},
 }
 LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
 WITHOUT_TORCH = [
@@ -96,6 +96,7 @@ ALLOWED = {
         "systems",
         "experts",
         "synthesis",
+        "advice",
     },
     "peft": {"merging", "systems"},
     "lm_eval": {"evaluation"},
