@@ -143,6 +143,45 @@ def exchanged_layers(
     return pd.DataFrame(rows, columns=["layer", "change"])
 
 
+def yardsticks(
+    base: PreTrainedModel,
+    math_expert: PreTrainedModel,
+    language_experts: Mapping[str, PreTrainedModel],
+    sets: Mapping[str, ParameterMask],
+    math: Mapping[str, Examples],
+    texts: Mapping[str, Examples],
+    *,
+    seed: int,
+) -> pd.DataFrame:
+    """Change every layer on its own, in five ways.
+
+    Args:
+        base: What the experts were fine-tuned from.
+        math_expert: Math expert.
+        language_experts: Language -> expert.
+        sets: Language -> math-specific set of the base.
+        math: Language -> math in it.
+        texts: Language -> held-out texts of the kind that its expert has learned.
+        seed: Of the random weights.
+
+    Returns:
+        yardstick, lang, layer, change (in nats per token; above zero is worse): those of
+        `pruned_layers` in the base; of `exchanged_layers` "take from the language expert" and "take
+        from the base" (the math expert, on math) and "revert the language expert" (to the base, on
+        its own texts).
+    """
+    tables = [pruned_layers(base, {x: sets[x] for x in language_experts}, math, seed=seed)]
+    for code, expert in language_experts.items():
+        exchanges = {
+            "take from the language expert": (math_expert, expert, math[code]),
+            "take from the base": (math_expert, base, math[code]),
+            "revert the language expert": (expert, base, texts[code]),
+        }
+        for name, exchange in exchanges.items():
+            tables.append(exchanged_layers(*exchange).assign(lang=code, yardstick=name))
+    return pd.concat(tables, ignore_index=True)[["yardstick", "lang", "layer", "change"]]
+
+
 def rank_agreement(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     """Rank correlation over the layers of every profile of one kind with every one of another.
 

@@ -16,6 +16,7 @@ from mmlib.synthesis import (
     layer_views,
     pruned_layers,
     rank_agreement,
+    yardsticks,
 )
 from mmlib.training import mean_loss
 
@@ -74,6 +75,24 @@ def test_pruning_a_layer_is_pruning_its_part_of_the_set(llama):
     assert random.change[2] != pytest.approx(math.change[2])
     with pytest.raises(ValueError, match="begins with"):
         layer_of(own, "model.layers.7.")
+
+
+def test_the_five_yardsticks_of_every_language(llama, expert):
+    sets = {"sw": masks(llama, 2, 0.5), "hi": masks(llama, 0, 0.5)}
+    given = {"hi": llama, "sw": expert}
+    math, texts = dict.fromkeys(given, EXAMPLES), dict.fromkeys(given, EXAMPLES[:1])
+    table = yardsticks(llama, expert, given, sets, math, texts, seed=1)
+    wide = table.pivot(index=["yardstick", "layer"], columns="lang", values="change")
+    assert len(wide) == 15
+    reverted = exchanged_layers(expert, llama, EXAMPLES).change.tolist()
+    # The Hindi expert is the base, so that its layers are the base's; the other is the math expert.
+    assert wide.hi["take from the base"].tolist() == reverted
+    assert wide.hi["take from the language expert"].tolist() == reverted
+    assert wide.sw["take from the language expert"].eq(0).all()
+    assert wide.hi["revert the language expert"].eq(0).all()
+    own = exchanged_layers(expert, llama, EXAMPLES[:1]).change.tolist()
+    assert wide.sw["revert the language expert"].tolist() == own
+    assert (wide.loc["prune math weights"] != 0).to_numpy().tolist() == [[1, 0], [0, 0], [0, 1]]
 
 
 def test_views_are_the_tables_they_come_from(llama, expert):
