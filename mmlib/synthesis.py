@@ -90,8 +90,8 @@ def pruned_layers(
         seed: Of the random weights, as many in every matrix.
 
     Returns:
-        lang, layer, yardstick ("prune math weights", "prune random weights"), n_weights, change =
-        loss without them - loss of the whole model, in nats per token of the answer.
+        lang, layer, yardstick ("prune math weights", "prune random weights"), n_weights, loss
+        without them, in nats per token of the answer, and change = loss - that of the whole model.
     """
     prefix, layers = decoder_layers(model)
     rows = []
@@ -101,9 +101,10 @@ def pruned_layers(
         for name, mask in (("prune math weights", own), ("prune random weights", drawn)):
             for layer in range(len(layers)):
                 with pruned(model, layer_of(mask, f"{prefix}.{layer}.")) as number:
-                    change = mean_loss(model, examples[code]) - whole
-                rows.append((code, layer, name, number, change))
-    return pd.DataFrame(rows, columns=["lang", "layer", "yardstick", "n_weights", "change"])
+                    loss = mean_loss(model, examples[code])
+                rows.append((code, layer, name, number, loss, loss - whole))
+    names = ["lang", "layer", "yardstick", "n_weights", "loss", "change"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def layer_of(mask: ParameterMask, prefix: str) -> ParameterMask:
@@ -129,7 +130,7 @@ def exchanged_layers(
         examples: See `mmlib.training.encode`.
 
     Returns:
-        layer, change = loss with the donor's layer - loss of the expert, in nats per token.
+        layer, loss with the donor's layer, in nats per token, and change = loss - the expert's.
 
     Raises:
         ValueError: See `mmlib.merging.check_comparable`.
@@ -139,8 +140,9 @@ def exchanged_layers(
     for layer in range(depth):
         plan = LayerPlan(tuple(float(i == layer) for i in range(depth)))
         with swapped_layers(expert, donor, plan, others="math"):
-            rows.append((layer, mean_loss(expert, examples) - whole))
-    return pd.DataFrame(rows, columns=["layer", "change"])
+            loss = mean_loss(expert, examples)
+        rows.append((layer, loss, loss - whole))
+    return pd.DataFrame(rows, columns=["layer", "loss", "change"])
 
 
 def yardsticks(
@@ -165,7 +167,7 @@ def yardsticks(
         seed: Of the random weights.
 
     Returns:
-        yardstick, lang, layer, change (in nats per token; above zero is worse): those of
+        yardstick, lang, layer, loss, change (in nats per token; above zero is worse): those of
         `pruned_layers` in the base; of `exchanged_layers` "take from the language expert" and "take
         from the base" (the math expert, on math) and "revert the language expert" (to the base, on
         its own texts).
@@ -179,7 +181,8 @@ def yardsticks(
         }
         for name, exchange in exchanges.items():
             tables.append(exchanged_layers(*exchange).assign(lang=code, yardstick=name))
-    return pd.concat(tables, ignore_index=True)[["yardstick", "lang", "layer", "change"]]
+    names = ["yardstick", "lang", "layer", "loss", "change"]
+    return pd.concat(tables, ignore_index=True)[names]
 
 
 def rank_agreement(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
