@@ -194,8 +194,8 @@ def rank_agreement(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         left, right (the names), rho (mean over seeds of the mean over languages that both have),
-        low, high (95 % interval over seeds), n (seeds). A profile without any differences has no
-        ranks and does not count.
+        low, high (95 % interval over seeds, cut at -1 and 1), n (seeds). A profile without any
+        differences has no ranks and does not count.
 
     Raises:
         ValueError: The tables have no seed and language in common.
@@ -204,19 +204,20 @@ def rank_agreement(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     cells = sorted(set.intersection(*({i[:2] for i in t.index} for t in wide)))
     if not cells:
         raise ValueError("the profiles have no seed and language in common")
-    found = {}
+    rhos = {}
     for cell in cells:
         sides = [table.loc[cell].sort_index() for table in wide]
         for a in sides[0]:
             for b in sides[1]:
                 rho = _spearman(sides[0][a].to_numpy(), sides[1][b].to_numpy())
-                found.setdefault((a, b), []).append((*cell, rho))
+                rhos.setdefault((a, b), []).append((*cell, rho))
     rows = []
-    for names, values in found.items():
+    for names, values in rhos.items():
         table = pd.DataFrame(values, columns=[*CELL, "rho"]).dropna()
         if len(table):
             rows.append((*names, *seed_interval(table.groupby("seed").rho.mean())))
-    return pd.DataFrame(rows, columns=["left", "right", "rho", "low", "high", "n"])
+    found = pd.DataFrame(rows, columns=["left", "right", "rho", "low", "high", "n"])
+    return found.assign(low=found.low.clip(lower=-1), high=found.high.clip(upper=1))
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:

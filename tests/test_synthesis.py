@@ -133,6 +133,7 @@ def test_agreement_is_the_mean_over_seeds_of_the_mean_over_languages():
     table = rank_agreement(left, right)
     # Spearman of up and mixed: 1 - 6 * 2 / (4 * 15) = .8, so that the seeds have .9 and -1.
     assert table.rho.item() == pytest.approx((0.9 - 1) / 2)
+    assert (table.low.item(), table.high.item()) == (-1, 1)
     assert (table.n.item(), table.left.item(), table.right.item()) == (2, "view", "yard")
     flat = profiles(yard={cell: [1, 1, 1, 1] for cell in cells})
     assert rank_agreement(left, flat).empty
