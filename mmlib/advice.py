@@ -150,7 +150,7 @@ def tuned_sets(
     examples: Sequence[Mapping[str, list[int]]],
     out: str | Path,
     *,
-    ask: Callable[[PreTrainedModel], pd.DataFrame],
+    ask: Callable[[PreTrainedModel], pd.DataFrame] | None,
     **options: Any,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tune sets of weights, each from the same model, and ask what comes out.
@@ -160,7 +160,7 @@ def tuned_sets(
         sets: Name -> weights, see `weight_sets`.
         examples: See `mmlib.training.encode`.
         out: Folder of all runs; one that is finished is not trained again.
-        ask: Returns answers as of `mmlib.evaluation.part_answers`.
+        ask: Returns answers as of `mmlib.evaluation.part_answers`. None: no model is asked.
         **options: Further arguments of `mmlib.training.finetune`.
 
     Returns:
@@ -173,9 +173,11 @@ def tuned_sets(
         with tuned_weights(model, mask) as number:
             log = finetune(model, examples, Path(out) / digest(mask), **options)
         about = {"system": system, "n_weights": number}
-        answers.append(pack_answers(ask(model), by=["part", "lang"]).assign(**about))
         logs.append(log.assign(**about))
-    return pd.concat(answers, ignore_index=True), pd.concat(logs, ignore_index=True)
+        if ask:
+            answers.append(pack_answers(ask(model), by=["part", "lang"]).assign(**about))
+    asked = pd.concat(answers, ignore_index=True) if answers else pd.DataFrame()
+    return asked, pd.concat(logs, ignore_index=True)
 
 
 # --- form of the answers --------------------------------------------------------------------------
