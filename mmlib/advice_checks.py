@@ -48,10 +48,14 @@ def _means(rows: pd.DataFrame, value: str, wanted: set[str]) -> pd.DataFrame:
     group = rows.system.str.replace(r"^random \d+$", "random", regex=True)
     if missing := wanted - set(group):
         raise NotTestableError(f"needs {', '.join(sorted(missing))}")
+    rows, group = rows[group.isin(wanted)], group[group.isin(wanted)]
     counts = rows.groupby(["seed", "system"]).size()
     if counts.nunique() > 1:
         raise NotTestableError("needs the same questions to every system in every training")
-    return rows.groupby(["seed", group])[value].mean().unstack().dropna()
+    means = rows.groupby(["seed", group])[value].mean().unstack()
+    if means.isna().any(axis=None):
+        raise NotTestableError("needs every system in every training")
+    return means
 
 
 @decides("R1", "advice_layers", **TRAININGS)
@@ -97,4 +101,4 @@ def _pruning_mends_form(tables: Tables) -> pd.Series:
         found.append(means["math"] - np.maximum(means["whole"], means["random"]))
     if len(found) < 2:
         raise NotTestableError("needs answers without examples and with some")
-    return pd.concat(found, axis=1).min(axis=1, skipna=False).dropna()
+    return pd.concat(found, axis=1).min(axis=1)

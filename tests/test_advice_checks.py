@@ -32,6 +32,11 @@ def test_middle_layers_have_to_beat_outer_ones_and_the_mean_of_random_ones():
     other = planted({"middle": 0.0, "outer": 1.0, "random 1": 1.0, "random 2": 1.0}, lang="en")
     both = pd.concat([table, other.assign(part="reading-mixed")])
     assert decided("R1", advice_layers=both) == (YES, 0.1)
+    # Other systems may be there, also ones that are not trained.
+    untrained = table[table.system == "outer"].head(1).assign(system="base", seed=0)
+    assert decided("R1", advice_layers=pd.concat([table, untrained])) == (YES, 0.1)
+    uneven = table[(table.system != "outer") | (table.seed != 2)]
+    assert judge("R1", {"advice_layers": uneven}).verdict == NOT_TESTABLE
     rest = table[~table.system.str.startswith("random")]
     assert judge("R1", {"advice_layers": rest}).verdict == NOT_TESTABLE
     asked_more = pd.concat([table, table[table.system == "outer"]])
