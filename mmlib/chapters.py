@@ -294,12 +294,18 @@ def _evidence_hashes(project: Project, chapter: Chapter) -> dict[str, str]:
     return found
 
 
+FILLED = ("experts_dir", "runs_dir")
+"""Parameters that name a folder in which a sweep keeps what it trains."""
+
+
 def _checkpoint_hashes(project: Project, values: Mapping[str, Any]) -> dict[str, str]:
     """Hash every organism and every other folder that a parameter names.
 
-    A folder of a user's can be large: it counts by the names, sizes and times of its files.
+    A folder of a user's can be large: it counts by the names, sizes and times of its files. What a
+    run itself fills does not count.
     """
-    words = [w for v in values.values() for w in (v if isinstance(v, list) else [v])]
+    read = [v for name, v in values.items() if name not in FILLED]
+    words = [w for v in read for w in (v if isinstance(v, list) else [v])]
     names = sorted({w for w in words if isinstance(w, str) and w})
     organisms = {
         n: _folder_hash(project.places["organisms"] / n) for n in names if "organism-" in n

@@ -5,6 +5,7 @@ weights, how its neurons fire, how far fine-tuning moved it. A yardstick changes
 and measures by how much right answers become less expected.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -218,6 +219,26 @@ def rank_agreement(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
             rows.append((*names, *seed_interval(table.groupby("seed").rho.mean())))
     found = pd.DataFrame(rows, columns=["left", "right", "rho", "low", "high", "n"])
     return found.assign(low=found.low.clip(lower=-1), high=found.high.clip(upper=1))
+
+
+def repeatability(table: pd.DataFrame) -> pd.Series:
+    """Rank correlation of each profile with itself in another seed: what a comparison can reach.
+
+    Args:
+        table: As in `rank_agreement`.
+
+    Returns:
+        By name, the mean over pairs of seeds and over languages; not a number with one seed.
+    """
+    wide = table.pivot(index=["name", "lang", "layer"], columns="seed", values="value")
+    pairs = list(itertools.combinations(wide.columns, 2))
+    rhos = {
+        cell: np.nanmean([_spearman(own[a].to_numpy(), own[b].to_numpy()) for a, b in pairs])
+        for cell, own in (wide.groupby(level=["name", "lang"], sort=False) if pairs else ())
+    }
+    found = pd.Series(rhos, dtype=float).rename_axis(["name", "lang"]) if rhos else None
+    names = table.name.unique()
+    return pd.Series(np.nan, names) if found is None else found.groupby("name").mean()[names]
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:

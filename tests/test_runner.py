@@ -293,6 +293,13 @@ def test_a_mistyped_table_place_is_refused(fresh):
         hashes(fresh, "01_toy", {})
 
 
+@pytest.mark.parametrize(("name", "counts"), [("data_dir", True), ("runs_dir", False)])
+def test_a_folder_counts_where_it_is_read_not_where_it_is_filled(fresh, name, counts):
+    (fresh.root / "mine").mkdir()
+    (fresh.root / "mine" / "weights").write_text("1")
+    assert ("mine" in hashes(fresh, "01_toy", {name: "mine"})["checkpoint"]) is counts
+
+
 def test_the_model_card_is_not_the_checkpoint(project):
     (project.root / "mmlib/organisms/organism-tiny/README.md").write_text("A card.")
     assert reasons(project) == []

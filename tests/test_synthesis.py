@@ -16,6 +16,7 @@ from mmlib.synthesis import (
     layer_views,
     pruned_layers,
     rank_agreement,
+    repeatability,
     yardsticks,
 )
 from mmlib.training import mean_loss
@@ -139,6 +140,15 @@ def test_agreement_is_the_mean_over_seeds_of_the_mean_over_languages():
     assert rank_agreement(left, flat).empty
     with pytest.raises(ValueError, match="in common"):
         rank_agreement(left, profiles(yard={(7, "sw"): up}))
+
+
+def test_repeatability_compares_seeds_within_a_language():
+    up, down, mixed = [1, 2, 3, 4], [9, 5, 2, 1], [1, 2, 4, 3]
+    same = {(1, "sw"): up, (2, "sw"): up, (1, "hi"): down, (2, "hi"): down}
+    other = {(1, "sw"): up, (2, "sw"): down, (1, "hi"): up, (2, "hi"): mixed}
+    found = repeatability(profiles(same=same, other=other))
+    assert found.to_dict() == {"same": 1.0, "other": pytest.approx((0.8 - 1) / 2)}
+    assert repeatability(profiles(same={(1, "sw"): up})).isna().all()
 
 
 def test_chance_is_the_critical_value_of_the_tables():
