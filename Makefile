@@ -4,7 +4,7 @@
 # make html        the book from the chapters as they are
 # make rungs       the shares of non-English math that were tried for organism-base (hours)
 # make small       thirteen small organisms: three mixes and seeds, three widths, bytes (hours)
-# make sweeps      what chapters 06, 07, 10 to 14, 16 only show and audit (twelve hours, WORKERS=2)
+# make sweeps      what chapters 06, 07, 10 to 14, 16 to 19 only show and audit (fifteen hours, WORKERS=2)
 # make evidence    all shipped tables that are too long for a chapter (DATA=folder, hours)
 #
 # PYTHON=python3.11        the interpreter of the environment (3.11 or newer)
@@ -90,6 +90,7 @@ runs/small/%: | .venv/.installed
 # Every cell of the chapters that audit a sweep; what is finished is not run again.
 GRID = $(PY) -m mmlib grid notebooks/grids
 ALIGN := align align_parts align_knowledge align_stronger
+SWAPS := swap swap_embeddings swap_bands
 RATES := align_rates align_rates_full align_rates_lora
 sweeps: .venv/.installed small
 	set -e; for grid in what_breaks fractions travel formats precision mixes emergence; do \
@@ -116,6 +117,11 @@ sweeps: .venv/.installed small
 	set -e; for kind in log updates; do tables=; for grid in experts experts_rates; do \
 	  own=$$($(GRID)/$$grid.yml --tables expert_$$kind); tables="$$tables $$own"; done; \
 	  $(PY) -m mmlib keep expert_$$kind $$tables; done
+	set -e; for grid in $(SWAPS) layers; do $(GRID)/$$grid.yml --workers $(WORKERS); done
+	tables=; for grid in $(SWAPS); do own=$$($(GRID)/$$grid.yml --tables swap_answers); \
+	  tables="$$tables $$own"; done; $(PY) -m mmlib keep swap_answers $$tables
+	set -e; for kind in views yardsticks; do \
+	  $(PY) -m mmlib keep layer_$$kind $$($(GRID)/layers.yml --tables layer_$$kind); done
 
 # All answers of the family, the untrained-model control on real text, what localisation costs.
 evidence: .venv/.installed sweeps

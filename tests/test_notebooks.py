@@ -526,6 +526,47 @@ def check_moves(tables, given):
     assert (log.heldout_loss < 2).all()
 
 
+def check_swap(tables, given):
+    """Accuracies and the gain of the swap over the math expert, digit by digit."""
+    answers = tables["swap_answers"]
+    assert answers.correct.str.len().eq(given["items"]).all()
+    right = {
+        key: g.count("1") for key, g in answers.groupby(["system", "lang"]).correct.sum().items()
+    }
+    told = tables["swap"].groupby(["system", "lang"]).accuracy.sum()
+    for (system, lang), value in told.items():
+        assert value == pytest.approx(right[system, lang] / given["items"])
+    gain = tables["swap_gains"].set_index("target").difference["sw"]
+    math = answers[answers.part.str.startswith("math") & (answers.lang == "sw")]
+    sums = math.groupby("system").correct.sum().str.count("1")
+    number = given["items"] * math.part.nunique()
+    assert gain == pytest.approx((sums["swap"] - sums["math expert"]) / number)
+    assert {"base", "joint", "TIES", "reversed", "random 2"} < set(answers.system)
+    assert sums["base"] > 0
+
+
+def check_layers(tables, given):
+    """Rank correlations of a view with a yardstick, layer by layer, by scipy."""
+    from scipy.stats import spearmanr
+
+    views = tables["layer_views"].set_index(["view", "lang", "seed", "layer"]).value
+    change = tables["layer_yardsticks"].set_index(["yardstick", "lang", "seed", "layer"]).change
+    pair = ("math update", "take from the base")
+    rhos = [
+        spearmanr(views[pair[0], code, seed], change[pair[1], code, seed]).statistic
+        for code in given["targets"]
+        for seed in given["seeds"]
+    ]
+    told = tables["layer_agreement"].set_index(["left", "right"])
+    assert told.rho[pair] == pytest.approx(np.mean(rhos))
+    assert told.n[pair] == len(given["seeds"])
+    # What is left of the whole loss when a layer changes is the same for every layer.
+    table = tables["layer_yardsticks"]
+    whole = (table.loss - table.change).groupby([table.yardstick, table.lang, table.seed])
+    assert whole.agg(np.ptp).max() < 1e-9
+    assert table.change.abs().max() > 1e-4
+
+
 def test_gains_of_chapter_16_counted_in_the_evidence():
     """Right answers of the headline and of the knowledge task, digit by digit."""
     rows = pd.read_csv(ROOT / "mmlib" / "evidence" / "system_answers.csv", dtype=TEXT)
@@ -577,6 +618,8 @@ CHECKS = {
     "15_neurons": check_neurons,
     "16_align": check_align,
     "17_moves": check_moves,
+    "18_swap": check_swap,
+    "19_layers": check_layers,
 }
 
 
@@ -587,6 +630,24 @@ def random_folder(parent, kind, real_data, *, layers):
     options = ["--data-dir", str(real_data), "--architecture", kind, "--vocab-size", "2000"]
     assert main(["random-model", str(folder), *options, *shape.split()]) == 0
     return folder
+
+
+def write_hub_files(folder):
+    """Files of Orca-Math and Aya in the layout of the hub's, with sums and single words."""
+    rows = {
+        "orca-math": {
+            "question": [f"{n} and {n}?" for n in range(12)],
+            "answer": [f"{n} + {n} = {2 * n}" for n in range(12)],
+        },
+        "aya": {
+            "inputs": [f"Andika {n}." for n in range(12)],
+            "targets": [str(n) for n in range(12)],
+            "language_code": ["swh"] * 12,
+        },
+    }
+    for task, columns in rows.items():
+        (folder / task).mkdir()
+        pd.DataFrame(columns).to_parquet(folder / task / "train-00000-of-00001.parquet")
 
 
 @pytest.mark.notebook
@@ -725,21 +786,7 @@ def test_chapter_17_compares_any_checkpoints_with_their_base(borrowed, tmp_path,
 def test_chapter_17_trains_on_published_data_sets(borrowed, tmp_path, monkeypatch):
     """Orca-Math and Aya in the layout of the hub's files, from a folder."""
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
-    rows = {
-        "orca-math": {
-            "question": [f"{n} and {n}?" for n in range(12)],
-            "answer": [f"{n} + {n} = {2 * n}" for n in range(12)],
-        },
-        "aya": {
-            "inputs": [f"Andika {n}." for n in range(12)],
-            "targets": [str(n) for n in range(12)],
-            "language_code": ["swh"] * 12,
-        },
-    }
-    for task, columns in rows.items():
-        (tmp_path / task).mkdir()
-        path = tmp_path / task / "train-00000-of-00001.parquet"
-        pd.DataFrame(columns).to_parquet(path)
+    write_hub_files(tmp_path)
     given = {"sweep": True, "data_dir": str(tmp_path), "experts": [], "roles": ["math", "sw"]}
     given |= {"math_tasks": ["orca-math"], "language_tasks": ["aya"], "seeds": [1, 2], "steps": 5}
     given |= {"train_batch": 2, "heldout": 2, "learning_rate": 0.001, "embeddings": True}
@@ -750,3 +797,50 @@ def test_chapter_17_trains_on_published_data_sets(borrowed, tmp_path, monkeypatc
     assert (ends[5] < ends[0]).all()
     updates = pd.read_csv(notebook.parent / "expert_updates.csv")
     assert (updates[updates.tensor.str.contains("embed")].absolute > 0).all()
+
+
+@pytest.mark.notebook
+def test_chapter_18_swaps_two_local_checkpoints(borrowed, real_data, tmp_path, monkeypatch):
+    """By parameters alone: random weights in hub layout, asked MGSM with eight worked examples."""
+    import torch
+
+    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
+    base = random_folder(tmp_path, "llama", real_data, layers=4)
+    for seed, name in enumerate(("math", "swahili")):
+        model, tokenizer = load_model(str(base), dtype="float32")
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.01 * torch.randn_like(parameter)
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    given = {"model": str(base), "languages": [], "target": "sw", "tasks": ["mgsm"], "parts": []}
+    given |= {"math_expert": str(tmp_path / "math"), "language_expert": str(tmp_path / "swahili")}
+    given |= {"skill_tasks": [], "ask_dir": str(real_data), "audit_items": 1}
+    given["audited"] = ["base", "math expert", "language expert", "swap", "revert", "TIES"]
+    notebook = runner.run(borrowed, "18_swap", given)
+    swap = pd.read_csv(notebook.parent / "swap.csv")
+    assert set(zip(swap.part, swap.lang, strict=True)) == {("mgsm", "sw")}
+    assert set(swap.system) == set(given["audited"])
+    assert swap.accuracy.isin([0.0, 1.0]).all()
+
+
+@pytest.mark.notebook
+def test_chapter_18_trains_on_published_data_sets(borrowed, real_data, tmp_path, monkeypatch):
+    """Orca-Math and Aya from a folder, a base in hub layout, MGSM to be solved."""
+    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
+    write_hub_files(tmp_path)
+    base = random_folder(tmp_path, "qwen3", real_data, layers=4)
+    given = {"model": str(base), "sweep": True, "languages": ["sw"], "seeds": [1], "joint": False}
+    given |= {"math_expert": str(base), "language_expert": str(base), "target": "sw"}
+    given |= {"math_tasks": ["orca-math"], "language_tasks": ["aya"], "data_dir": str(tmp_path)}
+    given |= {"steps": 5, "train_batch": 2, "heldout": 2, "learning_rate": 0.001}
+    given |= {"experts_dir": str(tmp_path / "experts"), "embeddings": True, "items": 2}
+    given |= {"tasks": ["mgsm"], "parts": [], "skill_tasks": [], "ask_dir": str(real_data)}
+    given |= {"audit_items": 1, "merge": ["base", "math expert", "language expert", "swap"]}
+    notebook = runner.run(borrowed, "18_swap", given)
+    answers = pd.read_csv(notebook.parent / "swap_answers.csv", dtype=TEXT)
+    assert set(answers.system) == {"base", "math expert", "language expert", "swap"}
+    assert set(answers.lang) == {"en", "sw"}
+    assert (answers.correct.str.len() == 2).all()
+    assert len(list((tmp_path / "experts").glob("*/model.safetensors"))) == 2
