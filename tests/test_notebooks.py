@@ -549,8 +549,9 @@ def check_layers(tables, given):
     """Rank correlations of a view with a yardstick, layer by layer, by scipy."""
     from scipy.stats import spearmanr
 
-    views = tables["layer_views"].set_index(["view", "lang", "seed", "layer"]).value
-    change = tables["layer_yardsticks"].set_index(["yardstick", "lang", "seed", "layer"]).change
+    cell = ["lang", "seed", "layer"]
+    views = tables["layer_views"].set_index(["view", *cell]).value.sort_index()
+    change = tables["layer_yardsticks"].set_index(["yardstick", *cell]).change.sort_index()
     pair = ("math update", "take from the base")
     rhos = [
         spearmanr(views[pair[0], code, seed], change[pair[1], code, seed]).statistic
