@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 from transformers import PreTrainedModel
 
 from mmlib.alignment import overlap_with_english, ranges
+from mmlib.checks import rank_correlation
 from mmlib.interventions import pruned
 from mmlib.masks import ParameterMask, random_mask
 from mmlib.merging import LayerPlan, swapped_layers
@@ -232,20 +232,19 @@ def repeatability(table: pd.DataFrame) -> pd.Series:
     """
     wide = table.pivot(index=["name", "lang", "layer"], columns="seed", values="value")
     pairs = list(itertools.combinations(wide.columns, 2))
-    rhos = {
-        cell: np.nanmean([_spearman(own[a].to_numpy(), own[b].to_numpy()) for a, b in pairs])
-        for cell, own in (wide.groupby(level=["name", "lang"], sort=False) if pairs else ())
-    }
-    found = pd.Series(rhos, dtype=float).rename_axis(["name", "lang"]) if rhos else None
-    names = table.name.unique()
-    return pd.Series(np.nan, names) if found is None else found.groupby("name").mean()[names]
+    if not pairs:
+        return pd.Series(np.nan, table.name.unique())
+    rhos = wide.groupby(level=["name", "lang"]).apply(
+        lambda own: np.nanmean([_spearman(own[a].to_numpy(), own[b].to_numpy()) for a, b in pairs])
+    )
+    return rhos.groupby(level="name").mean()
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's rho; not a number where one side is constant or incomplete."""
     if np.isnan(x).any() or np.isnan(y).any() or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    return float(rank_correlation(x, y))
 
 
 def chance_rank_correlation(depth: int, *, draws: int = 20_000, seed: int = 0) -> float:

@@ -267,7 +267,7 @@ def test_missing_tables_and_later_claims_have_no_run_yet():
     assert frame.organism["C1"] == "yes"
     assert frame.organism["C3a"] == "no run yet"
     assert "set_sizes" in frame.reason["C3a"]
-    later = frame.organism.drop(list(RULES), errors="ignore")
+    later = frame.organism.drop(list(RULES))
     assert (later[list(ELSEWHERE)] == "not testable here").all()
     assert (later.drop(list(ELSEWHERE)) == "no run yet").all()
     assert frame.reason["S12"] == ELSEWHERE["S12"]
