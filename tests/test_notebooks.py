@@ -568,6 +568,26 @@ def check_layers(tables, given):
     assert table.change.abs().max() > 1e-4
 
 
+def check_advice(tables, given):
+    """Accuracies digit by digit, as many weights in every set, and the smaller gain of R3."""
+    answers = tables["advice_answers"]
+    right = answers.groupby(["study", "system", "lang"]).correct.sum().str.count("1")
+    asked = answers.groupby(["study", "system", "lang"]).correct.sum().str.len()
+    for study in ("layers", "weights"):
+        told = tables[f"advice_{study}"].groupby(["system", "lang"]).accuracy.mean()
+        for key, value in told.items():
+            assert value == pytest.approx(right[study, *key] / asked[study, *key])
+    log = tables["advice_log"]
+    sizes = log[log.study == "weights"].groupby(["target", "seed"]).n_weights.nunique()
+    assert (sizes == 1).all()
+    trained = log[log.study == "layers"].system.unique()
+    assert set(trained) == {"all", "middle", "outer", "random 1"}
+    forms = tables["advice_forms"]
+    assert (forms.n == given["form_items"]).all()
+    assert len(forms) == 2 * 3 * 3  # trainings, systems, forms
+    assert (forms.flexible >= forms.strict).all()
+
+
 def test_gains_of_chapter_16_counted_in_the_evidence():
     """Right answers of the headline and of the knowledge task, digit by digit."""
     rows = pd.read_csv(ROOT / "mmlib" / "evidence" / "system_answers.csv", dtype=TEXT)
@@ -621,6 +641,7 @@ CHECKS = {
     "17_moves": check_moves,
     "18_swap": check_swap,
     "19_layers": check_layers,
+    "20_advice": check_advice,
 }
 
 
