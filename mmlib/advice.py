@@ -8,7 +8,7 @@ import copy
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from mmlib.masks import ParameterMask, random_mask
 from mmlib.results import pack_answers
 from mmlib.sweeps import digest
 from mmlib.systems import Stage
-from mmlib.training import encode, finetune
+from mmlib.training import encode, finetune, gradients_of
 from mmlib.transfer import ALL, parts_of
 
 TRANSLATED = "translated math"
@@ -126,22 +126,15 @@ def tuned_weights(model: PreTrainedModel, mask: ParameterMask) -> Iterator[int]:
         raise ValueError(f"the model has no {absent[0]}: a set belongs to the model it was made of")
     if not chosen:
         raise ValueError("the set is empty: there is nothing to tune")
-    before = {name: p.requires_grad for name, p in parameters.items()}
     chosen = {name: own.to(parameters[name].device) for name, own in chosen.items()}
     kept = {name: parameters[name].detach().clone() for name in chosen}
-    for name, parameter in parameters.items():
-        parameter.requires_grad_(name in chosen)
-    hooks = [parameters[name].register_hook(own.__mul__) for name, own in chosen.items()]
-    try:
+    with gradients_of(model, chosen), ExitStack() as hooks:
+        for name, own in chosen.items():
+            hooks.callback(parameters[name].register_hook(own.__mul__).remove)
         yield len(mask)
         for name, own in chosen.items():
             if not torch.equal(parameters[name][~own], kept[name][~own]):
                 raise RuntimeError(f"weights of {name} have moved that are not in the set")
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(before[name])
 
 
 def tuned_sets(
