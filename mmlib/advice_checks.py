@@ -31,7 +31,8 @@ CLAIMS = pd.DataFrame(
             "R3",
             "Pruning a few math weights mends the form of answers.",
             "at K = .001 more answers are closed as asked, without examples and as in the "
-            "examples, than in the whole model and after pruning random weights",
+            "examples, than in the whole model (where it leaves something to mend) and after "
+            "pruning random weights",
         ),
     ],
     columns=["id", "claim", "restatement"],
@@ -90,15 +91,23 @@ def _pruning_mends_form(tables: Tables) -> pd.Series:
     """Share of answers closed as asked after pruning - the higher of none and random, the smaller.
 
     The smaller of that without examples (closed as the grader reads it) and with some (closed as
-    they are, mean over the phrases that examples have).
+    they are, mean over the phrases that examples have); one of which the whole model leaves less
+    than 2 % in any training does not count, as nothing is to be mended there.
     """
     table = tables["advice_format"]
     columns = ["seed", "system", "shots", "phrase", "as_asked"]
     require_columns(table, columns, "table 'advice_format'")
-    found = []
-    for _, rows in table.groupby(table.shots > 0):
-        means = _means(rows, "as_asked", {"math", "whole", "random"})
-        found.append(means["math"] - np.maximum(means["whole"], means["random"]))
-    if len(found) < 2:
+    sides = [
+        _means(rows, "as_asked", {"math", "whole", "random"})
+        for _, rows in table.groupby(table.shots > 0)
+    ]
+    if len(sides) < 2:
         raise NotTestableError("needs answers without examples and with some")
+    found = [
+        means["math"] - np.maximum(means["whole"], means["random"])
+        for means in sides
+        if means["whole"].min() <= 0.98
+    ]
+    if not found:
+        raise NotTestableError("the whole model closes all but 2 % of its answers as asked")
     return pd.concat(found, axis=1).min(axis=1)

@@ -65,5 +65,10 @@ def test_pruning_has_to_mend_both_and_more_than_random_weights_do():
     assert decided("R3", advice_format=closed(without, examples)) == (YES, 0.05)
     assert decided("R3", advice_format=closed(without, examples | {"math": 0.75})) == (NO, -0.05)
     assert decided("R3", advice_format=closed(without | {"math": 0.58}, examples)) == (NO, -0.02)
+    # Nothing can be mended where the whole model closes all answers as asked.
+    perfect = examples | {"whole": 0.985, "math": 0.985}
+    assert decided("R3", advice_format=closed(without, perfect)) == (YES, 0.1)
+    both = closed(perfect, perfect)
+    assert judge("R3", {"advice_format": both}).verdict == NOT_TESTABLE
     only = closed(without, examples).query("shots == 0")
     assert judge("R3", {"advice_format": only}).verdict == NOT_TESTABLE
