@@ -473,7 +473,6 @@ def collect_scores(
     *,
     accumulation: Literal["float32", "as-published"] = "float32",
     include_head: bool = False,
-    model_hash: str | None = None,
 ) -> ImportanceScores:
     """Score all weights over the calibration prompts.
 
@@ -486,17 +485,10 @@ def collect_scores(
             matrix per module, which stagnates after some hundred prompts. The order of the prompts
             matters then. It needs a matrix per weight and is there for comparison only.
         include_head: Score the output projection too, unless it is tied.
-        model_hash: `mmlib.models.model_hash(model)`; if given, norms are looked up in the cache
-            and kept there (see `cached_sample_norms`).
 
     Raises:
         ValueError: As in `collect_activation_norms`, or an unknown `accumulation`.
     """
-    if accumulation == "float32" and model_hash:
-        batches = list(batches)
-        once = torch.ones(1, sum(len(batch["input_ids"]) for batch in batches))
-        how = {"include_head": include_head, "model_hash": model_hash}
-        return cached_sample_norms(model, batches, once, **how)[0].scores(model)
     if accumulation == "float32":
         return collect_activation_norms(model, batches, include_head=include_head).scores(model)
     if accumulation != "as-published":
