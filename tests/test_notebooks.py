@@ -866,3 +866,31 @@ def test_chapter_18_trains_on_published_data_sets(borrowed, real_data, tmp_path,
     assert set(answers.lang) == {"en", "sw"}
     assert (answers.correct.str.len() == 2).all()
     assert len(list((tmp_path / "experts").glob("*/model.safetensors"))) == 2
+
+
+@pytest.mark.notebook
+def test_chapters_19_and_20_on_a_local_checkpoint(borrowed, real_data, tmp_path, monkeypatch):
+    """Sets from GSM8K and MMLU in two languages; the advice is asked MGSM."""
+    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
+    base = random_folder(tmp_path, "qwen3", real_data, layers=4)
+    given = {"model": str(base), "sweep": True, "languages": ["en", "de"], "targets": ["de"]}
+    given |= {"math": "gsm8k", "nonmath": "mmlu", "data_dir": str(real_data), "num_samples": 4}
+    given |= {"seeds": [1, 2], "samples": [1, 2], "steps": 5, "train_batch": 2, "heldout": 2}
+    layers = {"math_expert": str(base), "language_expert": str(base), "target": "de", "items": 2}
+    layers |= {"split": "calibration", "num_questions": 4, "prune_ratio": 0.1, "keep_ratio": 0.3}
+    layers["experts_dir"] = str(tmp_path / "experts")
+    notebook = runner.run(borrowed, "19_layers", given | layers)
+    measured = pd.read_csv(notebook.parent / "layer_yardsticks.csv")
+    assert set(measured.layer) == {0, 1, 2, 3}
+    assert set(measured.lang) == {"de"}
+    assert np.isfinite(measured.loss).all()
+    advice = {"tasks": ["mgsm"], "parts": [], "items": 1, "draws": 1, "layer_rates": [0.001]}
+    advice |= {"weight_rates": [0.003], "form_steps": 5, "form_items": 2, "keep_ratios": [0.1]}
+    advice |= {"keep_ratio": 0.3, "audit_items": 1, "seeds": [1], "samples": [1]}
+    advice["runs_dir"] = str(tmp_path / "advice")
+    notebook = runner.run(borrowed, "20_advice", given | advice)
+    answers = pd.read_csv(notebook.parent / "advice_answers.csv", dtype=TEXT)
+    assert set(answers.part) == {"mgsm"}
+    assert set(answers[answers.study == "weights"].system) == {"own", "shared", "random 1"}
+    forms = pd.read_csv(notebook.parent / "advice_forms.csv")
+    assert (forms.n == 2).all()
