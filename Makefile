@@ -4,7 +4,7 @@
 # make html        the book from the chapters as they are
 # make rungs       the shares of non-English math that were tried for organism-base (hours)
 # make small       fourteen small organisms: four mixes, seeds, widths, bytes (hours)
-# make sweeps      what chapters 06, 07, 10 to 14, 16 to 19 only show and audit (fifteen hours, WORKERS=2)
+# make sweeps      what chapters 06, 07, 10 to 14, 16 to 20 only show and audit (twenty hours, WORKERS=2)
 # make evidence    all shipped tables that are too long for a chapter (DATA=folder, hours)
 #
 # PYTHON=python3.11        the interpreter of the environment (3.11 or newer)
