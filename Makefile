@@ -3,8 +3,8 @@
 # make book        only chapters that are stale are executed, then the book is built
 # make html        the book from the chapters as they are
 # make rungs       the shares of non-English math that were tried for organism-base (hours)
-# make small       thirteen small organisms: three mixes and seeds, three widths, bytes (hours)
-# make sweeps      what chapters 06, 07, 10 to 14, 16 to 19 only show and audit (fifteen hours, WORKERS=2)
+# make small       fourteen small organisms: four mixes, seeds, widths, bytes (hours)
+# make sweeps      what chapters 06, 07, 10 to 14, 16 to 19 only show and audit (twenty hours, WORKERS=2)
 # make evidence    all shipped tables that are too long for a chapter (DATA=folder, hours)
 #
 # PYTHON=python3.11        the interpreter of the environment (3.11 or newer)
@@ -66,10 +66,11 @@ rungs: .venv/.installed
 # Half the documents of the shipped organisms, twenty minutes to half an hour each on one core:
 # three mixes with three seeds each, and other widths with heads of the same size.
 SMALL := $(foreach seed,1 2 3,$(foreach mix,skewed even latin,$(mix)-96-$(seed))) \
-  skewed-32-1 skewed-64-1 short-96-1 bytes-96-1
+  skewed-32-1 skewed-64-1 short-96-1 bytes-96-1 base-96-1
 READ := -p mix.documents=110000
 RECIPE_skewed := organism-skewed $(READ)
 RECIPE_even := organism-even $(READ)
+RECIPE_base := organism-base $(READ)
 RECIPE_latin := $(RECIPE_even) -p mix.languages="{en: 1, de: 1, fr: 1, hi-Latn: 1, sw: 1, bn: 1}"
 # A ninth of it in pieces of words and in bytes; rows as long as the longest document.
 RECIPE_short := organism-even -p mix.documents=12000
@@ -90,7 +91,7 @@ runs/small/%: | .venv/.installed
 # Every cell of the chapters that audit a sweep; what is finished is not run again.
 GRID = $(PY) -m mmlib grid notebooks/grids
 ALIGN := align align_parts align_knowledge align_stronger
-SWAPS := swap swap_embeddings swap_bands
+SWAPS := swap swap_embeddings swap_bands swap_lengths_base swap_lengths_small
 RATES := align_rates align_rates_full align_rates_lora
 sweeps: .venv/.installed small
 	set -e; for grid in what_breaks fractions travel formats precision mixes emergence; do \

@@ -5,10 +5,11 @@ its answers in two ways and has read examples before a question, whose math weig
 """
 
 import copy
+import math
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from mmlib.masks import ParameterMask, random_mask
 from mmlib.results import pack_answers
 from mmlib.sweeps import digest
 from mmlib.systems import Stage
-from mmlib.training import encode, finetune
+from mmlib.training import encode, finetune, gradients_of
 from mmlib.transfer import ALL, parts_of
 
 TRANSLATED = "translated math"
@@ -57,13 +58,13 @@ def layer_systems(depth: int, *, draws: int = 2) -> dict[str, tuple[Stage, ...]]
     below = (number + 1) // 2
     outer = (*range(below), *range(depth - (number - below), depth))
     taken = {"all": tuple(range(depth)), "middle": middle, "outer": outer}
+    if draws > (others := math.comb(depth, number) - 2):
+        raise ValueError(f"draws={draws}: there are {others} other sets of {number} layers")
     rng = np.random.default_rng(0)
-    for _ in range(1000):
+    while len(taken) < 3 + draws:
         drawn = tuple(sorted(rng.choice(depth, number, replace=False).tolist()))
-        if len(taken) < 3 + draws and drawn not in taken.values():
+        if drawn not in taken.values():
             taken[f"random {len(taken) - 2}"] = drawn
-    if len(taken) < 3 + draws:
-        raise ValueError(f"draws={draws}: there are {len(taken) - 3} other sets of {number} layers")
     stages = {name: (Stage(TRANSLATED, layers),) for name, layers in taken.items()}
     return {"base": (), **stages}
 
@@ -126,22 +127,15 @@ def tuned_weights(model: PreTrainedModel, mask: ParameterMask) -> Iterator[int]:
         raise ValueError(f"the model has no {absent[0]}: a set belongs to the model it was made of")
     if not chosen:
         raise ValueError("the set is empty: there is nothing to tune")
-    before = {name: p.requires_grad for name, p in parameters.items()}
     chosen = {name: own.to(parameters[name].device) for name, own in chosen.items()}
     kept = {name: parameters[name].detach().clone() for name in chosen}
-    for name, parameter in parameters.items():
-        parameter.requires_grad_(name in chosen)
-    hooks = [parameters[name].register_hook(own.__mul__) for name, own in chosen.items()]
-    try:
+    with gradients_of(model, chosen), ExitStack() as hooks:
+        for name, own in chosen.items():
+            hooks.callback(parameters[name].register_hook(own.__mul__).remove)
         yield len(mask)
         for name, own in chosen.items():
             if not torch.equal(parameters[name][~own], kept[name][~own]):
                 raise RuntimeError(f"weights of {name} have moved that are not in the set")
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(before[name])
 
 
 def tuned_sets(
@@ -269,12 +263,17 @@ def closing_items(
         items: How many questions, the first ones.
         data_dir: As in `mmlib.data.load_problems`.
         language: ISO 639-1 code.
+
+    Raises:
+        ValueError: There are not as many questions.
     """
     load = {"data_dir": data_dir or None}
-    asked = load_problems("organism-math", language, **load)[:items]
+    asked = load_problems("organism-math", language, **load)
+    if not 0 < items <= len(asked):
+        raise ValueError(f"items={items}: there are {len(asked)} questions")
     pool = load_problems("organism-math", language, split="calibration", **load)
     rng, rows = np.random.default_rng(0), []
-    for problem in asked:
+    for problem in asked[:items]:
         before = [pool[i] for i in rng.choice(len(pool), shots, replace=False)]
         row = {"id": problem.id, "lang": language, "task": "math", "target": problem.target}
         row["prompt"] = with_shots(problem, before, phrases, phrase)

@@ -357,10 +357,10 @@ def bootstrap_layers(
         raise ValueError(f"languages have different numbers of questions: {sizes}")
     (n,), rng = set(sizes.values()), np.random.default_rng(seed)
     layers = next(iter(firings.values())).counts.shape[1]
-    found = np.zeros((layers, 2))
+    found, cut = np.zeros((layers, 2)), 0.5 if threshold is None else threshold
     for _ in range(draws):
         weights = rng.multinomial(n, np.full(n, 1 / n))
-        rates = {x: f.rates(aggregation, weights, threshold or 0.5) for x, f in firings.items()}
+        rates = {x: f.rates(aggregation, weights, cut) for x, f in firings.items()}
         overlap = overlap_with_english(rates, english=english, threshold=threshold, of=of)
         try:
             chosen = select_layers(ranges(rates), overlap, **selecting)
@@ -378,10 +378,10 @@ OVERLAPS = {
     "rates": {"threshold": None},
     "of English, above .3": {"threshold": 0.3},
     "of English, above .7": {"threshold": 0.7},
+    "of English, by question": {"by_question": True},
 }
-"""Ways to measure the overlap with English."""
-BY_QUESTION = "of English, by question"
-"""One more: the sets of every question for themselves."""
+"""Ways to measure the overlap with English: options of `overlap_with_english`, or the sets of every
+question for themselves (`overlap_by_question`)."""
 
 
 def sensitivity(
@@ -398,7 +398,7 @@ def sensitivity(
     Args:
         firings: Language -> counts of the same questions in the same order.
         aggregations: See `Firing.rates`.
-        overlaps: Name -> options of `overlap_with_english`; `BY_QUESTION` comes last.
+        overlaps: See `OVERLAPS`.
         english: See there.
         threshold: See there.
         last: See `select_layers`.
@@ -408,15 +408,20 @@ def sensitivity(
         layers (joined by blanks), peak, theta, reason (why there are none, else empty).
     """
     rows, how = [], {"english": english, "threshold": threshold}
-    by_question = overlap_by_question(firings, **how)
+    by_question = {
+        name: overlap_by_question(firings, **how)
+        for name, options in overlaps.items()
+        if options.get("by_question")
+    }
     for aggregation in aggregations:
         rates = {x: f.rates(aggregation, threshold=threshold) for x, f in firings.items()}
         measured = {
             name: overlap_with_english(rates, **how | dict(options))
             for name, options in overlaps.items()
-            if aggregation != "set" or "threshold" not in options  # 0 and 1 have no other
+            if name not in by_question
+            and (aggregation != "set" or "threshold" not in options)  # 0 and 1 have no other
         }
-        for name, overlap in (measured | {BY_QUESTION: by_question}).items():
+        for name, overlap in (measured | by_question).items():
             for end in ("before the peak", "with the peak"):
                 try:
                     inclusive = end == "with the peak"

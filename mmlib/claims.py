@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from mmlib import own_checks, slam_checks, swap_checks  # noqa: F401 (their rules register)
+from mmlib import advice_checks, own_checks, slam_checks, swap_checks  # noqa: F401 (rules register)
 from mmlib.checks import (
     RULES,
     SHARED_KEEP_RATIOS,
@@ -134,7 +134,7 @@ def ledger(organism: Tables | None = None, research: Tables | None = None) -> pd
     papers = published("claims").rename(columns={"figure": "published_numbers"})
     about = {"paper": own_checks.BOOK, "where": "our addition", "satisfied": "not_testable"}
     about["published_numbers"] = "nothing was published that could decide it"
-    added = own_checks.CLAIMS.assign(**about)
+    added = pd.concat([own_checks.CLAIMS, advice_checks.CLAIMS]).assign(**about)
     claims = pd.concat([papers, added], ignore_index=True).fillna("")
     rules_of = [RULES.get(claim) for claim in claims.id]
     effect = [published_effect(c) if c in RULES else np.nan for c in papers.id]

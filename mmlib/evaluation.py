@@ -136,6 +136,7 @@ def choose_items(
     parts: Collection[str] | None = None,
     items: int | Mapping[str, int] = 0,
     seed: int | None = None,
+    among: int = 0,
     data_dir: str | Path | None = None,
 ) -> pd.DataFrame:
     """Choose as many items of every part of some tasks.
@@ -150,6 +151,7 @@ def choose_items(
         parts: Only these of their parts; None for all.
         items: Items per part, or how many of which part; 0 takes all.
         seed: Seed of their draw; None takes the first ones.
+        among: Draw among the first so many of every part; 0: among all.
         data_dir: As in `load_problems`.
 
     Returns:
@@ -174,6 +176,7 @@ def choose_items(
     table = table[table.part.isin(list(table.part if parts is None else parts))]
     chosen = []
     for name, part in table.groupby("part", sort=False):
+        part = part.head(among or len(part))
         count = items.get(name, 0) if isinstance(items, Mapping) else items
         if not 0 <= count <= len(part):
             raise ValueError(f"items is {count}: give 0 for all, or at most {len(part)} of {name}")
@@ -193,6 +196,7 @@ def part_answers(
     parts: Collection[str] | None = None,
     items: int | Mapping[str, int] = 0,
     seed: int | None = None,
+    among: int = 0,
     data_dir: str | Path | None = None,
     batch_size: int = 256,
 ) -> pd.DataFrame:
@@ -206,6 +210,7 @@ def part_answers(
         parts: See there.
         items: See there.
         seed: See there.
+        among: See there.
         data_dir: As in `load_problems`.
         batch_size: Prompts per batch.
 
@@ -218,7 +223,7 @@ def part_answers(
     """
     if isinstance(languages, str) or not languages:
         raise ValueError(f"languages is {languages!r}: give a list of at least one")
-    wanted = {"parts": parts, "items": items, "seed": seed, "data_dir": data_dir}
+    wanted = {"parts": parts, "items": items, "seed": seed, "among": among, "data_dir": data_dir}
     chosen = choose_items(tasks, languages[0], **wanted).groupby("task", sort=False).problem_id
     only = {task: set(ids) for task, ids in chosen}
     asking = {"only": only, "data_dir": data_dir, "batch_size": batch_size}

@@ -324,6 +324,38 @@ def mergers(
     return found | ({"joint": partial(dense, joint)} if joint is not None else {})
 
 
+def wanted_answers(
+    pairs: Sequence[tuple[str, int, int]],
+    systems: Sequence[str],
+    crossed: Sequence[str],
+    *,
+    math_parts: Sequence[str],
+    skill_parts: Sequence[str],
+) -> pd.DataFrame:
+    """The rows that mergers of pairs of experts leave, one per part and language.
+
+    Args:
+        pairs: Language, seed of the math expert, seed of the language expert.
+        systems: Mergers of the pairs of equal seeds.
+        crossed: Those of the others.
+        math_parts: Asked in English and in the language.
+        skill_parts: Asked in the language.
+
+    Returns:
+        target, math_seed, lang_seed, system, part, lang.
+    """
+    rows = [
+        (target, first, second, system, part, lang)
+        for target, first, second in pairs
+        for system in (systems if first == second else crossed)
+        for parts, asked in ((math_parts, ("en", target)), (skill_parts, (target,)))
+        for part in parts
+        for lang in dict.fromkeys(asked)
+    ]
+    names = ["target", "math_seed", "lang_seed", "system", "part", "lang"]
+    return pd.DataFrame(rows, columns=names)
+
+
 def skill_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

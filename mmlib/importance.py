@@ -120,13 +120,17 @@ class _NormSums:
         self.modules = modules
         self.shape: torch.Size = torch.Size()
         self.mask: torch.Tensor | None = None
+        self.counts = torch.empty(0)
         self.vectors: dict[str, torch.Tensor] = {}
         self.shared: dict[str, str] = {}
         self._previous: tuple[str, torch.Tensor] | None = None
 
-    def start(self, shape: torch.Size, mask: torch.Tensor | None) -> None:
-        """Begin a batch of (batch, seq) tokens; `mask` is None when there is no padding."""
-        self.shape, self.mask, self._previous = shape, mask, None
+    def start(self, shape: torch.Size, mask: torch.Tensor | None, counts: torch.Tensor) -> None:
+        """Begin a batch of (batch, seq) tokens; `mask` is None when there is no padding.
+
+        `counts` tells how often each sample has each prompt, (samples, batch).
+        """
+        self.shape, self.mask, self.counts, self._previous = shape, mask, counts, None
 
     def __call__(self, name: str, inputs: torch.Tensor) -> None:
         if self._previous is not None and inputs is self._previous[1]:
@@ -134,11 +138,13 @@ class _NormSums:
             return
         self._previous = (name, inputs)
         self.shared[name] = name
-        total = prompt_norms(name, inputs, self.shape, self.mask).sum(0)
+        norms = prompt_norms(name, inputs, self.shape, self.mask)
+        total = self.counts.to(norms.device) @ norms
         old = self.vectors.get(name)
         self.vectors[name] = total if old is None else old.add_(total)
 
-    def result(self, num_samples: int) -> ActivationNorms:
+    def result(self, sizes: Sequence[int]) -> list[ActivationNorms]:
+        """The norms of each sample, of so many prompts."""
         never = [name for name in self.modules if name not in self.shared]
         if never:
             raise ValueError(f"{len(never)} linear modules were never run, for instance {never[0]}")
@@ -148,7 +154,10 @@ class _NormSums:
             if not good:
                 raise ValueError(_not_finite(name, self.modules[name].weight))
         shared = {name: self.shared[name] for name in self.modules}
-        return ActivationNorms(self.vectors, shared, num_samples)
+        return [
+            ActivationNorms({n: v[row].clone() for n, v in self.vectors.items()}, shared, size)
+            for row, size in enumerate(sizes)
+        ]
 
 
 def _not_finite(name: str, weight: torch.Tensor) -> str:
@@ -209,7 +218,6 @@ def _padding(model: nn.Module, batch: Batch) -> torch.Tensor | None:
     return None if bool(mask.all()) else mask.to(model.device, non_blocking=True)
 
 
-@torch.no_grad()
 def collect_activation_norms(
     model: nn.Module, batches: Iterable[Batch], *, include_head: bool = False
 ) -> ActivationNorms:
@@ -230,59 +238,124 @@ def collect_activation_norms(
             some of the tokens only, or activations that are not finite (NaN weights, float16
             overflow).
     """
+    return _collect(model, batches, None, include_head=include_head)[0]
+
+
+def collect_sample_norms(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    counts: torch.Tensor,
+    *,
+    include_head: bool = False,
+) -> list[ActivationNorms]:
+    """`collect_activation_norms` of several samples that share prompts, which are read once.
+
+    Σ_k n_k ‖X^k‖₂ over the distinct prompts, n_k times in a sample: drawing with replacement, and
+    drawing again with another seed, repeats most prompts.
+
+    Args:
+        model: As in `collect_activation_norms`.
+        batches: Likewise, of the distinct prompts.
+        counts: How often each sample has each prompt, (samples, prompts), in the batches' order.
+        include_head: As in `collect_activation_norms`.
+
+    Returns:
+        One per row of `counts`.
+
+    Raises:
+        ValueError: As in `collect_activation_norms`; or a sample without prompts, or counts of
+            more or fewer prompts than there are.
+    """
+    if not counts.sum(1).all():
+        raise ValueError(EMPTY)
+    return _collect(model, batches, counts, include_head=include_head)
+
+
+@torch.no_grad()
+def _collect(
+    model: nn.Module, batches: Iterable[Batch], counts: torch.Tensor | None, *, include_head: bool
+) -> list[ActivationNorms]:
     modules = linear_modules(model, include_head=include_head)
-    sums = _NormSums(modules)
-    num_samples = 0
+    head = model.get_output_embeddings() in modules.values()
+    sums, start = _NormSums(modules), 0
     with observe(modules, sums):
         for batch in batches:
-            sums.start(batch["input_ids"].shape, _padding(model, batch))
-            _run(model, batch, sums.mask, head=model.get_output_embeddings() in modules.values())
-            num_samples += len(batch["input_ids"])
-    if not num_samples:
+            end = start + len(batch["input_ids"])
+            own = torch.ones(1, end - start) if counts is None else counts[:, start:end].float()
+            start = end
+            if own.shape[1] == len(batch["input_ids"]) and own.any():
+                own = own.to(model.device, non_blocking=True)
+                sums.start(batch["input_ids"].shape, _padding(model, batch), own)
+                _run(model, batch, sums.mask, head=head)
+    if not start:
         raise ValueError(EMPTY)
-    return sums.result(num_samples)
+    if counts is not None and counts.shape[1] != start:
+        raise ValueError(f"counts of {counts.shape[1]} prompts for {start}")
+    return sums.result([start] if counts is None else counts.sum(1).int().tolist())
 
 
-def cached_activation_norms(
+def cached_sample_norms(
     model: nn.Module,
     batches: Sequence[Batch],
+    counts: torch.Tensor,
     *,
     model_hash: str,
     include_head: bool = False,
-) -> ActivationNorms:
-    """`collect_activation_norms`, computed once per content.
+) -> list[ActivationNorms]:
+    """`collect_sample_norms`, computed once per content.
 
-    The cache is the folder `$MMLIB_CACHE` (default `~/.cache/mmlib`). Its key is the hash of
-    weights, dtype and configuration, of the token ids (hence of data, sampling, seed and
-    tokenizer), and the scope. A damaged file is computed again, with a warning.
+    The cache is the folder `$MMLIB_CACHE` (default `~/.cache/mmlib`). The key of a sample is the
+    hash of weights, dtype and configuration, of the token ids of its prompts (hence of data,
+    sampling, seed and tokenizer), and the scope. A damaged file is computed again, with a warning.
 
     Args:
         model: As in `collect_activation_norms`.
         batches: Likewise, as a list.
+        counts: As in `collect_sample_norms`.
         model_hash: `mmlib.models.model_hash(model)`.
         include_head: As in `collect_activation_norms`.
     """
     if not batches:
         raise ValueError(EMPTY)
-    digest = hashlib.sha256(f"norms 1 {model_hash} {include_head}".encode())
-    for batch in batches:
-        for ids, mask in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True):
-            digest.update(ids[mask].numpy().tobytes() + b"|")
     root = Path(os.environ.get("MMLIB_CACHE", "~/.cache/mmlib")).expanduser() / "norms"
-    path = root / f"{digest.hexdigest()[:32]}.safetensors"
+    scope = f"norms 2 {model_hash} {include_head}"
+    paths = [root / f"{key}.safetensors" for key in _keys(batches, counts, scope)]
+    found = {row: norms for row, path in enumerate(paths) if (norms := _cached(path))}
+    missing = [row for row in range(len(paths)) if row not in found]
+    if missing:
+        made = collect_sample_norms(model, batches, counts[missing], include_head=include_head)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            for row, norms in zip(missing, made, strict=True):
+                norms.save(paths[row])
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"cannot write to the cache {root} (set MMLIB_CACHE): {error}") from error
+        found |= dict(zip(missing, made, strict=True))
+    return [found[row] for row in range(len(paths))]
+
+
+def _keys(batches: Sequence[Batch], counts: torch.Tensor, scope: str) -> list[str]:
+    """A name for the prompts of each sample, whatever their order."""
+    prompts = [
+        hashlib.sha256(ids[mask].numpy().tobytes()).hexdigest()
+        for batch in batches
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
+    ]
+    found = []
+    for row in counts.int().tolist():
+        own = sorted(f"{prompt} {n}" for prompt, n in zip(prompts, row, strict=True) if n)
+        found.append(hashlib.sha256("\n".join([scope, *own]).encode()).hexdigest()[:32])
+    return found
+
+
+def _cached(path: Path) -> ActivationNorms | None:
     try:
         return ActivationNorms.load(path)
     except FileNotFoundError:
-        pass
+        return None
     except ValueError as error:
-        warnings.warn(f"{error}; it is computed again", stacklevel=2)
-    norms = collect_activation_norms(model, batches, include_head=include_head)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        norms.save(path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"cannot write to the cache {root} (set MMLIB_CACHE): {error}") from error
-    return norms
+        warnings.warn(f"{error}; it is computed again", stacklevel=3)
+        return None
 
 
 @dataclass(frozen=True)
@@ -400,7 +473,6 @@ def collect_scores(
     *,
     accumulation: Literal["float32", "as-published"] = "float32",
     include_head: bool = False,
-    model_hash: str | None = None,
 ) -> ImportanceScores:
     """Score all weights over the calibration prompts.
 
@@ -413,17 +485,10 @@ def collect_scores(
             matrix per module, which stagnates after some hundred prompts. The order of the prompts
             matters then. It needs a matrix per weight and is there for comparison only.
         include_head: Score the output projection too, unless it is tied.
-        model_hash: `mmlib.models.model_hash(model)`; if given, norms are looked up in the cache
-            and kept there (see `cached_activation_norms`).
 
     Raises:
         ValueError: As in `collect_activation_norms`, or an unknown `accumulation`.
     """
-    if accumulation == "float32" and model_hash:
-        norms = cached_activation_norms(
-            model, list(batches), include_head=include_head, model_hash=model_hash
-        )
-        return norms.scores(model)
     if accumulation == "float32":
         return collect_activation_norms(model, batches, include_head=include_head).scores(model)
     if accumulation != "as-published":

@@ -1,12 +1,19 @@
 """Localise math weights in every language and compare them: the first study, one call per step."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.data import Calibration, batches, load_calibration
-from mmlib.importance import ImportanceScores, collect_scores, overlap_sweep
+from mmlib.importance import (
+    ImportanceScores,
+    cached_sample_norms,
+    collect_scores,
+    overlap_sweep,
+)
 from mmlib.masks import ParameterMask
 from mmlib.models import model_hash
 
@@ -59,6 +66,9 @@ def score_samples(
 ) -> dict[Key, ImportanceScores]:
     """Score the weights of `model` on every sample; finished norms come from the cache.
 
+    Samples of one language and task are scored together: a text that several have, or one has
+    several times, is read once.
+
     Args:
         model: A Hugging Face causal language model made of `nn.Linear`.
         tokenizer: Its tokenizer.
@@ -68,16 +78,30 @@ def score_samples(
         accumulation: See `mmlib.importance.collect_scores`.
     """
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    options = {"accumulation": accumulation, "include_head": include_head}
-    options["model_hash"] = model_hash(model)
-    # The published sums depend on the order of the prompts.
-    sorting = {"batch_size": batch_size, "sort": accumulation != "as-published"}
-    return {
-        key: collect_scores(
-            model, batches(tokenizer, sample, max_length=longest, **sorting), **options
-        )
-        for key, sample in samples.items()
-    }
+    # The published sums depend on the order of the prompts, which is therefore kept.
+    batching = {"batch_size": batch_size, "max_length": longest, "sort": False}
+    if accumulation != "float32":
+        options = {"accumulation": accumulation, "include_head": include_head}
+        return {
+            key: collect_scores(model, batches(tokenizer, sample, **batching), **options)
+            for key, sample in samples.items()
+        }
+    scores, options = {}, {"include_head": include_head, "model_hash": model_hash(model)}
+    for language, task in dict.fromkeys(key[:2] for key in samples):
+        own = {key: sample for key, sample in samples.items() if key[:2] == (language, task)}
+        texts, counts = _distinct(tokenizer, list(own.values()))
+        norms = cached_sample_norms(model, batches(tokenizer, texts, **batching), counts, **options)
+        scores |= {key: n.scores(model) for key, n in zip(own, norms, strict=True)}
+    return {key: scores[key] for key in samples}
+
+
+def _distinct(tokenizer, samples: Sequence[Calibration]) -> tuple[list[str], torch.Tensor]:
+    """The texts of all samples, longest first, and how often each sample has them."""
+    texts = list(dict.fromkeys(text for sample in samples for text in sample.texts))
+    lengths = dict(zip(texts, map(len, tokenizer(texts).input_ids), strict=True))
+    texts.sort(key=lambda text: -lengths[text])
+    counts = [Counter(sample.texts) for sample in samples]
+    return texts, torch.tensor([[own[text] for text in texts] for own in counts])
 
 
 def math_sets(

@@ -184,6 +184,18 @@ def check_comparable(*models: PreTrainedModel | PeftModel) -> None:
                 raise ValueError(f"experts of different bases: their {kind} differ in {shown}")
 
 
+def check_vocabularies(*tokenizers: PreTrainedTokenizerBase) -> None:
+    """Refuse experts whose rows of the embeddings stand for other tokens.
+
+    Raises:
+        ValueError: The vocabularies differ; the message names some tokens.
+    """
+    first = tokenizers[0].get_vocab()
+    for other in tokenizers[1:]:
+        if differing := sorted(set(first.items()) ^ set(other.get_vocab().items())):
+            raise ValueError(f"experts of different vocabularies: they differ in {differing[:8]}")
+
+
 def merged(
     math: PreTrainedModel | PeftModel,
     language: PreTrainedModel | PeftModel,

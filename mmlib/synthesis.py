@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 from transformers import PreTrainedModel
 
 from mmlib.alignment import overlap_with_english, ranges
-from mmlib.checks import rank_correlation
 from mmlib.interventions import pruned
 from mmlib.masks import ParameterMask, random_mask
 from mmlib.merging import LayerPlan, swapped_layers
@@ -244,7 +244,7 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's rho; not a number where one side is constant or incomplete."""
     if np.isnan(x).any() or np.isnan(y).any() or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
-    return float(rank_correlation(x, y))
+    return float(spearmanr(x, y).statistic)
 
 
 def chance_rank_correlation(depth: int, *, draws: int = 20_000, seed: int = 0) -> float:

@@ -8,7 +8,7 @@ import copy
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -149,17 +149,29 @@ def trainable_only(
     indices = list(range(len(stack))) if layers is None else sorted(set(layers))
     if wrong := [index for index in indices if not 0 <= index < len(stack)]:
         raise ValueError(f"layers {wrong}: the model has 0 to {len(stack) - 1}")
-    before = {name: p.requires_grad for name, p in model.named_parameters()}
     inside = tuple(f"{prefix}.{index}." for index in indices)
     ends = tuple(f".{name.strip('.')}." for name in modules) or (".",)
-    names = [n for n in before if n.startswith(inside) and any(end in n for end in ends)]
+    parameters = (name for name, _ in model.named_parameters())
+    names = [n for n in parameters if n.startswith(inside) and any(end in n for end in ends)]
     if not names:
         raise ValueError(f"no parameter of layers {indices} belongs to {list(modules)}")
-    chosen = set(names)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in chosen)
-    try:
+    with gradients_of(model, names):
         yield names
+
+
+@contextmanager
+def gradients_of(model: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """Let only these parameters have gradients inside the block; then those that had them before.
+
+    Args:
+        model: Its parameters.
+        names: Full names of some of them.
+    """
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+    try:
+        yield
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(before.get(name, parameter.requires_grad))

@@ -1,22 +1,9 @@
 """The rules of the advice, on planted tables whose effects are known beforehand."""
 
-import importlib
-
 import pandas as pd
 import pytest
 
-from mmlib.checks import RULES
 from mmlib.claims import NO, NOT_TESTABLE, YES, judge
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _rules():
-    """Registered for these tests alone: the ledger does not have these claims yet."""
-    before = dict(RULES)
-    importlib.import_module("mmlib.advice_checks")
-    yield
-    RULES.clear()
-    RULES.update(before)
 
 
 def planted(values, **columns):

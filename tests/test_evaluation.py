@@ -176,8 +176,12 @@ def test_a_draw_of_items_is_the_same_in_every_language_and_follows_its_seed(
     first = evaluation.part_answers(*checkpoint, data_dir=heldout, **draw, parts=["math-1"])
     problems = load_problems("organism-math", "en", data_dir=heldout)[:3]
     assert first[first.lang == "en"].problem_id.tolist() == [p.id for p in problems]
+    few = {"parts": ["math-1"], "data_dir": heldout}
+    drawn = [evaluation.choose_items(items=2, seed=s, among=3, **few) for s in range(8)]
+    assert set(pd.concat(drawn).problem_id) == {p.id for p in problems}
     for wrong, message in (
         ({"items": 7}, "at most 6"),
+        ({"among": 2}, "at most 2"),
         ({"languages": "en"}, "give a list"),
         ({"parts": ["maths"]}, "no part 'maths'"),
     ):

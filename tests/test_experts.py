@@ -24,6 +24,7 @@ from mmlib.experts import (
     named_plans,
     skill_answers,
     train_expert,
+    wanted_answers,
 )
 from mmlib.models import load_model
 from mmlib.training import IGNORED, encode
@@ -314,3 +315,21 @@ def test_merged_answers_are_those_of_the_weights_and_leave_the_model(base, train
     assert right["blank", "math-1", "en"] == "0000"
     alone = part_answers(model, tokenizer, languages=["en"], data_dir=DATA, **math)
     assert right["base", "math-1", "en"].count("1") == alone.correct.sum() > 0
+
+
+def test_wanted_rows_are_those_that_are_asked():
+    pairs = [("sw", 1, 1), ("sw", 1, 2), ("en", 1, 1)]
+    given = {"math_parts": ["math-1", "math-new"], "skill_parts": ["knowledge"]}
+    table = wanted_answers(pairs, ["base", "swap"], ["swap"], **given)
+    sizes = table.groupby(["target", "lang_seed", "system"]).size()
+    assert sizes.to_dict() == {
+        ("en", 1, "base"): 3,
+        ("en", 1, "swap"): 3,
+        ("sw", 1, "base"): 5,
+        ("sw", 1, "swap"): 5,
+        ("sw", 2, "swap"): 5,
+    }
+    assert not table.duplicated().any()
+    own = table.query("target == 'sw' and lang_seed == 2")
+    assert set(own[own.part == "knowledge"].lang) == {"sw"}
+    assert set(own[own.part == "math-new"].lang) == {"en", "sw"}

@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mmlib.importance import (
     ActivationNorms,
-    cached_activation_norms,
+    cached_sample_norms,
     collect_activation_norms,
+    collect_sample_norms,
     collect_scores,
     largest,
     overlap_sweep,
@@ -248,6 +249,29 @@ def test_no_ratio_or_one_twice_is_refused(llama, prompts, ratios):
         overlap_sweep({"en": (scores, scores)}, ratios)
 
 
+def test_samples_that_share_prompts_are_summed_in_one_pass(llama, prompts, monkeypatch):
+    """Each as if its prompts were read one by one, as often as it has them."""
+    counts = torch.tensor([[1, 0, 2, 0, 0, 1, 0], [0, 3, 1, 0, 0, 0, 1]])
+    passes, forward = [], llama.model.forward
+    monkeypatch.setattr(
+        llama.model, "forward", lambda *a, **k: passes.append(1) or forward(*a, **k)
+    )
+    chunks = [pad(prompts[:3]), pad(prompts[3:5]), pad(prompts[5:])]
+    together = collect_sample_norms(llama, chunks, counts)
+    assert len(passes) == 2  # nobody has the prompts of the second batch
+    for row, norms in zip(counts.tolist(), together, strict=True):
+        drawn = [p for p, n in zip(prompts, row, strict=True) for _ in range(n)]
+        alone = collect_activation_norms(llama, one_by_one(drawn))
+        assert norms.num_samples == len(drawn)
+        assert norms.shared == alone.shared
+        for name in alone.vectors:
+            torch.testing.assert_close(norms[name], alone[name], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="empty"):
+        collect_sample_norms(llama, chunks, counts * torch.tensor([[1], [0]]))
+    with pytest.raises(ValueError, match="counts of 6 prompts for 7"):
+        collect_sample_norms(llama, chunks, counts[:, :6])
+
+
 def test_a_prompt_beyond_the_context_is_refused(llama):
     with pytest.raises(ValueError, match="65 tokens, the model reads 64"):
         collect_activation_norms(llama, [pad([torch.ones(65, dtype=torch.int64)])])
@@ -255,11 +279,12 @@ def test_a_prompt_beyond_the_context_is_refused(llama):
 
 def test_a_damaged_cache_file_is_computed_again(llama, prompts, tmp_path, monkeypatch):
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path))
-    first = cached_activation_norms(llama, [pad(prompts)], model_hash="x")
+    once = torch.ones(1, len(prompts))
+    (first,) = cached_sample_norms(llama, [pad(prompts)], once, model_hash="x")
     (path,) = tmp_path.rglob("*.safetensors")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.warns(UserWarning, match="computed again"):
-        again = cached_activation_norms(llama, [pad(prompts)], model_hash="x")
+        (again,) = cached_sample_norms(llama, [pad(prompts)], once, model_hash="x")
     assert all(torch.equal(first[name], again[name]) for name in first.shared)
     assert ActivationNorms.load(path).shared == first.shared
 
@@ -361,9 +386,9 @@ def test_saved_norms_are_the_same_and_damage_is_named(llama, prompts, tmp_path):
 def test_the_cache_is_keyed_by_content(llama, prompts, tmp_path, monkeypatch):
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path))
     files = lambda: len(list(tmp_path.rglob("*.safetensors")))  # noqa: E731
-    cached = lambda batch: cached_activation_norms(  # noqa: E731
-        llama, [batch], model_hash=model_hash(llama)
-    )
+    cached = lambda batch: cached_sample_norms(  # noqa: E731
+        llama, [batch], torch.ones(1, len(batch["input_ids"])), model_hash=model_hash(llama)
+    )[0]
     first = cached(pad(prompts))
     again = cached(pad(prompts, side="left"))
     assert files() == 1

@@ -1,12 +1,21 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import pad
 
+from mmlib.data import batches
 from mmlib.importance import collect_scores
-from mmlib.localisation import across_languages, across_samples, draw_samples, sampling_noise
+from mmlib.localisation import (
+    across_languages,
+    across_samples,
+    draw_samples,
+    sampling_noise,
+    score_samples,
+)
 from mmlib.masks import jaccard
+from mmlib.models import load_model
 
 RATIOS = [0.05, 0.2]
 SEEDS = [1, 101, 201]
@@ -32,6 +41,23 @@ def at(table, **values):
 def specific(scores, language, seed, ratio):
     tops = [scores[language, task, seed].top(ratio) for task in ("gsm8k", "mmlu")]
     return tops[0] - tops[1]
+
+
+def test_samples_scored_together_are_those_scored_alone(tmp_path, monkeypatch):
+    """Texts are repeated within samples, and shared by them."""
+    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path))
+    model, tokenizer = load_model("organism-skewed", dtype="float32")
+    drawn = draw_samples(["organism-math"], ["en", "hi"], [1, 2, 3], num_samples=20)
+    samples = {}
+    for start, key in enumerate(drawn):
+        pool = drawn[key[0], key[1], 1].texts  # of one seed, so that neighbours share most
+        samples[key] = replace(drawn[key], texts=pool[start : start + 10] + pool[start : start + 3])
+    found = score_samples(model, tokenizer, samples, batch_size=7)
+    assert list(found) == list(samples)
+    for key, sample in samples.items():
+        alone = collect_scores(model, batches(tokenizer, sample.texts))
+        for name in alone.weights:
+            assert torch.allclose(found[key].matrix(name), alone.matrix(name), rtol=1e-4)
 
 
 def test_languages_are_compared_within_a_seed(scores):

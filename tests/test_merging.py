@@ -1,6 +1,7 @@
 """Laws of swapping: identities, exact restoration, and agreement with arithmetic done apart."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import peft
@@ -13,6 +14,7 @@ from mmlib.merging import (
     LayerPlan,
     adjusted_weights,
     check_comparable,
+    check_vocabularies,
     dense,
     holding,
     mean_update,
@@ -55,6 +57,10 @@ def test_bands_and_what_does_not_fit():
     assert LayerPlan.bands(8, 2, 1).weights == (1, 1, 0.5, 0, 0, 0, 0.5, 1)
     assert LayerPlan.bands(4, 2, 2, transition=0).weights == (1, 1, 1, 1)
     assert LayerPlan.bands(4, 0, 1, weight=0.3).weights == (0, 0, 0.3, 1)
+    # A transition of weight 0 or 1 is a hard swap, and nothing swapped is the math expert.
+    assert LayerPlan.bands(8, 2, 1, weight=0.0) == LayerPlan.bands(8, 2, 1, transition=0)
+    assert LayerPlan.bands(8, 2, 1, weight=1.0) == LayerPlan.bands(8, 3, 2, transition=0)
+    assert LayerPlan.bands(8, 0, 0).weights == (0,) * 8
     assert LayerPlan.bands(5, 1, 1, transition=(2, 0)).weights == (1, 0.5, 0.5, 0, 1)
     ends = {n: LayerPlan.fitted(n).weights for n in (16, 24, 28, 36)}
     sizes = {n: (w.index(0.5), w[::-1].index(0.5)) for n, w in ends.items()}
@@ -104,14 +110,17 @@ def test_every_tensor_of_a_layer_moves(family):
 def test_tensors_outside_of_the_layers(family, others):
     base, math, language = family
     made = merged(math, language, PLAN, others=others, base=base)
-    name = "model.embed_tokens.weight"
-    expected = {
-        "average": (dense(math)[name] + dense(language)[name]) / 2,
-        "math": dense(math)[name],
-        "language": dense(language)[name],
-        "base": dense(base)[name],
-    }
-    assert torch.allclose(made[name], expected[others], atol=1e-7)
+    outside = [name for name in made if ".layers." not in name]
+    tied = math.config.tie_word_embeddings
+    assert len(outside) == 2 + (not tied)  # embeddings, final norm, head
+    for name in outside:
+        expected = {
+            "average": (dense(math)[name] + dense(language)[name]) / 2,
+            "math": dense(math)[name],
+            "language": dense(language)[name],
+            "base": dense(base)[name],
+        }
+        assert torch.allclose(made[name], expected[others], atol=1e-7)
     with pytest.raises(ValueError, match="others='all'"):
         merged(math, language, PLAN, others="all")
     with pytest.raises(ValueError, match="needs the base"):
@@ -165,6 +174,19 @@ def test_experts_of_different_bases_are_refused(family):
         check_comparable(math, other)
     with pytest.raises(ValueError, match="plan has 2 layers, the model 3"):
         merged(math, base, LayerPlan((0, 1)))
+    with pytest.raises(ValueError, match=r"configurations differ.*vocab_size"):
+        check_comparable(math, build(base.config.model_type, vocab_size=80))
+
+
+def test_experts_of_different_vocabularies_are_refused():
+    """As many tokens, but a row stands for another one."""
+    _, tokenizer = load_model("organism-base")
+    vocabulary = tokenizer.get_vocab()
+    a, b = sorted(vocabulary)[100:102]
+    exchanged = vocabulary | {a: vocabulary[b], b: vocabulary[a]}
+    check_vocabularies(tokenizer, SimpleNamespace(get_vocab=lambda: dict(vocabulary)))
+    with pytest.raises(ValueError, match="different vocabularies"):
+        check_vocabularies(tokenizer, SimpleNamespace(get_vocab=lambda: exchanged))
 
 
 def adapted(model, seed):
