@@ -4,7 +4,7 @@
 # make html        the book from the chapters as they are
 # make rungs       the shares of non-English math that were tried for organism-base (hours)
 # make small       fourteen small organisms: four mixes, seeds, widths, bytes (hours)
-# make sweeps      what chapters 06, 07, 10 to 14, 16 to 19 only show and audit (twenty hours, WORKERS=2)
+# make sweeps      what chapters 06, 07, 10 to 14, 16 to 20 only show and audit (twenty hours, WORKERS=2)
 # make evidence    all shipped tables that are too long for a chapter (DATA=folder, hours)
 #
 # PYTHON=python3.11        the interpreter of the environment (3.11 or newer)
@@ -91,7 +91,7 @@ runs/small/%: | .venv/.installed
 # Every cell of the chapters that audit a sweep; what is finished is not run again.
 GRID = $(PY) -m mmlib grid notebooks/grids
 ALIGN := align align_parts align_knowledge align_stronger
-SWAPS := swap swap_embeddings swap_bands swap_lengths_base swap_lengths_small
+SWAPS := swap swap_random swap_embeddings swap_bands swap_lengths_base swap_lengths_small
 RATES := align_rates align_rates_full align_rates_lora
 sweeps: .venv/.installed small
 	set -e; for grid in what_breaks fractions travel formats precision mixes emergence; do \
@@ -123,6 +123,9 @@ sweeps: .venv/.installed small
 	  tables="$$tables $$own"; done; $(PY) -m mmlib keep swap_answers $$tables
 	set -e; for kind in views yardsticks; do \
 	  $(PY) -m mmlib keep layer_$$kind $$($(GRID)/layers.yml --tables layer_$$kind); done
+	$(GRID)/advice.yml
+	set -e; for kind in answers log forms; do \
+	  $(PY) -m mmlib keep advice_$$kind $$($(GRID)/advice.yml --tables advice_$$kind); done
 
 # All answers of the family, the untrained-model control on real text, what localisation costs.
 evidence: .venv/.installed sweeps

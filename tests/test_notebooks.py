@@ -568,6 +568,26 @@ def check_layers(tables, given):
     assert table.change.abs().max() > 1e-4
 
 
+def check_advice(tables, given):
+    """Accuracies digit by digit, as many weights in every set, and the smaller gain of R3."""
+    answers = tables["advice_answers"]
+    right = answers.groupby(["study", "system", "lang"]).correct.sum().str.count("1")
+    asked = answers.groupby(["study", "system", "lang"]).correct.sum().str.len()
+    for study in ("layers", "weights"):
+        told = tables[f"advice_{study}"].groupby(["system", "lang"]).accuracy.mean()
+        for key, value in told.items():
+            assert value == pytest.approx(right[study, *key] / asked[study, *key])
+    log = tables["advice_log"]
+    sizes = log[log.study == "weights"].groupby(["target", "seed"]).n_weights.nunique()
+    assert (sizes == 1).all()
+    trained = log[log.study == "layers"].system.unique()
+    assert set(trained) == {"all", "middle", "outer", "random 1"}
+    forms = tables["advice_forms"]
+    assert (forms.n == given["form_items"]).all()
+    assert len(forms) == 2 * 3 * 3  # trainings, systems, forms
+    assert forms.as_asked.between(0, 1).all()
+
+
 def test_gains_of_chapter_16_counted_in_the_evidence():
     """Right answers of the headline and of the knowledge task, digit by digit."""
     rows = pd.read_csv(ROOT / "mmlib" / "evidence" / "system_answers.csv", dtype=TEXT)
@@ -621,6 +641,7 @@ CHECKS = {
     "17_moves": check_moves,
     "18_swap": check_swap,
     "19_layers": check_layers,
+    "20_advice": check_advice,
 }
 
 
@@ -848,8 +869,8 @@ def test_chapter_18_trains_on_published_data_sets(borrowed, real_data, tmp_path,
 
 
 @pytest.mark.notebook
-def test_chapter_19_on_a_local_checkpoint(borrowed, real_data, tmp_path, monkeypatch):
-    """Sets from GSM8K and MMLU in two languages, worked solutions of the former."""
+def test_chapters_19_and_20_on_a_local_checkpoint(borrowed, real_data, tmp_path, monkeypatch):
+    """Sets from GSM8K and MMLU in two languages; the advice is asked MGSM."""
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
     base = random_folder(tmp_path, "qwen3", real_data, layers=4)
     given = {"model": str(base), "sweep": True, "languages": ["en", "de"], "targets": ["de"]}
@@ -863,3 +884,13 @@ def test_chapter_19_on_a_local_checkpoint(borrowed, real_data, tmp_path, monkeyp
     assert set(measured.layer) == {0, 1, 2, 3}
     assert set(measured.lang) == {"de"}
     assert np.isfinite(measured.loss).all()
+    advice = {"tasks": ["mgsm"], "parts": [], "items": 1, "draws": 1, "layer_rates": [0.001]}
+    advice |= {"weight_rates": [0.003], "form_steps": 5, "form_items": 2, "keep_ratios": [0.1]}
+    advice |= {"keep_ratio": 0.3, "audit_items": 1, "seeds": [1], "samples": [1]}
+    advice["runs_dir"] = str(tmp_path / "advice")
+    notebook = runner.run(borrowed, "20_advice", given | advice)
+    answers = pd.read_csv(notebook.parent / "advice_answers.csv", dtype=TEXT)
+    assert set(answers.part) == {"mgsm"}
+    assert set(answers[answers.study == "weights"].system) == {"own", "shared", "random 1"}
+    forms = pd.read_csv(notebook.parent / "advice_forms.csv")
+    assert (forms.n == 2).all()
