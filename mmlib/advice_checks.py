@@ -92,7 +92,7 @@ def _pruning_mends_form(tables: Tables) -> pd.Series:
 
     The smaller of that without examples (closed as the grader reads it) and with some (closed as
     they are, mean over the phrases that examples have); one of which the whole model leaves less
-    than 2 % in any training does not count, as nothing is to be mended there.
+    than 2 % in every training does not count, as nothing is to be mended there.
     """
     table = tables["advice_format"]
     columns = ["seed", "system", "shots", "phrase", "as_asked"]

@@ -304,9 +304,6 @@ def mergers(
     """
     experts, how = [math, language], {"others": others, "base": base}
     check_comparable(base, *experts, *([joint] if joint is not None else []))
-    updates = [update_magnitude(base, expert) for expert in experts]
-    by_layer = [table.groupby("layer").share.sum() for table in updates]
-    plans = {**plans, "by update": LayerPlan.from_updates(*by_layer)}
     found = {
         "base": partial(dense, base),
         "math expert": partial(dense, math),
@@ -321,7 +318,13 @@ def mergers(
     if "swap" in plans:
         found["revert"] = partial(merged, math, base, plans["swap"], **how)
     found |= {name: partial(merged, *experts, plan, **how) for name, plan in plans.items()}
+    found["by update"] = lambda: merged(*experts, _plan_of_updates(base, *experts), **how)
     return found | ({"joint": partial(dense, joint)} if joint is not None else {})
+
+
+def _plan_of_updates(base: PreTrainedModel, *experts: PreTrainedModel) -> LayerPlan:
+    updates = [update_magnitude(base, expert) for expert in experts]
+    return LayerPlan.from_updates(*(table.groupby("layer").share.sum() for table in updates))
 
 
 def wanted_answers(

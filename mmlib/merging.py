@@ -118,8 +118,8 @@ class LayerPlan:
 def dense(model: PreTrainedModel | PeftModel) -> Tensors:
     """The parameters of a model by name; a tied matrix once.
 
-    Those of a LoRA expert are its base plus its deltas, alpha / r · B A, under the base's names;
-    only they are copies.
+    Those of a LoRA expert are its base plus its deltas, alpha / r · B A, under the base's names:
+    only they are copies, in float32, since a smaller dtype would round small deltas to nothing.
 
     Raises:
         ValueError: An adapter that is more than LoRA on linear modules, or merged already.
@@ -135,7 +135,7 @@ def dense(model: PreTrainedModel | PeftModel) -> Tensors:
         module, value = name.rpartition(".base_layer.")[0], parameter.detach()
         if module and name.endswith(".weight"):
             delta = modules[module].get_delta_weight(adapter).detach()
-            value = (value.float() + delta.float()).to(value.dtype)
+            value = value.float() + delta.float()
         found[name.replace(".base_layer.", ".")] = value
     return found
 
@@ -214,7 +214,8 @@ def merged(
         base: Needed for `others="base"`.
 
     Returns:
-        Name -> tensor, of the math expert's dtype and device. Layers of weight 0 or 1 are the
+        Name -> tensor, of the math expert's dtype and device (float32 where it has an adapter;
+        `holding` and `save_merged` cast to the model's own). Layers of weight 0 or 1 are the
         expert's own tensors, bit by bit.
 
     Raises:

@@ -210,6 +210,30 @@ def test_lora_experts_are_mixed_by_their_deltas():
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_deltas_of_lora_are_mixed_before_they_are_rounded():
+    """In bfloat16, whose steps near 1 are larger than these deltas: 1 + half of .006 is 1 again."""
+    base = build("llama").to(torch.bfloat16)
+    name = "model.layers.1.self_attn.q_proj"
+    base.get_submodule(name).weight.data.fill_(1.0)
+    math, language = adapted(base, 1), adapted(base, 2)
+    for expert, size in ((math, 0.006), (language, 0.002)):
+        module = expert.get_base_model().get_submodule(name)
+        module.lora_A["default"].weight.data.fill_(1.0)
+        module.lora_B["default"].weight.data.fill_(size / 6)  # alpha / r = 3, two columns
+    mixed = merged(math, language, LayerPlan((0.5,) * len(PLAN.weights)))[f"{name}.weight"]
+    deltas = [
+        e.get_base_model().get_submodule(name).get_delta_weight("default") for e in (math, language)
+    ]
+    expected = 1 + (deltas[0].float() + deltas[1].float()) / 2
+    assert torch.equal(mixed, expected)
+    assert (mixed > 1.003).all()
+    moved = update_magnitude(base, language).set_index("tensor").absolute
+    assert moved[f"{name}.weight"] == pytest.approx(0.002, rel=0.02)
+    with holding(base, merged(math, language, PLAN)):
+        assert base.dtype == torch.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

@@ -655,18 +655,29 @@ def random_folder(parent, kind, real_data, *, layers):
 
 
 def write_hub_files(folder):
-    """Files of Orca-Math and Aya in the layout of the hub's, with sums and single words."""
+    """Files of Orca-Math, Aya and MGSM8KInstruct in the layout of the hub's, with sums."""
     rows = {
         "orca-math": {
             "question": [f"{n} and {n}?" for n in range(12)],
             "answer": [f"{n} + {n} = {2 * n}" for n in range(12)],
         },
         "aya": {
-            "inputs": [f"Andika {n}." for n in range(12)],
-            "targets": [str(n) for n in range(12)],
-            "language_code": ["swh"] * 12,
+            "inputs": [f"{text} {n}." for text in ("Andika", "Schreibe") for n in range(12)],
+            "targets": [str(n) for n in range(12)] * 2,
+            "language_code": ["swh"] * 12 + ["deu"] * 12,
         },
     }
+    lines = [
+        {
+            "prompt": f"Answer in {name}.\n\n### Instruction:\n{n} + {n}?\n\n### Response:",
+            "chosen": f"{2 * n} #### {2 * n}",
+        }
+        for n in range(20)
+        for name in ("English", "German")
+    ]
+    (folder / "mgsm8kinstruct").mkdir()
+    path = folder / "mgsm8kinstruct" / "MGSM8KInstruct_Parallel.json"
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     for task, columns in rows.items():
         (folder / task).mkdir()
         pd.DataFrame(columns).to_parquet(folder / task / "train-00000-of-00001.parquet")
@@ -805,11 +816,12 @@ def test_chapter_17_compares_any_checkpoints_with_their_base(borrowed, tmp_path,
 
 
 @pytest.mark.notebook
-def test_chapter_17_trains_on_published_data_sets(borrowed, tmp_path, monkeypatch):
-    """Orca-Math and Aya in the layout of the hub's files, from a folder."""
+def test_chapter_17_trains_on_published_data_sets(borrowed, real_data, tmp_path, monkeypatch):
+    """Orca-Math and Aya in the layout of the hub's files, a base of random weights."""
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
     write_hub_files(tmp_path)
-    given = {"sweep": True, "data_dir": str(tmp_path), "experts": [], "roles": ["math", "sw"]}
+    given = {"model": str(random_folder(tmp_path, "qwen3", real_data, layers=4))}
+    given |= {"sweep": True, "data_dir": str(tmp_path), "experts": [], "roles": ["math", "sw"]}
     given |= {"math_tasks": ["orca-math"], "language_tasks": ["aya"], "seeds": [1, 2], "steps": 5}
     given |= {"train_batch": 2, "heldout": 2, "learning_rate": 0.001, "embeddings": True}
     given |= {"experts_dir": str(tmp_path / "experts")}
@@ -821,23 +833,30 @@ def test_chapter_17_trains_on_published_data_sets(borrowed, tmp_path, monkeypatc
     assert (updates[updates.tensor.str.contains("embed")].absolute > 0).all()
 
 
-@pytest.mark.notebook
-def test_chapter_18_swaps_two_local_checkpoints(borrowed, real_data, tmp_path, monkeypatch):
-    """By parameters alone: random weights in hub layout, asked MGSM with eight worked examples."""
+def noisy_experts(base):
+    """Two copies of a checkpoint beside it, all of whose weights have moved; as parameters."""
     import torch
 
-    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
-    base = random_folder(tmp_path, "llama", real_data, layers=4)
-    for seed, name in enumerate(("math", "swahili")):
+    paths = {}
+    for seed, name in enumerate(("math_expert", "language_expert")):
         model, tokenizer = load_model(str(base), dtype="float32")
         torch.manual_seed(seed)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 0.01 * torch.randn_like(parameter)
-        model.save_pretrained(tmp_path / name)
-        tokenizer.save_pretrained(tmp_path / name)
+        paths[name] = str(base.with_name(name))
+        model.save_pretrained(paths[name])
+        tokenizer.save_pretrained(paths[name])
+    return paths
+
+
+@pytest.mark.notebook
+def test_chapter_18_swaps_two_local_checkpoints(borrowed, real_data, tmp_path, monkeypatch):
+    """By parameters alone: random weights in hub layout, asked MGSM with eight worked examples."""
+    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
+    base = random_folder(tmp_path, "llama", real_data, layers=4)
     given = {"model": str(base), "languages": [], "target": "sw", "tasks": ["mgsm"], "parts": []}
-    given |= {"math_expert": str(tmp_path / "math"), "language_expert": str(tmp_path / "swahili")}
+    given |= noisy_experts(base)
     given |= {"skill_tasks": [], "ask_dir": str(real_data), "audit_items": 1}
     given["audited"] = ["base", "math expert", "language expert", "swap", "revert", "TIES"]
     notebook = runner.run(borrowed, "18_swap", given)
@@ -869,14 +888,17 @@ def test_chapter_18_trains_on_published_data_sets(borrowed, real_data, tmp_path,
 
 
 @pytest.mark.notebook
-def test_chapters_19_and_20_on_a_local_checkpoint(borrowed, real_data, tmp_path, monkeypatch):
-    """Sets from GSM8K and MMLU in two languages; the advice is asked MGSM."""
+def test_chapters_19_and_20_on_local_checkpoints(borrowed, real_data, tmp_path, monkeypatch):
+    """Sets from GSM8K and MMLU, experts of Orca-Math and Aya; the advice is asked MGSM."""
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
+    write_hub_files(tmp_path)
     base = random_folder(tmp_path, "qwen3", real_data, layers=4)
     given = {"model": str(base), "sweep": True, "languages": ["en", "de"], "targets": ["de"]}
     given |= {"math": "gsm8k", "nonmath": "mmlu", "data_dir": str(real_data), "num_samples": 4}
     given |= {"seeds": [1, 2], "samples": [1, 2], "steps": 5, "train_batch": 2, "heldout": 2}
-    layers = {"math_expert": str(base), "language_expert": str(base), "target": "de", "items": 2}
+    given["train_dir"] = str(tmp_path)
+    layers = noisy_experts(base) | {"target": "de", "items": 2}
+    layers |= {"math_tasks": ["orca-math"], "language_tasks": ["aya"]}
     layers |= {"split": "calibration", "num_questions": 4, "prune_ratio": 0.1, "keep_ratio": 0.3}
     layers["experts_dir"] = str(tmp_path / "experts")
     notebook = runner.run(borrowed, "19_layers", given | layers)
@@ -884,7 +906,10 @@ def test_chapters_19_and_20_on_a_local_checkpoint(borrowed, real_data, tmp_path,
     assert set(measured.layer) == {0, 1, 2, 3}
     assert set(measured.lang) == {"de"}
     assert np.isfinite(measured.loss).all()
-    advice = {"tasks": ["mgsm"], "parts": [], "items": 1, "draws": 1, "layer_rates": [0.001]}
+    views = pd.read_csv(notebook.parent / "layer_views.csv")
+    assert (views[views["view"].str.contains("update")].value > 0).all()
+    advice = {"train_tasks": ["mgsm8kinstruct"]}
+    advice |= {"tasks": ["mgsm"], "parts": [], "items": 1, "draws": 1, "layer_rates": [0.001]}
     advice |= {"weight_rates": [0.003], "form_steps": 5, "form_items": 2, "keep_ratios": [0.1]}
     advice |= {"keep_ratio": 0.3, "audit_items": 1, "seeds": [1], "samples": [1]}
     advice["runs_dir"] = str(tmp_path / "advice")
