@@ -543,7 +543,8 @@ def test_ledger_refuses_unknown_verdicts_and_missing_columns():
 def test_every_verdict_of_the_ledger_has_a_badge():
     claims = pytest.importorskip("mmlib.claims")
     assert set(claims.VERDICTS) == set(pages.VERDICTS)
-    rows = len(published("claims")) + len(claims.own_checks.CLAIMS)
+    ours = len(claims.own_checks.CLAIMS) + len(claims.advice_checks.CLAIMS)
+    rows = len(published("claims")) + ours
     assert pages.ledger_html(claims.ledger()).count("<tr") == rows + 1
 
 
