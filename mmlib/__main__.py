@@ -12,8 +12,8 @@ from pathlib import Path
 
 import yaml
 
-from mmlib import grid, runner
-from mmlib.chapters import ChapterError, Project, parameters, resolve
+from mmlib.book import grid, runner
+from mmlib.book.chapters import ChapterError, Project, parameters, resolve
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,7 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("status", help="say which chapters are stale, why, and how long they took")
 
     many = commands.add_parser("grid", help="execute a chapter with many parameters")
-    many.add_argument("file", type=Path, help="YAML: chapter, parameters, vary (see mmlib.grid)")
+    many.add_argument(
+        "file", type=Path, help="YAML: chapter, parameters, vary (see mmlib.book.grid)"
+    )
     many.add_argument("--workers", type=int, default=1, help="runs at a time (default: 1)")
     many.add_argument("--force", action="store_true", help="even what is up to date")
     many.add_argument("--dry-run", action="store_true", help="only say what would run, and why")
@@ -141,7 +143,10 @@ def _status(project: Project, arguments: argparse.Namespace) -> int:
 
 
 def _train(project: Project, arguments: argparse.Namespace) -> int:
-    from mmlib import evaluation, models, organism, results  # these import torch and the harness
+    from mmlib import models
+    from mmlib.organism import training as organism
+    from mmlib.study.stats import summarize
+    from mmlib.tasks import evaluation
 
     if arguments.recipe not in organism.RECIPES:
         raise ValueError(f"no recipe {arguments.recipe!r}; there is {', '.join(organism.RECIPES)}")
@@ -158,12 +163,13 @@ def _train(project: Project, arguments: argparse.Namespace) -> int:
     model, tokenizer = models.load_model(str(folder))
     asking = {"languages": list(recipe.mix.languages), "items": arguments.items}
     answers = evaluation.part_answers(model, tokenizer, data_dir=folder, **asking)
-    organism.describe(folder, results.summarize(answers, by=["part", "lang"]))
+    organism.describe(folder, summarize(answers, by=["part", "lang"]))
     return 0
 
 
 def _random_model(project: Project, arguments: argparse.Namespace) -> int:
-    from mmlib import data, organism
+    from mmlib.organism import training as organism
+    from mmlib.tasks import problems as data
 
     options = vars(arguments)
     where = {"data_dir": options.pop("data_dir")}
@@ -175,14 +181,10 @@ def _random_model(project: Project, arguments: argparse.Namespace) -> int:
 
 
 def _keep(project: Project, arguments: argparse.Namespace) -> int:
-    from mmlib import results
+    from mmlib.study.evidence import keep_evidence
 
     folder = project.places["evidence"]
-    print(
-        results.keep_evidence(
-            arguments.name, arguments.tables, where=arguments.where, folder=folder
-        )
-    )
+    print(keep_evidence(arguments.name, arguments.tables, where=arguments.where, folder=folder))
     return 0
 
 

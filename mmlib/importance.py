@@ -6,32 +6,22 @@ where X_j^k is input feature j of that matrix at all tokens of prompt k (MathNeu
 is enough.
 """
 
-import hashlib
 import json
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from mmlib.hooks import observe
-from mmlib.masks import (
-    OVERLAP_COUNTS,
-    ParameterMask,
-    add_groups,
-    intersections,
-    overlap_rows,
-    pairs_of,
-)
+from mmlib.forward import observe
+from mmlib.masks import ParameterMask
 from mmlib.models import linear_modules
 
 Batch = Mapping[str, torch.Tensor]
@@ -74,6 +64,28 @@ class ActivationNorms:
         moved = {n: v.to(modules[n].weight.device) for n, v in self.vectors.items()}
         norms = ActivationNorms(moved, self.shared, self.num_samples)
         return ImportanceScores({n: modules[n].weight for n in self.shared}, norms)
+
+    def math_specific(
+        self, nonmath: "ActivationNorms", model: nn.Module, *, keep_ratio: float
+    ) -> ParameterMask:
+        """The math-specific set T = top-K(math) - top-K(nonmath); these are the norms on math.
+
+        Args:
+            nonmath: Norms of the same model on non-math text.
+            model: The model whose weights are scored.
+            keep_ratio: K, the share of each matrix that is kept.
+
+        Raises:
+            ValueError: See `scores`; or a keep ratio that is not in (0, 1].
+        """
+        on_math, on_nonmath = self.scores(model), nonmath.scores(model)
+        check_keep_ratios([keep_ratio], on_math.weights)
+        return ParameterMask(
+            {
+                name: math_specific(on_math, on_nonmath, name, [keep_ratio])[0]
+                for name in on_math.weights
+            }
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the vectors (safetensors; sharing and number of samples in the metadata)."""
@@ -218,7 +230,7 @@ def _padding(model: nn.Module, batch: Batch) -> torch.Tensor | None:
     return None if bool(mask.all()) else mask.to(model.device, non_blocking=True)
 
 
-def collect_activation_norms(
+def collect_norms(
     model: nn.Module, batches: Iterable[Batch], *, include_head: bool = False
 ) -> ActivationNorms:
     """Sum the input norms of every scored linear module over the calibration prompts.
@@ -230,7 +242,7 @@ def collect_activation_norms(
     Args:
         model: A Hugging Face causal language model made of `nn.Linear`.
         batches: Dicts of CPU tensors `input_ids` and `attention_mask`, (batch, seq), one prompt a
-            row; see `mmlib.data.batches`.
+            row; see `mmlib.forward.batches`.
         include_head: Score the output projection too, unless it is tied.
 
     Raises:
@@ -248,22 +260,22 @@ def collect_sample_norms(
     *,
     include_head: bool = False,
 ) -> list[ActivationNorms]:
-    """`collect_activation_norms` of several samples that share prompts, which are read once.
+    """`collect_norms` of several samples that share prompts, which are read once.
 
     Σ_k n_k ‖X^k‖₂ over the distinct prompts, n_k times in a sample: drawing with replacement, and
     drawing again with another seed, repeats most prompts.
 
     Args:
-        model: As in `collect_activation_norms`.
+        model: As in `collect_norms`.
         batches: Likewise, of the distinct prompts.
         counts: How often each sample has each prompt, (samples, prompts), in the batches' order.
-        include_head: As in `collect_activation_norms`.
+        include_head: As in `collect_norms`.
 
     Returns:
         One per row of `counts`.
 
     Raises:
-        ValueError: As in `collect_activation_norms`; or a sample without prompts, or counts of
+        ValueError: As in `collect_norms`; or a sample without prompts, or counts of
             more or fewer prompts than there are.
     """
     if not counts.sum(1).all():
@@ -292,70 +304,6 @@ def _collect(
     if counts is not None and counts.shape[1] != start:
         raise ValueError(f"counts of {counts.shape[1]} prompts for {start}")
     return sums.result([start] if counts is None else counts.sum(1).int().tolist())
-
-
-def cached_sample_norms(
-    model: nn.Module,
-    batches: Sequence[Batch],
-    counts: torch.Tensor,
-    *,
-    model_hash: str,
-    include_head: bool = False,
-) -> list[ActivationNorms]:
-    """`collect_sample_norms`, computed once per content.
-
-    The cache is the folder `$MMLIB_CACHE` (default `~/.cache/mmlib`). The key of a sample is the
-    hash of weights, dtype and configuration, of the token ids of its prompts (hence of data,
-    sampling, seed and tokenizer), and the scope. A damaged file is computed again, with a warning.
-
-    Args:
-        model: As in `collect_activation_norms`.
-        batches: Likewise, as a list.
-        counts: As in `collect_sample_norms`.
-        model_hash: `mmlib.models.model_hash(model)`.
-        include_head: As in `collect_activation_norms`.
-    """
-    if not batches:
-        raise ValueError(EMPTY)
-    root = Path(os.environ.get("MMLIB_CACHE", "~/.cache/mmlib")).expanduser() / "norms"
-    scope = f"norms 2 {model_hash} {include_head}"
-    paths = [root / f"{key}.safetensors" for key in _keys(batches, counts, scope)]
-    found = {row: norms for row, path in enumerate(paths) if (norms := _cached(path))}
-    missing = [row for row in range(len(paths)) if row not in found]
-    if missing:
-        made = collect_sample_norms(model, batches, counts[missing], include_head=include_head)
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            for row, norms in zip(missing, made, strict=True):
-                norms.save(paths[row])
-        except (OSError, SafetensorError) as error:
-            raise OSError(f"cannot write to the cache {root} (set MMLIB_CACHE): {error}") from error
-        found |= dict(zip(missing, made, strict=True))
-    return [found[row] for row in range(len(paths))]
-
-
-def _keys(batches: Sequence[Batch], counts: torch.Tensor, scope: str) -> list[str]:
-    """A name for the prompts of each sample, whatever their order."""
-    prompts = [
-        hashlib.sha256(ids[mask].numpy().tobytes()).hexdigest()
-        for batch in batches
-        for ids, mask in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
-    ]
-    found = []
-    for row in counts.int().tolist():
-        own = sorted(f"{prompt} {n}" for prompt, n in zip(prompts, row, strict=True) if n)
-        found.append(hashlib.sha256("\n".join([scope, *own]).encode()).hexdigest()[:32])
-    return found
-
-
-def _cached(path: Path) -> ActivationNorms | None:
-    try:
-        return ActivationNorms.load(path)
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        warnings.warn(f"{error}; it is computed again", stacklevel=3)
-        return None
 
 
 @dataclass(frozen=True)
@@ -466,71 +414,6 @@ def _thresholds(scores: torch.Tensor, sizes: Sequence[int]) -> dict[int, torch.T
     return {size: ordered[size - 1] for size in sizes}
 
 
-@torch.no_grad()
-def collect_scores(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    *,
-    accumulation: Literal["float32", "as-published"] = "float32",
-    include_head: bool = False,
-) -> ImportanceScores:
-    """Score all weights over the calibration prompts.
-
-    Args:
-        model: As in `collect_activation_norms`.
-        batches: Likewise.
-        accumulation: "float32" keeps one vector per linear input and multiplies at the end.
-            "as-published" repeats the arithmetic of the published code: prompt by prompt, the norm
-            is cast to bfloat16, multiplied by |W| in bfloat16, and added to a running bfloat16
-            matrix per module, which stagnates after some hundred prompts. The order of the prompts
-            matters then. It needs a matrix per weight and is there for comparison only.
-        include_head: Score the output projection too, unless it is tied.
-
-    Raises:
-        ValueError: As in `collect_activation_norms`, or an unknown `accumulation`.
-    """
-    if accumulation == "float32":
-        return collect_activation_norms(model, batches, include_head=include_head).scores(model)
-    if accumulation != "as-published":
-        raise ValueError(f"accumulation={accumulation!r}: choose 'float32' or 'as-published'")
-    total = None
-    for total in published_sums(model, batches, include_head=include_head):  # noqa: B007
-        pass
-    if total is None:
-        raise ValueError(EMPTY)
-    return total
-
-
-@torch.no_grad()
-def published_sums(
-    model: nn.Module, batches: Iterable[Batch], *, include_head: bool = False
-) -> Iterator[ImportanceScores]:
-    """The running bfloat16 sums of the published code, after each prompt.
-
-    Args:
-        model: As in `collect_activation_norms`.
-        batches: Likewise; the order of the prompts matters.
-        include_head: As in `collect_activation_norms`.
-
-    Yields:
-        The same scores every time, with one prompt more in them: `copy` what is to be kept.
-    """
-    modules = linear_modules(model, include_head=include_head)
-    magnitudes = {n: m.weight.abs().bfloat16() for n, m in modules.items()}
-    sums = {n: torch.zeros_like(magnitude) for n, magnitude in magnitudes.items()}
-
-    def add(name: str, inputs: torch.Tensor) -> None:
-        norm = prompt_norms(name, inputs, inputs.shape[:2], None)[0]
-        sums[name] += magnitudes[name] * norm.bfloat16()
-
-    for batch in batches:
-        for ids, inside in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True):
-            with observe(modules, add):
-                prompt = {"input_ids": ids[inside][None]}
-                _run(model, prompt, None, head=model.get_output_embeddings() in modules.values())
-            yield ImportanceScores(sums, None)
-
-
 def math_specific(
     on_math: ImportanceScores,
     on_nonmath: ImportanceScores,
@@ -542,69 +425,3 @@ def math_specific(
         on_math.top_of(module, keep_ratios), on_nonmath.top_of(module, keep_ratios), strict=True
     )
     return [in_math & ~in_nonmath for in_math, in_nonmath in pairs]
-
-
-def overlap_sweep(
-    scores: Mapping[str, tuple[ImportanceScores, ImportanceScores]],
-    keep_ratios: Sequence[float],
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Sizes and overlaps of the math-specific sets at every keep ratio, from one selection pass.
-
-    Works through the model matrix by matrix, so that the sets of one matrix are all that is in
-    memory besides the model: an 8B model needs no 8B masks.
-
-    Args:
-        scores: Name (usually a language) -> scores on math and on non-math text.
-        keep_ratios: Shares of each matrix to keep, in (0, 1].
-
-    Returns:
-        Set sizes (`lang`, `keep_ratio`, `group`, `layer`, `module`, `n_topk`, `n_math_specific`,
-        `n_scored`) and overlaps of all pairs (`lang_a`, `lang_b`, `keep_ratio`, `group`, `layer`,
-        `module`, counts, `jaccard`; see `mmlib.masks.add_groups`).
-
-    Raises:
-        ValueError: No scores, an impossible keep ratio, or scores of different weights.
-    """
-    if not scores:
-        raise ValueError("overlap_sweep needs the scores of one language or more")
-    first = next(iter(scores.values()))[0].weights
-    for label, pair in scores.items():
-        _check_same_weights(label, first, pair)
-    check_keep_ratios(keep_ratios, first)
-    sizes, overlaps = [], []
-    for module, weight in first.items():
-        sets = [math_specific(*pair, module, keep_ratios) for pair in scores.values()]
-        at_ratio = [dict(zip(scores, masks, strict=True)) for masks in zip(*sets, strict=True)]
-        counts = torch.stack([intersections(masks) for masks in at_ratio]).tolist()
-        for ratio, count in zip(keep_ratios, counts, strict=True):
-            found = dict(zip(pairs_of(scores), count, strict=True))
-            about = {"module": module, "keep_ratio": ratio}
-            sizes += [about | row for row in _size_rows(found, weight.numel(), ratio)]
-            overlaps += [about | row for row in overlap_rows(found, weight.numel())]
-    pairs = pd.DataFrame(overlaps, columns=["lang_a", "lang_b", *about, *OVERLAP_COUNTS])
-    return (
-        add_groups(pd.DataFrame(sizes), ["lang", "keep_ratio"]),
-        add_groups(pairs, ["lang_a", "lang_b", "keep_ratio"]),
-    )
-
-
-def _check_same_weights(label: str, first: Mapping, pair: Sequence[ImportanceScores]) -> None:
-    for scores in pair:
-        differing = [
-            n
-            for n in first.keys() | scores.weights.keys()
-            if n not in scores.weights
-            or n not in first
-            or scores.weights[n].shape != first[n].shape
-        ]
-        if differing:
-            raise ValueError(f"the scores of {label!r} are over other weights: {differing[:3]}")
-
-
-def _size_rows(found: Mapping[tuple[str, str], int], numel: int, ratio: float) -> list[dict]:
-    kept = selection_size(numel, ratio)
-    return [
-        {"lang": a, "n_topk": kept, "n_math_specific": count, "n_scored": numel}
-        for (a, b), count in found.items()
-        if a == b
-    ]

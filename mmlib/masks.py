@@ -1,22 +1,16 @@
 """Sets of weights, and how far they overlap."""
 
-import itertools
+import hashlib
 import json
 import os
-from collections.abc import Callable, ItemsView, Iterable, KeysView, Mapping
+from collections.abc import Callable, ItemsView, KeysView, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-
-from mmlib.models import layer_index
-
-OVERLAP_COUNTS = ["size_a", "size_b", "intersection", "n_scored", "expected_intersection"]
-COUNTS = ["n_topk", "n_math_specific", *OVERLAP_COUNTS]
 
 
 @dataclass(frozen=True)
@@ -205,88 +199,9 @@ def chance_jaccard(size_a: float, size_b: float, n_scored: float) -> float:
     return expected / (size_a + size_b - expected)
 
 
-def pairs_of(names: Iterable[str]) -> list[tuple[str, str]]:
-    """All pairs of names, each name with itself too, in the order of `intersections`."""
-    return list(itertools.combinations_with_replacement(names, 2))
-
-
-def intersections(sets: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """|A ∩ B| of all `pairs_of` the sets of one matrix, int64, still on their device.
-
-    A pair of a set with itself gives its size.
-    """
-    return torch.stack([(sets[a] & sets[b]).count_nonzero() for a, b in pairs_of(sets)])
-
-
-def overlap_rows(found: Mapping[tuple[str, str], int], numel: int) -> list[dict]:
-    """Counts of each pair of different sets in a matrix of `numel` weights, without ratios."""
-    return [
-        {
-            "lang_a": a,
-            "lang_b": b,
-            "size_a": found[a, a],
-            "size_b": found[b, b],
-            "intersection": count,
-            "n_scored": numel,
-            "expected_intersection": found[a, a] * found[b, b] / numel,
-        }
-        for (a, b), count in found.items()
-        if a != b
-    ]
-
-
-def overlap_table(sets: Mapping[str, ParameterMask]) -> pd.DataFrame:
-    """Overlap of all pairs of sets, per module, per layer and globally.
-
-    Args:
-        sets: Name (usually a language) -> set, two or more, all over the same weights.
-
-    Returns:
-        One row per pair and group; see `add_groups` for the columns.
-
-    Raises:
-        ValueError: Fewer than two sets, or sets over different weights.
-    """
-    if len(sets) < 2:
-        raise ValueError(f"an overlap needs two sets or more, got {list(sets)}")
-    first = next(iter(sets.values()))
-    for other in sets.values():
-        check_comparable(first, other)
-    rows = []
-    for module, mask in first.items():
-        counts = intersections({name: members[module] for name, members in sets.items()}).tolist()
-        found = dict(zip(pairs_of(sets), counts, strict=True))
-        rows += [{"module": module} | row for row in overlap_rows(found, mask.numel())]
-    return add_groups(pd.DataFrame(rows), ["lang_a", "lang_b"])
-
-
-def add_groups(per_module: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Pool counts per module into layers, the head and everything, and add union and Jaccard.
-
-    Args:
-        per_module: Rows with `module`, the `keys` and the count columns.
-        keys: Columns that name what is compared; kept in every group.
-
-    Returns:
-        Tidy table with `group` (module, layer, lm_head or global), `layer` (NA for lm_head and
-        global), `module` (NA unless group is module), the counts, and `union`, `jaccard`.
-        Ratios are always made from pooled counts, never from averages of ratios.
-    """
-    counts = [column for column in COUNTS if column in per_module]
-    table = per_module.assign(
-        layer=per_module.module.map(layer_index).astype("Int64"), group="module"
-    )
-    in_layer = table.layer.notna()
-    parts = [
-        table,
-        table[in_layer].groupby([*keys, "layer"], sort=False)[counts].sum().assign(group="layer"),
-        table[~in_layer].groupby(keys, sort=False)[counts].sum().assign(group="lm_head"),
-        table.groupby(keys, sort=False)[counts].sum().assign(group="global"),
-    ]
-    pooled = [parts[0], *(p.reset_index() for p in parts[1:] if len(p))]
-    result = pd.concat(pooled, ignore_index=True).astype({"layer": "Int64"})
-    if "intersection" in counts:
-        result["union"] = result.size_a + result.size_b - result.intersection
-        result["jaccard"] = result.intersection / result.union.where(result.union > 0)
-    first = [*keys, "group", "layer", "module"]
-    return result[[*first, *(c for c in result if c not in first)]]
+def digest(mask: ParameterMask) -> str:
+    """Twelve characters that tell one set of weights from another."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(mask.items()):
+        digest.update(name.encode() + np.packbits(tensor.cpu().numpy()).tobytes())
+    return digest.hexdigest()[:12]

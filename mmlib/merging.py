@@ -19,6 +19,7 @@ from peft import PeftModel
 from peft.utils import merge_utils
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mmlib.edits import holding
 from mmlib.models import decoder_layers
 
 Others = Literal["average", "math", "language", "base"]
@@ -250,29 +251,6 @@ def _mix(math: torch.Tensor, language: torch.Tensor, weight: float) -> torch.Ten
     if weight in (0, 1):
         return language.to(math.dtype) if weight else math
     return (weight * language.float() + (1 - weight) * math.float()).to(math.dtype)
-
-
-@contextmanager
-def holding(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Let a model hold other weights inside the block; its own are back after it, bit by bit.
-
-    Raises:
-        ValueError: A tensor is missing, or of another shape.
-    """
-    own = dict(model.named_parameters())
-    if wrong := [n for n, p in own.items() if n not in tensors or tensors[n].shape != p.shape]:
-        raise ValueError(f"no fitting tensor for {', '.join(wrong[:5])}")
-    new = {n: tensors[n] for n, p in own.items() if tensors[n].data_ptr() != p.data_ptr()}
-    kept = {name: own[name].detach().clone() for name in new}
-    try:
-        with torch.no_grad():
-            for name, tensor in new.items():
-                own[name].copy_(tensor)
-        yield
-    finally:
-        with torch.no_grad():
-            for name, tensor in kept.items():
-                own[name].copy_(tensor)
 
 
 @contextmanager

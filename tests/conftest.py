@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mmlib import corpus, organism
 from mmlib.models import decoder_layers
+from mmlib.organism import corpus
+from mmlib.organism import training as organism
 
 SMALL = {
     "vocab_size": 97,

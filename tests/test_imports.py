@@ -1,4 +1,4 @@
-"""Modules import downwards only, and the heavy libraries are imported by few of them."""
+"""Rooms import along the allowed arrows, and the heavy libraries stay where they belong."""
 
 import ast
 import subprocess
@@ -7,102 +7,57 @@ from pathlib import Path
 
 import pytest
 
-from mmlib.chapters import imported_modules
+from mmlib.book.chapters import imported_modules
 
 PACKAGE = Path(__file__).parents[1] / "mmlib"
-TREES = {p.stem: ast.parse(p.read_text(encoding="utf-8")) for p in PACKAGE.glob("*.py")}
-LEVELS = {
-    0: {
-        "numerals",
-        "languages",
-        "sources",
-        "models",
-        "hooks",
-        "states",
-        "masks",
-        "results",
-        "pages",
-        "chapters",
-        "progress",
-        "__init__",
-    },
-    1: {
-        "readers",
-        "corpus",
-        "data",
-        "skills",
-        "importance",
-        "interventions",
-        "errors",
-        "plotting",
-        "checks",
-        "own_checks",
-        "slam_checks",
-        "swap_checks",
-        "advice_checks",
-        "claims",
-        "exercises",
-    },
-    2: {
-        "localisation",
-        "evaluation",
-        "benchmark",
-        "organism",
-        "training",
-        "merging",
-        "alignment",
-        "pairs",
-    },
-    3: {"runner", "sweeps", "ceilings", "precision", "formats", "systems", "experts", "synthesis"},
-    4: {"grid", "transfer"},
-    5: {"__main__", "profiles", "advice"},
+TREES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(
+        path.read_text(encoding="utf-8")
+    )
+    for path in PACKAGE.rglob("*.py")
 }
-LEVEL = {module: level for level, modules in LEVELS.items() for module in modules}
-WITHOUT_TORCH = [
-    "numerals",
-    "languages",
-    "sources",
-    "readers",
-    "corpus",
-    "results",
-    "checks",
-    "own_checks",
-    "slam_checks",
-    "swap_checks",
-    "advice_checks",
-    "claims",
-    "pages",
-    "plotting",
-    "exercises",
-    "chapters",
-    "runner",
-]
-ALLOWED = {
-    "papermill": {"runner"},
-    "nbformat": {"runner", "progress"},
-    "transformers": {
-        "models",
-        "data",
-        "localisation",
-        "ceilings",
-        "precision",
-        "formats",
-        "profiles",
-        "evaluation",
-        "benchmark",
-        "organism",
-        "training",
-        "merging",
-        "systems",
-        "experts",
-        "synthesis",
-        "advice",
-    },
-    "peft": {"merging", "systems"},
-    "lm_eval": {"evaluation"},
-    "matplotlib": {"pages", "plotting"},
-    "seaborn": {"plotting"},
+CORE = {
+    "models": set(),
+    "forward": set(),
+    "masks": {"models"},
+    "importance": {"models", "forward", "masks"},
+    "overlap": {"models", "masks", "importance"},
+    "edits": {"models", "masks"},
+    "merging": {"models", "edits"},
+    "neurons": {"models", "forward"},
+    "finetune": {"models", "forward", "edits"},
 }
+"""Modules of the thin package, and those of it that each may import."""
+ROOMS = {
+    "tasks": (),
+    "study": ("tasks", "organism"),
+    "claims": ("study.tables", "study.stats"),
+    "organism": (),
+    "book": ("study.tables", "study.stats", "claims", "tasks"),
+}
+"""What a room may import besides itself and the thin package."""
+WITHOUT_TORCH = ("study.tables", "study.stats", "claims.ledger", "book.page", "book.figures")
+WITHOUT_TORCH += ("book.runner", "book.exercises", "tasks.languages", "organism.corpus")
+LIBRARIES = {
+    "papermill": {"book"},
+    "nbformat": {"book"},
+    "lm_eval": {"tasks"},
+    "datasets": {"tasks"},
+    "matplotlib": {"book"},
+    "seaborn": {"book"},
+    "scipy": {"study"},
+    "statsmodels": {"study", "claims"},
+    "sklearn": {"study"},
+}
+"""Rooms in which a library may be imported; the thin package never does."""
+
+
+def room_of(module):
+    return module.partition(".")[0] if "." in module else ""
+
+
+def inside(module):
+    return {name for name in imported_modules(TREES[module]) if name in TREES and name != module}
 
 
 def libraries(tree):
@@ -116,27 +71,40 @@ def libraries(tree):
     return found
 
 
-def test_every_module_has_a_level():
-    assert set(TREES) <= set(LEVEL), "give a new module its level here and in the book's API page"
+def test_the_thin_package_has_the_modules_that_are_drawn():
+    flat = {module for module in TREES if not room_of(module)}
+    assert flat == {*CORE, "__init__", "__main__"}
+    assert {room_of(module) for module in TREES} == {"", *ROOMS}
+
+
+@pytest.mark.parametrize("module", sorted(set(TREES) - {"__main__", "__init__"}))
+def test_imports_follow_the_arrows(module):
+    room, wanted = room_of(module), inside(module)
+    if not room:
+        assert wanted <= CORE[module]
+        return
+    allowed = {name for name in TREES if not room_of(name)} - {"__main__"}
+    allowed |= {name for name in TREES if room_of(name) == room}
+    for place in ROOMS[room]:
+        allowed |= {name for name in TREES if name == place or room_of(name) == place}
+    assert wanted <= allowed
 
 
 @pytest.mark.parametrize("module", sorted(TREES))
-def test_imports_go_downwards(module):
-    inside = {name for name in imported_modules(TREES[module]) if name in TREES}
-    assert {name for name in inside if LEVEL[name] > LEVEL[module]} == set()
-    peers = {name for name in inside - {module} if LEVEL[name] == LEVEL[module]}
-    assert not {other for other in peers if module in set(imported_modules(TREES[other]))}, "cycle"
+def test_no_circles(module):
+    seen, queue = set(), list(inside(module))
+    while queue:
+        name = queue.pop()
+        if name not in seen:
+            seen.add(name)
+            queue += inside(name)
+    assert module not in seen
 
 
-def test_only_the_command_line_reaches_the_generator():
-    users = {m for m, tree in TREES.items() if "organism" in set(imported_modules(tree))}
-    assert users - {"organism"} <= {"__main__"}
-
-
-@pytest.mark.parametrize("library", sorted(ALLOWED))
+@pytest.mark.parametrize("library", sorted(LIBRARIES))
 def test_libraries_stay_where_they_belong(library):
-    users = {module for module, tree in TREES.items() if library in libraries(tree)}
-    assert users <= ALLOWED[library]
+    users = {room_of(module) for module, tree in TREES.items() if library in libraries(tree)}
+    assert users <= LIBRARIES[library]
 
 
 def test_nothing_is_pickled_and_no_remote_code_is_trusted():

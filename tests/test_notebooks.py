@@ -19,10 +19,10 @@ from scipy.stats import binomtest, spearmanr
 from sklearn.metrics import cohen_kappa_score
 from tokenizers import Tokenizer
 
-from mmlib import runner
 from mmlib.__main__ import main
-from mmlib.chapters import Project, convert, hashes, parameters, run_record
-from mmlib.claims import judge
+from mmlib.book import runner
+from mmlib.book.chapters import Project, convert, hashes, parameters, run_record
+from mmlib.claims.ledger import judge
 from mmlib.models import load_model
 
 ROOT = Path(__file__).parents[1]

@@ -1,0 +1,1 @@
+"""Chapters, their runner, and what stands on a page."""

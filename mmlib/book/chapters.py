@@ -1,0 +1,379 @@
+"""What a chapter is: its source, its parameters, and what its results depend on.
+
+A chapter is `notebooks/chapters/NAME.ipynb` with one cell tagged `parameters`. With its default
+parameters it becomes `book/chapters/NAME.ipynb` and tables in `book/results/`; with others it
+becomes the folder `runs/NAME-HASH/`. `notebooks/chapters.yml` lists the chapters in running order.
+"""
+
+import ast
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmlib import _HOME
+
+SCALARS = {"str": (str,), "int": (int, str), "float": (int, float, str), "bool": (bool, str)}
+"""Types of parameters (and of list items) -> what may be given for them."""
+
+
+class ChapterError(ValueError):
+    """A request that cannot be carried out; the message names the value and the choices."""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """An entry of `notebooks/chapters.yml`."""
+
+    name: str
+    title: str
+    budget_s: float
+    """Its share of the fifteen minutes that all chapters may take on two cores."""
+    reads: tuple[str, ...] = ()
+    """Tables it depends on, `published/NAME`, `evidence/NAME` or `results/NAME`, and checkpoints
+    that no parameter names, `organisms/NAME`."""
+    miniature: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters with which the tests execute it in seconds."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """Where the sources, the published copies and the runs of a checkout lie."""
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        """Folder of unfinished runs and of runs with other parameters."""
+        return self.root / "runs"
+
+    @property
+    def places(self) -> dict[str, Path]:
+        """Folders of what a chapter may name under `reads`."""
+        package = self.root / "mmlib"
+        return {
+            "published": package / "published",
+            "evidence": package / "evidence",
+            "results": self.root / "book" / "results",
+            "organisms": package / "organisms",
+        }
+
+    def source(self, name: str) -> Path:
+        """The notebook that an author writes."""
+        return self.root / "notebooks" / "chapters" / f"{name}.ipynb"
+
+    def executed(self, name: str) -> Path:
+        """Its executed copy, which the book publishes."""
+        return self.root / "book" / "chapters" / f"{name}.ipynb"
+
+    @cached_property
+    def chapters(self) -> dict[str, Chapter]:
+        """Every chapter by name, in the order in which they run."""
+        path = self.root / "notebooks" / "chapters.yml"
+        try:
+            entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+            return {name: Chapter(name, **entry) for name, entry in entries.items()}
+        except FileNotFoundError:
+            raise ChapterError(f"{path} is missing: call this in the root of a checkout") from None
+        except (TypeError, AttributeError, yaml.YAMLError) as error:
+            raise ChapterError(f"{path} is not a list of chapters: {error}") from error
+
+    def chapter(self, name: str) -> Chapter:
+        """Find a chapter by its name or by the path of its notebook."""
+        name = Path(name).name.removesuffix(".ipynb")
+        if name not in self.chapters:
+            raise ChapterError(
+                f"no chapter {name!r}{_suggest(name, self.chapters)}. Chapters are "
+                f"{', '.join(self.chapters)} (notebooks/chapters.yml)"
+            )
+        if not self.source(name).exists():
+            raise ChapterError(f"{self.source(name)} is missing, but chapters.yml names it")
+        return self.chapters[name]
+
+
+def _suggest(word: str, choices: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(choices), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def read_notebook(path: Path) -> dict[str, Any]:
+    """Read a notebook as plain JSON; raise a ChapterError where it is none."""
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        return {"metadata": {}, **notebook, "cells": notebook["cells"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ChapterError(f"{path} is not a notebook: {error!r}") from error
+
+
+def _text(cell: Mapping[str, Any]) -> str:
+    return "".join(cell["source"])
+
+
+# --- parameters ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a parameters cell: `name: type = default  # help`."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+
+
+def parameters(project: Project, name: str) -> dict[str, Parameter]:
+    """Read every parameter of a chapter without running it.
+
+    Raises:
+        ChapterError: the cell holds something else than `name: type = literal  # help`.
+    """
+    cells = read_notebook(project.source(name))["cells"]
+    tagged = [_text(c) for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    found = {}
+    for statement in ast.parse(tagged[0]).body if tagged else ():
+        try:
+            parameter = _parameter(statement, tagged[0].splitlines()[statement.end_lineno - 1])
+        except (AttributeError, ValueError):
+            raise ChapterError(
+                f"{project.source(name)}: the parameters cell holds {ast.unparse(statement)!r}; "
+                "write `name: type = literal  # help` and derive other values in a later cell"
+            ) from None
+        found[parameter.name] = parameter
+    return found
+
+
+def _parameter(statement: Any, last_line: str) -> Parameter:
+    rest = last_line.encode()[statement.end_col_offset :].decode()
+    kind = ast.unparse(statement.annotation)
+    default = ast.literal_eval(statement.value)
+    return Parameter(statement.target.id, kind, default, rest.strip().lstrip("# "))
+
+
+def convert(value: Any, kind: str) -> Any:
+    """Give `value` a declared type: one of `SCALARS`, or `list[...]` of one.
+
+    Text is accepted where it spells such a value; nothing is rounded, cut or guessed.
+
+    Raises:
+        ValueError: it is something else; the message says what is expected.
+    """
+    if kind.startswith("list["):
+        if not isinstance(value, list):
+            raise ValueError(f"expects {kind}, such as '[a, b]', not {value!r}")
+        return [convert(item, kind[5:-1]) for item in value]
+    if kind not in SCALARS:
+        raise ValueError(f"has the type {kind}; use {', '.join(SCALARS)} or list[...] of one")
+    if kind == "bool" and isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.lower(), value)
+    try:
+        if isinstance(value, bool) != (kind == "bool") or not isinstance(value, SCALARS[kind]):
+            raise ValueError
+        return {"str": str, "int": int, "float": float, "bool": bool}[kind](value)
+    except ValueError:
+        raise ValueError(f"expects {kind}, not {value!r}") from None
+
+
+def resolve(
+    project: Project, name: str, given: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Check `given`, values or their YAML spelling, against the parameters of a chapter.
+
+    Returns:
+        All values, and those that differ from the defaults: only these are injected.
+
+    Raises:
+        ChapterError: an unknown name, or a value of another type.
+    """
+    known = parameters(project, name)
+    values = {key: parameter.default for key, parameter in known.items()}
+    for key, value in given.items():
+        if key not in known:
+            raise ChapterError(
+                f"{name} has no parameter {key!r}{_suggest(key, known)}. It has "
+                f"{', '.join(known) or 'none'}; `python -m mmlib list {name}` explains them"
+            )
+        try:
+            if isinstance(value, str) and known[key].type != "str":
+                # The base loader keeps scalars as text: [de, no] are two languages, no False.
+                value = yaml.load(value, yaml.BaseLoader)
+            values[key] = convert(value, known[key].type)
+        except (ValueError, yaml.YAMLError) as error:
+            raise ChapterError(
+                f"parameter {key} of {name} {error}. `python -m mmlib list {name}` explains it"
+            ) from error
+    return values, {key: v for key, v in values.items() if v != known[key].default}
+
+
+# --- what a result depends on -------------------------------------------------------------------
+
+
+def digest(value: Any) -> str:
+    """Hash plain data: the first 16 hex digits of the SHA-256 of its JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_hash(path: str | Path) -> str:
+    """Hash a file; a file that is not there hashes to `"missing"`."""
+    path = Path(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else "missing"
+
+
+def _source_hash(notebook: Mapping[str, Any]) -> str:
+    """Hash what an author writes: kind, text, tags and figure descriptions of every cell."""
+
+    def shown(cell: Mapping[str, Any]) -> list[Any]:
+        return [cell["metadata"].get(key) or None for key in ("tags", "mystnb")]
+
+    return digest([[c["cell_type"], _text(c), *shown(c)] for c in notebook["cells"]])
+
+
+def _shape(node: Any) -> Any:
+    """A syntax tree as lists: no docstrings, no positions, the same in every Python version."""
+    if isinstance(node, list):
+        return [_shape(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = {key: value for key, value in ast.iter_fields(node) if value not in (None, [])}
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+        fields["body"] = node.body[1:]
+    return [type(node).__name__, {key: _shape(value) for key, value in fields.items()}]
+
+
+def imported_modules(tree: ast.AST) -> Iterator[str]:
+    """Modules of `mmlib` that a syntax tree imports anywhere: `importance`, `study.tables`, ...
+
+    A public name of the package itself counts as the module that it comes from.
+    """
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "mmlib":
+            names = [_HOME.get(a.name, f"mmlib.{a.name}") for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        yield from (name.removeprefix("mmlib.") for name in names if name.startswith("mmlib."))
+
+
+def _code_hashes(project: Project, notebook: Mapping[str, Any]) -> dict[str, str]:
+    """Hash every module of `mmlib` that a chapter imports, directly or through another one."""
+    code = [_text(cell) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    plain = re.sub(r"^\s*[%!].*$", "", "\n".join(code), flags=re.MULTILINE)
+    queue = list(imported_modules(ast.parse(plain)))
+    found: dict[str, str] = {}
+    while queue:
+        module = queue.pop()
+        path = project.root / "mmlib" / f"{module.replace('.', '/')}.py"
+        if module not in found and path.exists():
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            found[module] = digest(_shape(tree))
+            queue.extend(imported_modules(tree))
+    return found
+
+
+def _folder_hash(folder: Path) -> str:
+    """Hash the files of a folder, without pages for people; `"missing"` where there is none."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".md")
+    contents = [[p.relative_to(folder).as_posix(), file_hash(p)] for p in files]
+    return digest(contents) if contents else "missing"
+
+
+def _evidence_hashes(project: Project, chapter: Chapter) -> dict[str, str]:
+    found = {}
+    for entry in chapter.reads:
+        place, _, name = entry.partition("/")
+        if place not in project.places or not name:
+            raise ChapterError(
+                f"{chapter.name} reads {entry!r} in notebooks/chapters.yml; write "
+                f"{' or '.join(f'{known}/NAME' for known in project.places)}"
+            )
+        path = project.places[place] / name
+        found[entry] = _folder_hash(path) if place == "organisms" else file_hash(f"{path}.csv")
+    return found
+
+
+FILLED = ("experts_dir", "runs_dir")
+"""Parameters that name a folder in which a sweep keeps what it trains."""
+
+
+def _checkpoint_hashes(project: Project, values: Mapping[str, Any]) -> dict[str, str]:
+    """Hash every organism and every other folder that a parameter names.
+
+    A folder of a user's can be large: it counts by the names, sizes and times of its files. What a
+    run itself fills does not count.
+    """
+    read = [v for name, v in values.items() if name not in FILLED]
+    words = [w for v in read for w in (v if isinstance(v, list) else [v])]
+    names = sorted({w for w in words if isinstance(w, str) and w})
+    organisms = {
+        n: _folder_hash(project.places["organisms"] / n) for n in names if "organism-" in n
+    }
+    found = {name: value for name, value in organisms.items() if value != "missing"}
+    for name in names:
+        folder = project.root / name
+        if name not in found and folder.is_dir():
+            files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+            states = [[p.relative_to(folder).as_posix(), p.stat()] for p in files]
+            found[folder.name] = digest([[n, s.st_size, s.st_mtime_ns] for n, s in states])
+    return found
+
+
+def hashes(project: Project, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Hash everything that decides what a run of a chapter with these values writes."""
+    notebook = read_notebook(project.source(name))
+    return {
+        "source": _source_hash(notebook),
+        "cells": digest([_text(c) for c in notebook["cells"] if c["cell_type"] == "code"]),
+        "parameters": digest(values),
+        "evidence": _evidence_hashes(project, project.chapter(name)),
+        "checkpoint": _checkpoint_hashes(project, values),
+        "code": _code_hashes(project, notebook),
+    }
+
+
+def run_record(path: Path) -> dict[str, Any]:
+    """What an executed notebook says about its own run; empty where it says nothing readable."""
+    try:
+        return read_notebook(path)["metadata"].get("mmlib", {})
+    except (FileNotFoundError, ChapterError):
+        return {}
+
+
+def stale_reasons(
+    recorded: Mapping[str, Any], current: Mapping[str, Any], results: Path
+) -> list[str]:
+    """Say why an executed copy is not what a run would make now.
+
+    Args:
+        recorded: `run_record` of the copy.
+        current: `hashes` of now.
+        results: folder of its tables.
+
+    Returns:
+        One phrase per reason; empty if the copy is up to date.
+    """
+    if not {"hashes", "tables"} <= set(recorded):
+        return ["never run"]
+    old = recorded["hashes"]
+    reasons = []
+    if old["source"] != current["source"]:
+        reasons.append("text changed" if old["cells"] == current["cells"] else "source changed")
+    if old["parameters"] != current["parameters"]:
+        reasons.append("parameters changed")
+    for kind in ("evidence", "checkpoint", "code"):
+        before, now = old[kind], current[kind]
+        if names := sorted(n for n in {*before, *now} if before.get(n) != now.get(n)):
+            reasons.append(f"{kind} changed: {', '.join(names)}")
+    tables = recorded["tables"].items()
+    if names := [name for name, value in tables if file_hash(results / name) != value]:
+        reasons.append(f"tables missing or edited: {', '.join(names)}")
+    return reasons

@@ -1,0 +1,651 @@
+"""Draw the book's figures from tidy tables.
+
+One function per kind of figure. Columns are named as in ``published/*.csv``; languages, layers or
+keep ratios that a table lacks are not drawn. Bars are 95 % intervals, over calibration seeds where
+a table has `seed`. An *overlap table* is the result of `masks.overlap_table` with `model` and
+`seed`; `published` are such tables of the papers' models; `controls` are rows with the column
+`control`: "same language" (lang_a == lang_b, two calibration samples: the ceiling) or "untrained"
+(a model with random weights). Chance at the same set sizes is computed and needs no rows.
+"""
+
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import cycle
+from pathlib import Path
+from textwrap import fill
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from mmlib.study.stats import seed_interval
+from mmlib.study.tables import require_columns
+from mmlib.tasks.languages import LANGUAGES
+
+INK = "#010203"  # stands for currentColor while matplotlib draws; nothing else has this colour
+_INKED = ["text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "grid.color"]
+_INKED += ["xtick.color", "ytick.color", "xtick.labelcolor", "ytick.labelcolor"]
+STYLE = {
+    **dict.fromkeys(_INKED, INK),
+    **dict.fromkeys(["axes.facecolor", "figure.facecolor", "savefig.facecolor"], "none"),
+    **dict.fromkeys(["axes.spines.top", "axes.spines.right"], False),
+    **{"axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.15, "grid.linewidth": 0.6},
+    **{"lines.linewidth": 1.4, "lines.markersize": 4.5, "font.size": 8.5, "axes.titlesize": 9},
+    **{"svg.fonttype": "none", "svg.hashsalt": "mmlib"},
+}
+_FLEX = "display:flex;flex-wrap:wrap;justify-content:center;align-items:flex-start;"
+_LIST = _FLEX + "gap:.1rem 1.2rem;list-style:none;padding:0;margin:.3rem 0;font-size:.85em"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Panels beside or, on a narrow page, below each other; SVG in the ink of the page."""
+
+    alt: str
+    """What the figure shows, in words and with the numbers drawn."""
+    panels: tuple[Canvas, ...]
+    key: tuple[tuple[str, str, str], ...] = ()
+    """What each glyph or dash means: (glyph, colour, meaning)."""
+
+    def svgs(self) -> list[str]:
+        """Return each panel as a labelled SVG element, the same bytes from run to run."""
+        titles = [panel.axes[0].get_title() for panel in self.panels]
+        alts = [f"{title}. {self.alt}" for title in titles] if len(titles) > 1 else [self.alt]
+        return [_svg(panel, alt) for panel, alt in zip(self.panels, alts, strict=True)]
+
+    def _repr_html_(self) -> str:
+        key = "".join(f"<li>{_swatch(*entry[:2])} {escape(entry[2])}</li>" for entry in self.key)
+        return (
+            f'<div class="mm-figure" role="group" aria-label="{escape(self.alt)}">'
+            f'<div style="{_FLEX}gap:.5rem 1rem">{"".join(self.svgs())}</div>'
+            + (f'<ul style="{_LIST}">{key}</ul></div>' if key else "</div>")
+        )
+
+    def save(self, path: str | Path, *, panel: int = 0) -> None:
+        """Write one panel to `path` on white, in the format its suffix names (svg, png, pdf)."""
+        with mpl.rc_context(STYLE):
+            dated = {"Date": None} if Path(path).suffix == ".svg" else None
+            self.panels[panel].savefig(path, facecolor="white", dpi=200, metadata=dated)
+
+
+def _swatch(glyph: str, colour: str) -> str:
+    colour = "currentColor" if colour == INK else colour
+    dashes = {"-": "none", "--": "5 2", "-.": "6 2 1.5 2", ":": "1.5 2"}
+    if glyph not in dashes:
+        return f'<span aria-hidden="true" style="color:{colour}">{glyph}</span>'
+    dash = dashes[glyph]
+    line = f'<path d="M0 4h28" stroke="{colour}" stroke-width="1.5" stroke-dasharray="{dash}"/>'
+    return f'<svg aria-hidden="true" width="28" height="8">{line}</svg>'
+
+
+def _svg(panel: Canvas, alt: str) -> str:
+    """Draw `panel` and make its SVG themed, labelled and free of ids that repeat on a page."""
+    buffer = io.StringIO()
+    with mpl.rc_context({**STYLE, "svg.hashsalt": alt}):
+        panel.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    box = re.search(r'viewBox="([^"]+)"', svg)[1]
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :].strip()
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'<g id="[^"]*"', "<g", body)  # named by matplotlib, referred to by nothing
+    body = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font-size: \1; font-family: inherit", body)
+    body = re.sub(r"font-family: [^;\"]+", "font-family: inherit", body)
+    width = float(box.split()[2])
+    css = f"flex:1 1 {width * 1.2:.0f}px;min-width:0;max-width:{width * 1.9:.0f}px;height:auto"
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{box}" role="img" aria-label="{escape(alt)}" style="{css}">'
+        + body.replace(INK, "currentColor")
+    )
+
+
+# At least 3:1 against a white and a near-black page (a test computes it) and apart for colour-blind
+# readers; a marker, a dash or a label always carries the same distinction.
+COLOURS = ("#0072b2", "#d55e00", "#008f68", "#b8559b", "#8a7400", "#6f7782")
+MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "|": "|"}
+DASHES = {"chance": "--", "same language": "-.", "untrained": ":"}
+CONTROLS = ["same language", "untrained"]
+
+_DOT, _UNTRAINED, _SAME = ({"color": c, "marker": m} for c, m in zip(COLOURS, "osD", strict=False))
+_TICK = {"color": INK, "marker": "|"}
+_MEANING = {"chance": "chance at the same set sizes", "untrained": "untrained model"}
+_MEANING |= {"same language": "same language, other calibration sample"}
+_WIDTH = 3.5  # inches: one panel fills a phone at natural size, two stand side by side on a page
+_OVERLAP = ["model", "lang_a", "lang_b", "keep_ratio", "group"]
+_OVERLAP += ["size_a", "size_b", "n_scored", "jaccard"]
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def _need(table: pd.DataFrame, figure: str, *columns: str) -> pd.DataFrame:
+    require_columns(table, columns, f"the table of {figure}")
+    if table.empty:
+        raise ValueError(f"the table of {figure} has no rows; check the filter that made it")
+    return table
+
+
+def _over_seeds(table: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
+    """Return mean, low and high of `value` over calibration seeds, one row per group of `by`."""
+    if "seed" in table and table.duplicated([*by, "seed"]).any():
+        raise ValueError(f"several rows with equal {', '.join([*by, 'seed'])}: filter to one run")
+    groups = table.dropna(subset=[value]).groupby(by, sort=False)  # empty sets have no Jaccard
+    rows = [(*key, *seed_interval(group[value])[:3]) for key, group in groups]
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high"])
+
+
+def _languages(codes: Iterable[str]) -> list[str]:
+    """Order language codes as in `LANGUAGES`, unknown ones last."""
+    known = list(LANGUAGES)
+    return sorted(set(codes), key=lambda c: (known.index(c) if c in known else len(known), c))
+
+
+def _overlaps(
+    figure: str,
+    group: str,
+    keep_ratio: float,
+    ours: pd.DataFrame,
+    published: pd.DataFrame | None = None,
+    controls: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Stack overlap tables at one group and keep ratio, with pair, control and chance.
+
+    Chance is E / (size_a + size_b - E), where the expected intersection E is the table's own or,
+    where it has none (published tables), size_a size_b / n_scored.
+    """
+    tables = [t for t in (ours, published) if t is not None]
+    tables = [_need(t, figure, *_OVERLAP).assign(control="") for t in tables]
+    if controls is not None and not controls.empty:
+        _need(controls, f"{figure} (controls)", *_OVERLAP, "control")
+        if unknown := sorted(set(controls["control"]) - set(CONTROLS)):
+            raise ValueError(f"unknown control {unknown[0]!r}; choose one of {CONTROLS}")
+        bare = controls["control"] == "untrained"
+        tables.append(controls[~bare & controls["model"].isin(ours["model"])])
+        # the untrained model has a name of its own and stands beside each of our models
+        models = ours[["model"]].drop_duplicates()
+        tables.append(controls[bare].drop(columns="model").merge(models, how="cross"))
+    rows = pd.concat(tables).query("group == @group")
+    have = sorted(set(rows["keep_ratio"]))
+    rows = rows[(rows["keep_ratio"] - keep_ratio).abs() < 1e-12]
+    if rows.empty:
+        raise ValueError(f"{figure}: no {group} rows at keep_ratio {keep_ratio}; there are {have}")
+    expected = rows["size_a"] * rows["size_b"] / rows["n_scored"]
+    if "expected_intersection" in rows:
+        expected = rows["expected_intersection"].fillna(expected)
+    chance = expected / (rows["size_a"] + rows["size_b"] - expected)
+    rows = rows.assign(pair=rows["lang_a"] + "–" + rows["lang_b"], chance=chance)
+    return _in_order(rows, ["lang_a", "lang_b"])
+
+
+def _in_order(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Sort rows by language; models group in their order of appearance, ours first."""
+    order = _languages([code for column in by for code in rows[column]])
+    rows = rows.assign(model=pd.Categorical(rows["model"], rows["model"].unique()))
+    return rows.sort_values(by, key=lambda c: c.map(order.index), kind="stable")
+
+
+def _listed(names: Iterable[str], values: Iterable[float], form: str = ".3f") -> str:
+    return ", ".join(f"{name} {value:{form}}" for name, value in zip(names, values, strict=True))
+
+
+# --- drawing ------------------------------------------------------------------------------------
+
+
+@mpl.rc_context(STYLE)
+def _figure(
+    about: str,
+    groups: Iterable[tuple[str, pd.DataFrame]],
+    draw: Callable[[Axes, pd.DataFrame], str],
+    looks: Mapping[str, Mapping[str, str]] | None = None,
+    **labels,
+) -> Figure:
+    """Draw one panel per group; `draw` returns what its panel shows, in words and numbers."""
+    panels, notes = [], []
+    for title, rows in groups:
+        panels.append(Canvas(figsize=(_WIDTH, 2.6), layout="constrained"))
+        axes = panels[-1].subplots()
+        axes.set(title=title.rsplit("/", 1)[-1], **labels)
+        notes.append(f"{axes.get_title()}: {draw(axes, rows)}".removeprefix(": "))
+    key = [
+        (MARKERS[look["marker"]] if "marker" in look else look["ls"], look["color"], meaning)
+        for meaning, look in (looks or {}).items()
+    ]
+    return Figure(f"{about}. {'; '.join(notes)}.", tuple(panels), tuple(key))
+
+
+def _name(code: str) -> str:
+    return f"{LANGUAGES[code].name} ({code})" if code in LANGUAGES else code
+
+
+def _styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Give each name a colour and a marker, the same in every figure with the same names."""
+    looks = list(zip(COLOURS, MARKERS, strict=False))
+    return {n: {"color": c, "marker": m} for n, (c, m) in zip(names, cycle(looks), strict=False)}
+
+
+def _line(axes: Axes, x: pd.Series, rows: pd.DataFrame, look: Mapping[str, str]) -> None:
+    axes.plot(x, rows["mean"], **look)
+    axes.vlines(x, rows["low"], rows["high"], color=look["color"], alpha=0.6, lw=1)
+
+
+def _dots(
+    axes: Axes, names: Sequence[str], rows: pd.DataFrame, by: str, *, shift: float = 0, **look
+) -> None:
+    """Draw a dot with its interval for each row, at the height of its name in `names`."""
+    rows = rows[rows[by].isin(names)]
+    y = rows[by].map(names.index) + shift
+    axes.plot(rows["mean"], y, ls="", **look)
+    axes.hlines(y, rows["low"], rows["high"], color=look["color"], lw=1.4)
+
+
+def _name_rows(axes: Axes, labels: Sequence[str], *, height: float = 0.23) -> None:
+    """Label the rows of a dot plot from top to bottom and give each its height in inches."""
+    axes.figure.set_figheight(0.9 + height * len(labels))
+    axes.set(ylim=(len(labels) - 0.5, -0.5), yticks=range(len(labels)), yticklabels=labels)
+
+
+def _plain(axes: Axes, values: pd.Series) -> None:
+    """Make the x axis logarithmic, labelled with plain decimals at powers of ten."""
+    ticks = [10.0**n for n in range(-8, 5) if values.min() / 3 <= 10.0**n <= values.max() * 3]
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.9f}".rstrip("0").rstrip(".")))
+
+
+def _depth(layer: pd.Series) -> pd.Series:
+    """Relative depth of layers counted from 0: 0 is the first, 1 the last."""
+    return layer.astype(float) / max(float(layer.max()), 1.0)
+
+
+# --- figures ------------------------------------------------------------------------------------
+
+
+def set_sizes(
+    ours: pd.DataFrame,
+    published: pd.DataFrame | None = None,
+    controls: pd.DataFrame | None = None,
+) -> Figure:
+    """Draw the share of the top-K that is math-specific against the keep ratio, per model.
+
+    Sizes themselves span four decades, which hides the differences between languages.
+
+    Args:
+        ours: `model, lang, keep_ratio, group, n_topk, n_math_specific`, one row per `seed`; only
+            `group == "global"` is drawn.
+        published: The same columns.
+        controls: The same columns for one sample of math text minus another (empty: none), drawn
+            as the mean of the languages: what the draw of the prompts alone leaves.
+    """
+    needed = ["model", "lang", "keep_ratio", "group", "n_topk", "n_math_specific"]
+    tables = [_need(t, "set_sizes", *needed) for t in (ours, published) if t is not None]
+    floor = pd.DataFrame(columns=needed) if controls is None or controls.empty else controls
+    sizes, floor = (
+        table.query("group == 'global'").assign(share=lambda t: t["n_math_specific"] / t["n_topk"])
+        for table in (pd.concat(tables), floor)
+    )
+    sizes = _in_order(sizes, ["lang"])
+    looks, dotted = _styles(sizes["lang"].unique()), {"color": INK, "ls": ":"}
+
+    def draw(axes: Axes, table: pd.DataFrame) -> str:
+        rows = _over_seeds(table, ["lang", "keep_ratio"], "share").sort_values("keep_ratio")
+        for lang, line in rows.groupby("lang", sort=False):
+            _line(axes, line["keep_ratio"], line, looks[lang])
+        mine = floor[floor["model"] == table["model"].iloc[0]]
+        axes.plot(mine.groupby("keep_ratio")["share"].mean(), **dotted)
+        _plain(axes, rows["keep_ratio"])
+        axes.set_ylim(0)
+        largest = rows["keep_ratio"].max()
+        top = rows[rows["keep_ratio"] == largest].set_index("lang")["mean"].reindex(list(looks))
+        percent = (100 * largest * top).dropna()
+        return f"{_listed(percent.index, percent, '.2f')} at keep ratio {largest:g}"
+
+    about = "Size of the math-specific set by language, here in percent of the scored weights"
+    labels = {"xlabel": "keep ratio", "ylabel": "math-specific share of top-K"}
+    key = {_name(lang): look for lang, look in looks.items()}
+    key |= {} if floor.empty else {"math text minus other math text": dotted}
+    return _figure(about, sizes.groupby("model", observed=True), draw, key, **labels)
+
+
+def overlap_pairs(
+    ours: pd.DataFrame,
+    published: pd.DataFrame | None = None,
+    controls: pd.DataFrame | None = None,
+    *,
+    keep_ratio: float = 0.1,
+) -> Figure:
+    """Draw the global Jaccard of each language pair beside its controls, one panel per model."""
+    overlaps = _overlaps("overlap_pairs", "global", keep_ratio, ours, published, controls)
+    looks = {"": _DOT, "same language": _SAME, "untrained": _UNTRAINED}
+
+    def draw(axes: Axes, table: pd.DataFrame) -> str:
+        pairs = table[table["control"] == ""]
+        ceiling = table[table["control"] == "same language"]
+        names = list(dict.fromkeys([*pairs["pair"], *ceiling["pair"]]))
+        _dots(axes, names, _over_seeds(pairs, ["pair"], "chance"), "pair", ms=9, **_TICK)
+        notes = []
+        for kind, rows in table.groupby("control"):
+            mean = _over_seeds(rows, ["pair"], "jaccard")
+            _dots(axes, names, mean, "pair", **looks[kind])
+            notes.append(f"{kind} {_listed(mean['pair'], mean['mean'])}".strip())
+        _name_rows(axes, names)
+        return ", ".join(notes)
+
+    key = {"two languages": _DOT, _MEANING["chance"]: _TICK}
+    key |= {_MEANING[kind]: looks[kind] for kind in CONTROLS if kind in set(overlaps["control"])}
+    about = f"Global Jaccard of math-specific sets at keep ratio {keep_ratio:g}"
+    labels = {"xlabel": "Jaccard", "xlim": (-0.02, 1.02)}
+    return _figure(about, overlaps.groupby("model", observed=True), draw, key, **labels)
+
+
+def layer_profile(
+    ours: pd.DataFrame,
+    published: pd.DataFrame | None = None,
+    controls: pd.DataFrame | None = None,
+    *,
+    keep_ratio: float = 0.1,
+) -> Figure:
+    """Draw the Jaccard of each pair by depth, controls as mean lines, one panel per model."""
+    overlaps = _overlaps("layer_profile", "layer", keep_ratio, ours, published, controls)
+    looks = _styles(dict.fromkeys(overlaps.loc[overlaps["control"] == "", "pair"]))
+
+    def draw(axes: Axes, table: pd.DataFrame) -> str:
+        pairs = table[table["control"] == ""]
+        rows = _over_seeds(pairs, ["pair", "layer"], "jaccard").sort_values("layer")
+        for pair, line in rows.groupby("pair", sort=False):
+            _line(axes, _depth(line["layer"]), line, looks[pair])
+        lines = {"chance": pairs.assign(jaccard=pairs["chance"])}
+        known = [kind for kind in CONTROLS if kind in set(table["control"])]
+        lines |= {kind: table[table["control"] == kind] for kind in known}
+        for kind, control in lines.items():
+            mean = control.groupby("layer")["jaccard"].mean().reset_index()
+            axes.plot(_depth(mean["layer"]), mean["jaccard"], ls=DASHES[kind], color=INK, lw=1.1)
+        mean = rows.groupby("layer")["mean"].mean()
+        peak = f"highest {mean.max():.3f} at layer {mean.idxmax()}"
+        return f"{_listed(('first', 'last'), mean.iloc[[0, -1]])}, {peak}"
+
+    drawn = [kind for kind in DASHES if kind in {"chance", *overlaps["control"]}]
+    key = looks | {_MEANING[kind]: {"color": INK, "ls": DASHES[kind]} for kind in drawn}
+    about = f"Jaccard by layer at keep ratio {keep_ratio:g}, by language pair. Mean of the pairs"
+    labels = {"xlabel": "relative depth", "ylabel": "Jaccard", "xlim": (-0.03, 1.03)}
+    models = overlaps.groupby("model", observed=True)
+    return _figure(about, models, draw, key, ylim=(0, 1), **labels)
+
+
+def overlap_heatmap(table: pd.DataFrame, *, keep_ratio: float = 0.1) -> Figure:
+    """Draw the global Jaccard as a matrix of languages, one panel per model.
+
+    Rows with lang_a == lang_b fill the diagonal, which stays empty without them.
+    """
+    overlaps = _overlaps("overlap_heatmap", "global", keep_ratio, table)
+
+    def draw(axes: Axes, rows: pd.DataFrame) -> str:
+        mean = _over_seeds(rows, ["lang_a", "lang_b", "pair"], "jaccard")
+        codes = _languages([*mean["lang_a"], *mean["lang_b"]])
+        half = mean.pivot(index="lang_a", columns="lang_b", values="mean")
+        half = half.reindex(index=codes, columns=codes)
+        look = {"cmap": "cividis", "vmin": 0, "vmax": 1, "cbar": False, "square": True}
+        # seaborn writes white or dark grey by a cell's lightness: colours that are not INK
+        sns.heatmap(half.fillna(half.T), ax=axes, annot=True, fmt=".2f", **look)
+        axes.set(xlabel="", ylabel="")
+        axes.tick_params(axis="y", rotation=0)
+        return _listed(mean["pair"], mean["mean"])
+
+    about = f"Global Jaccard between languages at keep ratio {keep_ratio:g}"
+    return _figure(about, overlaps.groupby("model", observed=True), draw)
+
+
+def matrix(
+    table: pd.DataFrame, about: str, *, rows: str, columns: str, value: str, panel: str, **labels
+) -> Figure:
+    """Draw a number for every pair of names, one panel per kind.
+
+    Args:
+        table: One row per pair and kind.
+        about: What is drawn, as the beginning of the description.
+        rows: Column of the names from top to bottom.
+        columns: Column of the names from left to right.
+        value: Column of the numbers; colours go from the lowest to the highest of all panels.
+        panel: Column of which every value has a panel.
+        **labels: Properties of the axes, such as `xlabel`.
+    """
+    _need(table, "matrix", rows, columns, value, panel)
+    look = {"cmap": "cividis", "vmin": table[value].min(), "vmax": table[value].max()}
+
+    def draw(axes: Axes, part: pd.DataFrame) -> str:
+        wide = part.pivot(index=rows, columns=columns, values=value)
+        wide = wide.reindex(index=_languages(wide.index), columns=_languages(wide.columns))
+        sns.heatmap(wide.astype(float), ax=axes, annot=True, fmt=".2f", cbar=False, **look)
+        axes.set(**{"xlabel": "", "ylabel": ""} | labels)
+        axes.tick_params(axis="y", rotation=0)
+        axes.figure.set_figheight(1.2 + 0.3 * len(wide))
+        return _listed(part[rows] + " " + part[columns], part[value], ".2f")
+
+    return _figure(about, table.groupby(panel, sort=False), draw)
+
+
+def scatter(
+    table: pd.DataFrame, about: str, *, x: str, y: str, look: str, panel: str, **labels
+) -> Figure:
+    """Draw one number against another, a marker per kind.
+
+    Args:
+        table: One row per point.
+        about: What is drawn, as the beginning of the description.
+        x: Column of the horizontal axis.
+        y: Column of the vertical axis.
+        look: Column of the kinds.
+        panel: Column of which every value has a panel.
+        **labels: Properties of the axes, such as `xlabel` and `ylim`; without an `xlabel` it is a
+            map, whose axes mean nothing.
+    """
+    _need(table, "scatter", x, y, look, panel)
+    looks = _styles(table[look].unique())
+
+    def draw(axes: Axes, rows: pd.DataFrame) -> str:
+        for kind, part in rows.groupby(look, sort=False):
+            axes.plot(part[x], part[y], ls="", **looks[kind] | {"ms": 5})
+        related = f", rank correlation {rows[x].corr(rows[y], 'spearman'):.2f}"
+        return f"{len(rows)} points" + (related if "xlabel" in labels else "")
+
+    key = looks if len(looks) > 1 else {}
+    return _figure(about, table.groupby(panel, sort=False), draw, key, **labels)
+
+
+def accuracy(table: pd.DataFrame, controls: pd.DataFrame | None = None) -> Figure:
+    """Draw accuracies with their Wilson intervals, one panel per task.
+
+    Args:
+        table: The result of `summarize`: `lang, task, accuracy, low, high`, and `model` where
+            several are compared.
+        controls: `lang, task, accuracy` of the answers to beat, drawn as ticks.
+    """
+    _need(table, "accuracy", "lang", "task", "accuracy", "low", "high")
+    table = table.assign(mean=table["accuracy"], model=table.get("model", "model"))
+    models = list(table["model"].unique())
+    looks = _styles(models) if len(models) > 1 else {models[0]: _DOT}
+
+    def draw(axes: Axes, rows: pd.DataFrame) -> str:
+        langs = _languages(rows["lang"])
+        for place, (model, mine) in enumerate(rows.groupby("model", sort=False)):
+            shift = 0.22 * (place - (len(models) - 1) / 2)
+            _dots(axes, langs, mine, "lang", shift=shift, **looks[model])
+        if controls is not None:
+            ticks = controls[controls["task"] == rows["task"].iloc[0]]
+            ticks = ticks[ticks["lang"].isin(langs)]
+            axes.plot(ticks["accuracy"], ticks["lang"].map(langs.index), ls="", ms=9, **_TICK)
+        _name_rows(axes, [_name(lang) for lang in langs])
+        values = rows["lang"] if len(models) == 1 else rows["model"] + " " + rows["lang"]
+        return _listed(values, rows["accuracy"])
+
+    key = looks if len(models) > 1 or controls is not None else {}
+    key = key if controls is None else key | {"to beat": _TICK}
+    look = {"xlabel": "accuracy", "xlim": (-0.02, 1.02)}
+    return _figure("Accuracy", table.groupby("task", sort=False), draw, key, **look)
+
+
+def curves(
+    table: pd.DataFrame,
+    about: str,
+    *,
+    x: str,
+    y: str,
+    panel: str,
+    line: str,
+    levels: Mapping[str, float] | None = None,
+    **labels,
+) -> Figure:
+    """Draw the mean of a quantity against another, and the range that it is the mean of.
+
+    Args:
+        table: One row per value, for instance of every language.
+        about: What is drawn, as the beginning of the description.
+        x: Column of the horizontal axis, which is logarithmic and without zeros where its values
+            span more than a factor of 30.
+        y: Column of the values; bars go from the lowest to the highest.
+        panel: Column of which every value has a panel.
+        line: Column of which every value has a line.
+        levels: Panel -> value of the unedited model, drawn as a dashed line.
+        **labels: Properties of the axes, such as `xlabel` and `ylim`.
+    """
+    _need(table, "curves", panel, line, x, y)
+    positive = table[x][table[x] > 0]
+    logarithmic = positive.max() > 30 * positive.min()
+    looks = _styles(table[line].unique())
+    means = table.groupby([panel, line, x], sort=False)[y].agg(["mean", "min", "max"])
+    means = means.set_axis(["mean", "low", "high"], axis=1).reset_index()
+
+    def draw(axes: Axes, rows: pd.DataFrame) -> str:
+        notes = []
+        for name, part in rows.groupby(line, sort=False):
+            part = part.sort_values(x)
+            _line(axes, part[x], part, looks[name] | {"ms": 4, "lw": 1})
+            ends = part.iloc[[0, -1]]
+            notes.append(f"{name} {_listed(ends[x].map('{:g}'.format), ends['mean'], '.2f')}")
+        if levels and rows[panel].iloc[0] in levels:
+            axes.axhline(levels[rows[panel].iloc[0]], color=INK, ls="--", lw=0.8)
+        if logarithmic:
+            _plain(axes, positive)
+        return ", ".join(notes)
+
+    key = looks if len(looks) > 1 else {}
+    key = key | ({"not edited": {"color": INK, "ls": "--"}} if levels else {})
+    return _figure(about, means.groupby(panel, sort=False), draw, key, **labels)
+
+
+def dots(
+    table: pd.DataFrame, about: str, *, y: str, x: str, look: str, panel: str = "", **labels
+) -> Figure:
+    """Draw values with their bars, a row per name and a marker per kind of value.
+
+    Args:
+        table: One row per value; `low` and `high`, where there are any, are the ends of its bar.
+        about: What is drawn, as the beginning of the description.
+        y: Column of the names, top to bottom in their order.
+        x: Column of the values.
+        look: Column of the kinds.
+        panel: Column of which every value has a panel; default: one panel.
+        **labels: Properties of the axes, such as `xlabel` and `xlim`.
+    """
+    _need(table, "dots", y, x, look, *([panel] if panel else []))
+    table = table.assign(mean=table[x], low=table.get("low", table[x]))
+    table = table.assign(high=table.get("high", table[x]))
+    looks, kinds = _styles(table[look].unique()), list(table[look].unique())
+
+    def draw(axes: Axes, rows: pd.DataFrame) -> str:
+        names, notes = list(rows[y].unique()), []
+        for place, (kind, part) in enumerate(rows.groupby(look, sort=False)):
+            shift = 0.12 * (place - (len(kinds) - 1) / 2)
+            _dots(axes, names, part, y, shift=shift, **looks[kind] | {"ms": 5})
+            notes.append(f"{kind}: {_listed(part[y], part[x], '.2f')}")
+        _name_rows(axes, names, height=0.14 + 0.05 * len(kinds))
+        return "; ".join(notes)
+
+    groups = table.groupby(panel, sort=False) if panel else [("", table)]
+    return _figure(about, groups, draw, looks if len(looks) > 1 else {}, **labels)
+
+
+def training_curve(log: pd.DataFrame, *, columns: Sequence[str] = ("loss",)) -> Figure:
+    """Draw columns of a training log against `tokens`, one panel each and a line per `model`.
+
+    Rows without a value of the column are left out.
+    """
+    _need(log, "training_curve", "tokens", *columns)
+    log = log.assign(model=log.get("model", "model"))
+    looks = {
+        model: {"color": look["color"], "ls": dash}
+        for (model, look), dash in zip(
+            _styles(log["model"].unique()).items(), cycle(["-", "--", ":"])
+        )
+    }
+
+    def draw(axes: Axes, rows: pd.DataFrame) -> str:
+        column, notes = axes.get_title(), []
+        for model, line in rows.groupby("model", sort=False):
+            axes.plot(line["tokens"] / 1e6, line[column], lw=1, **looks[model])
+            name = f"{model} " if len(looks) > 1 else ""
+            notes.append(f"{name}from {line[column].iloc[0]:.3g} to {line[column].iloc[-1]:.3g}")
+        return ", ".join(notes)
+
+    groups = [(column, log.dropna(subset=[column])) for column in columns]
+    about = f"Training over {log['tokens'].max() / 1e6:.3g} million tokens"
+    key = looks if len(looks) > 1 else {}
+    return _figure(about, groups, draw, key, xlabel="million tokens seen")
+
+
+def ratios(table: pd.DataFrame) -> Figure:
+    """Draw measured ratios beside what was aimed at.
+
+    Args:
+        table: `quantity, ratio` and, where known, `low, high` (spread), `aim` and `direction`
+            ("at most" or "at least").
+    """
+    _need(table, "ratios", "quantity", "ratio")
+    columns = ["quantity", "ratio", "low", "high", "aim", "direction"]
+    table = table.reindex(columns=columns).rename(columns={"ratio": "mean"})
+
+    def draw(axes: Axes, rows: pd.DataFrame) -> str:
+        names, notes = list(rows["quantity"]), []
+        _dots(axes, names, rows, "quantity", **_DOT)
+        axes.plot(rows["aim"], range(len(rows)), ls="", ms=11, **_TICK)
+        for y, row in enumerate(rows.itertuples()):
+            aim = f" (aim: {row.direction} {row.aim:g})" if pd.notna(row.aim) else ""
+            notes.append(f"{row.quantity}: {row.mean:.3g}{aim}")
+            across = axes.get_yaxis_transform()
+            axes.text(0.01, y - 0.15, fill(notes[-1], 46), transform=across, va="bottom")
+        _name_rows(axes, [""] * len(names), height=0.6)
+        axes.set_ylim(len(names) - 0.5, -0.8)
+        _plain(axes, rows[["mean", "aim"]].stack())
+        return "; ".join(notes)
+
+    return _figure("Ratios", [("", table)], draw, {"measured": _DOT, "aim": _TICK}, xlabel="ratio")
+
+
+def token_lengths(table: pd.DataFrame, *, column: str = "tokens") -> Figure:
+    """Draw how long texts are in each language, one panel per task.
+
+    Args:
+        table: One row per text: `lang, task` and `column`.
+        column: The length drawn: median, middle half (thick) and 5th to 95th percentile (thin).
+    """
+    _need(table, "token_lengths", "lang", "task", column)
+
+    def draw(axes: Axes, rows: pd.DataFrame) -> str:
+        langs = _languages(rows["lang"])
+        spread = rows.groupby("lang")[column].quantile([0.05, 0.25, 0.5, 0.75, 0.95]).unstack()
+        spread, y = spread.loc[langs], range(len(langs))
+        axes.hlines(y, spread[0.05], spread[0.95], color=COLOURS[0], lw=1)
+        axes.hlines(y, spread[0.25], spread[0.75], color=COLOURS[0], lw=5, alpha=0.5)
+        axes.plot(spread[0.5], y, ls="", **_DOT)
+        _name_rows(axes, [_name(lang) for lang in langs])
+        axes.set_xlim(0, None)
+        return _listed(langs, spread[0.5], "g")
+
+    tasks = table.groupby("task", sort=False)
+    return _figure(f"Median {column} by language", tasks, draw, xlabel=column)

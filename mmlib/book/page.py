@@ -1,0 +1,220 @@
+"""Put results on a page: themed SVG figures, verdict badges, the ledger, the provenance strip.
+
+Everything here is self-contained HTML: it needs no script, and what a stylesheet adds (colours of
+badges, cards on a narrow page) is in ``book/_static/mmlib.css``.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import pandas as pd
+from IPython.display import HTML
+
+from mmlib.book.figures import (
+    accuracy,
+    curves,
+    dots,
+    layer_profile,
+    matrix,
+    overlap_heatmap,
+    overlap_pairs,
+    ratios,
+    scatter,
+    set_sizes,
+    token_lengths,
+    training_curve,
+)
+from mmlib.claims.ledger import ledger
+from mmlib.study.tables import RunInfo, write_table
+
+__all__ = [
+    "accuracy",
+    "badge",
+    "close",
+    "curves",
+    "dots",
+    "layer_profile",
+    "ledger",
+    "ledger_html",
+    "matrix",
+    "open",
+    "overlap_heatmap",
+    "overlap_pairs",
+    "provenance_html",
+    "ratios",
+    "scatter",
+    "set_sizes",
+    "show",
+    "token_lengths",
+    "training_curve",
+    "verdicts",
+]
+VERDICTS = {"yes": "yes", "no": "no", "undecided": "undecided"}
+VERDICTS |= {"not testable here": "none", "no run yet": "none"}
+
+
+def badge(verdict: str) -> str:
+    """Return a verdict as an HTML badge; the word carries it, the colour repeats it."""
+    if verdict not in VERDICTS:
+        raise ValueError(f"unknown verdict {verdict!r}; choose one of {list(VERDICTS)}")
+    return f'<span class="mm-badge mm-{VERDICTS[verdict]}">{verdict}</span>'
+
+
+_VERDICTS_OF = {
+    "published_data": "Published data",
+    "organism": "Organism",
+    "research_run": "Research run",
+}
+
+
+def ledger_html(ledger: pd.DataFrame, *, links: Mapping[str, str] | None = None) -> str:
+    """Return the claims ledger as an HTML table, which is a pile of cards on a narrow page.
+
+    Args:
+        ledger: The result of `claims.ledger`, all of it or some claims; of its columns `id, claim,
+            published_data, organism` and `research_run` have to be there.
+        links: Page of the chapter that treats a claim, by claim id.
+    """
+    missing = [column for column in ("id", "claim", *_VERDICTS_OF) if column not in ledger]
+    if missing:
+        raise ValueError(f"the ledger has no column {missing[0]!r}; it has {list(ledger.columns)}")
+    body = ""
+    for row in ledger.astype(object).where(ledger.notna(), "").to_dict("records"):
+        page = (links or {}).get(row["id"])
+        name = f'<a href="{escape(page)}">{row["id"]}</a>' if page else escape(row["id"])
+        text = {"published_data": row.get("published_numbers", ""), "organism": _found(row)}
+        text["research_run"] = row.get("research_reason", "")
+        check = f"<small>{escape(row.get('restatement', ''))}</small>"
+        cells = f'<th scope="row" role="rowheader">{name} {escape(row["claim"])} {check}</th>'
+        for column, head in _VERDICTS_OF.items():
+            found = f"{badge(row[column])} {escape(text[column])}"
+            cells += f'<td role="cell" data-label="{head}">{found}</td>'
+        body += f'<tr role="row">{cells}</tr>'
+    heads = "".join(
+        f'<th scope="col" role="columnheader">{head}</th>'
+        for head in ("Claim and check", *_VERDICTS_OF.values())
+    )
+    return (
+        '<table class="mm-ledger" role="table"><caption>What the papers claim and what the numbers '
+        f'say</caption><thead role="rowgroup"><tr role="row">{heads}</tr></thead>'
+        f'<tbody role="rowgroup">{body}</tbody></table>'
+    )
+
+
+def _found(row: Mapping[str, object]) -> str:
+    """Effect with interval, what an undecided run could have seen, and the reason, in words."""
+    parts = []
+    if row.get("effect", "") != "":
+        parts.append(f"effect {row['effect']:.3g}")
+        if row["low"] != "":
+            parts[0] += f" ({row['low']:.3g} to {row['high']:.3g}, {row['n']} seeds)"
+        parts[0] += f", yes if above {row['threshold']:.3g}"
+    if row["organism"] == "undecided" and row.get("smallest_detectable_effect", "") != "":
+        parts.append(f"smallest detectable effect {row['smallest_detectable_effect']:.3g}")
+    return "; ".join([*parts, row["reason"]] if row.get("reason") else parts)
+
+
+def provenance_html(run: object, *, seconds: float | None = None) -> str:
+    """Return the strip at a chapter's end: model, code, machine, date and parameters of its run.
+
+    Args:
+        run: The `RunInfo` of the chapter's tables, or the `run` entry of a table's manifest.
+        seconds: How long the chapter took.
+    """
+    run = dict(run) if isinstance(run, Mapping) else vars(run)
+    about = {
+        "model": "{model} {revision} {dtype}".format(**run),
+        "checkpoint": run["checkpoint_hash"][:12],
+        "code": f"mmlib {run['package_version']} {run['commit'][:12]}",
+        "software": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
+        "hardware": run["hardware"],
+        "date": run["date"],
+        "duration": "" if seconds is None else f"{seconds:.0f} s",
+        "parameters": ", ".join(f"{name}={value!r}" for name, value in run["parameters"].items()),
+    }
+    items = "".join(f"<dt>{k}</dt><dd>{escape(v)}</dd>" for k, v in about.items() if v.strip())
+    return f'<dl class="mm-provenance" aria-label="How this page was made">{items}</dl>'
+
+
+# --- header and footer of a chapter ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Page:
+    """A chapter while it runs: its parameters and its clock."""
+
+    parameters: Mapping[str, Any]
+    started: float = field(default_factory=time.perf_counter)
+
+    def run(self, model: Any = None) -> RunInfo:
+        """What made the tables of this page; `model` is the one whose weights count."""
+        from mmlib.models import model_hash  # brings torch
+
+        known = {
+            name: self.parameters[name] for name in ("revision", "dtype") if name in self.parameters
+        }
+        if model is not None:
+            known["checkpoint_hash"] = model_hash(model)
+        name = self.parameters.get("model", "")
+        return RunInfo.collect(name, parameters=self.parameters, **known)
+
+
+def open(namespace: Mapping[str, Any]) -> Page:
+    """Begin a chapter: `this = page.open(globals())` behind its parameters.
+
+    Args:
+        namespace: Globals of the notebook; its annotated names are the parameters.
+    """
+    pd.set_option("display.max_rows", 200)
+    return Page({name: namespace[name] for name in namespace["__annotations__"]})
+
+
+def verdicts(tables: Mapping[str, pd.DataFrame], *claims: str) -> pd.DataFrame:
+    """Decide claims on the tables of this page, and make their verdicts known to its text.
+
+    Args:
+        tables: See `mmlib.claims.ledger.judge`.
+        *claims: Ids. The text may say `published_ID` and `organism_ID`.
+
+    Returns:
+        The rows of the ledger by id.
+    """
+    rows = ledger(tables).set_index("id").loc[list(claims)]
+    for claim, row in rows.iterrows():
+        show(f"published_{claim}", row.published_data)
+        show(f"organism_{claim}", row.organism)
+    return rows
+
+
+def show(name: str, value: Any) -> None:
+    """Make a number or a figure known to the text of the page, without displaying it."""
+    from myst_nb import glue
+
+    glue(name, value, display=False)
+
+
+def close(
+    this: Page,
+    run: RunInfo,
+    *,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+    numbers: Mapping[str, Any] | None = None,
+) -> HTML:
+    """End a chapter: write its tables, glue its numbers, and say how it was made.
+
+    Args:
+        this: Result of `open`.
+        run: Result of `this.run`.
+        tables: Name -> table to write.
+        numbers: Name -> value that the text repeats; `run_seconds` and `run_hardware` are known.
+    """
+    for name, table in (tables or {}).items():
+        write_table(table, name, run)
+    seconds = time.perf_counter() - this.started
+    known = {"run_seconds": seconds, "run_hardware": run.hardware}
+    for name, value in {**(numbers or {}), **known}.items():
+        show(name, value)
+    return HTML(provenance_html(run, seconds=seconds))

@@ -1,0 +1,375 @@
+"""Run chapters: execute them out of sight, and move in what is complete.
+
+A run that fails or is killed changes nothing in `book/`. A run that ends well records in the
+notebook (`metadata.mmlib`) everything its results depend on, see `mmlib.book.chapters`.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nbformat
+
+from mmlib.book.chapters import (
+    Chapter,
+    ChapterError,
+    Project,
+    digest,
+    file_hash,
+    hashes,
+    resolve,
+    run_record,
+    stale_reasons,
+)
+from mmlib.book.progress import Progress
+from mmlib.study.tables import RunInfo
+
+
+class ChapterFailedError(RuntimeError):
+    """A cell failed; the message says which one and where the unfinished notebook lies."""
+
+
+class Status(NamedTuple):
+    """A chapter of the published edition: why it is stale, how long it last took, and when."""
+
+    chapter: Chapter
+    reasons: list[str]
+    seconds: float | None
+    date: str
+
+
+def status(project: Project) -> list[Status]:
+    """Look at every chapter of the published edition, in running order."""
+    rows = []
+    for name, chapter in project.chapters.items():
+        recorded = run_record(project.executed(name))
+        try:
+            reasons = _Task.of(project, name, {}).stale_reasons
+        except ChapterError as error:
+            reasons = [str(error)]
+        rows.append(Status(chapter, reasons, recorded.get("seconds"), recorded.get("date", "")))
+    return rows
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One chapter with one set of parameters, and the places of what it writes."""
+
+    project: Project
+    name: str
+    values: dict[str, Any]
+    changed: dict[str, Any]
+    """The values that differ from the defaults."""
+    hashes: dict[str, Any]
+
+    @classmethod
+    def of(cls, project: Project, name: str, given: Mapping[str, Any]) -> "_Task":
+        name = project.chapter(name).name
+        values, changed = resolve(project, name, given)
+        return cls(project, name, values, changed, hashes(project, name, values))
+
+    @property
+    def id(self) -> str:
+        """The chapter; with other parameters also a hash of what was asked for."""
+        asked = [self.hashes[key] for key in ("cells", "parameters", "code")]
+        return f"{self.name}-{digest(asked)[:10]}" if self.changed else self.name
+
+    @property
+    def executed(self) -> Path:
+        folder = self.project.runs / self.id
+        return folder / f"{self.name}.ipynb" if self.changed else self.project.executed(self.name)
+
+    @property
+    def tables(self) -> Path:
+        return self.executed.parent if self.changed else self.project.places["results"]
+
+    @property
+    def stale_reasons(self) -> list[str]:
+        return stale_reasons(run_record(self.executed), self.hashes, self.tables)
+
+    def short(self, path: Path) -> str:
+        """A path as the reader of a message knows it: relative to the checkout."""
+        inside = path.is_relative_to(self.project.root)
+        return str(path.relative_to(self.project.root) if inside else path)
+
+
+class Plan(NamedTuple):
+    """What running a chapter with some parameters would be."""
+
+    id: str
+    """The chapter; with other parameters also a hash of what is asked for."""
+    tables: Path
+    """Folder of its tables."""
+    reasons: list[str]
+    """Why it would be executed; empty when it is up to date."""
+
+
+def plan(project: Project, name: str, given: Mapping[str, Any]) -> Plan:
+    """Say what `run` would do.
+
+    Raises:
+        ChapterError: a wrong parameter.
+    """
+    task = _Task.of(project, name, given)
+    return Plan(task.id, task.tables, task.stale_reasons)
+
+
+def run(
+    project: Project,
+    name: str,
+    given: Mapping[str, Any] | None = None,
+    *,
+    force: bool = False,
+    label: str = "",
+) -> Path:
+    """Execute a chapter, unless its results are up to date; if only text differs, renew the text.
+
+    Args:
+        project: the checkout.
+        name: the chapter.
+        given: parameters that differ from the defaults, as values or as YAML text.
+        force: execute it even if nothing it depends on has changed.
+        label: put before each line of progress, such as `[2/6] `.
+
+    Returns:
+        The executed notebook: `book/chapters/NAME.ipynb`, or `runs/NAME-HASH/NAME.ipynb` with
+        its tables beside it if any parameter differs from its default.
+
+    Raises:
+        ChapterError: a wrong parameter, a missing table, or another process running it.
+        ChapterFailedError: a cell raised an exception or the kernel died.
+    """
+    task = _Task.of(project, name, given or {})
+    place = task.short(task.executed)
+    if not force and not task.stale_reasons:
+        print(f"{label}{task.id}: up to date ({place}); --force runs it again", flush=True)
+        return task.executed
+    if not force and not task.changed and task.stale_reasons == ["text changed"]:
+        with _only_writer(task), _unfinished(task) as partial:
+            _renew_text(task, partial)
+        print(f"{label}{task.id}: text renewed, nothing executed ({place})", flush=True)
+        return task.executed
+    if absent := [table for table, found in task.hashes["evidence"].items() if found == "missing"]:
+        raise ChapterError(
+            f"{task.name} reads {', '.join(absent)}, which is not there: first run the chapter "
+            "that writes it, or correct `reads` in notebooks/chapters.yml"
+        )
+    budget = project.chapters[task.name].budget_s
+    expected = run_record(task.executed).get("seconds") or budget
+    with _only_writer(task), _unfinished(task) as partial:
+        with Progress(f"{label}{task.id}", expected) as progress:
+            _execute(task, partial, progress)
+        seconds = round(progress.elapsed, 1)
+        _finish(task, partial, seconds)
+        _move_in(task, partial)
+    over = f", over its budget of {budget:g} s" if seconds > budget and not task.changed else ""
+    print(f"{label}{task.id}: done in {seconds:g} s{over} ({place})", flush=True)
+    return task.executed
+
+
+# --- execution ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _only_writer(task: _Task) -> Iterator[None]:
+    """Hold the lock of a task; the system releases it even if this process is killed."""
+    path = task.project.runs / ".locks" / task.id
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = path.read_text()
+            raise ChapterError(
+                f"{task.id} is already being run by process {owner}; wait for it or end it"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@contextmanager
+def _unfinished(task: _Task) -> Iterator[Path]:
+    """A folder for what is not complete; what a killed run of this task left there goes first."""
+    folder = task.project.runs / ".partial" / task.id
+    shutil.rmtree(folder, ignore_errors=True)
+    # Named by process: the dying kernel of a killed run must not write into the next one.
+    partial = folder / str(os.getpid())
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _environment(task: _Task, partial: Path) -> Iterator[str]:
+    """Set what the kernel inherits; yields a folder for its sockets."""
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(prefix="mm-") as sockets:  # a short path, as sockets need
+        os.environ |= {
+            "MMLIB_OUTPUT_DIR": str(partial),
+            "MMLIB_CHAPTER": task.name,
+            "MMLIB_STARTED": str(time.time()),
+            "MMLIB_CACHE": before.get("MMLIB_CACHE") or str(task.project.root / ".cache"),
+            "JUPYTER_RUNTIME_DIR": sockets,
+            "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not the account's
+            # Progress bars and advice about tools that are not used would become output.
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+            "TQDM_DISABLE": "1",
+            "PYTHONWARNINGS": "ignore:IProgress not found",
+        }
+        try:
+            yield sockets
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def _execute(task: _Task, partial: Path, progress: Progress) -> None:
+    from papermill import PapermillExecutionError, execute_notebook  # slow, and seldom needed
+    from traitlets.config import Config
+
+    notebook = partial / f"{task.name}.ipynb"
+    try:
+        with _environment(task, partial) as sockets:
+            # A socket path of its own: by default two kernels started at once share one.
+            kernel = {"transport": "ipc", "ip": f"{sockets}/kernel"}
+            execute_notebook(
+                task.project.source(task.name),
+                notebook,
+                # None with the defaults: the reader of the book sees one parameters cell.
+                parameters=task.changed or None,
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=task.project.root,
+                config=Config(KernelManager=kernel),
+                on_notebook_start=progress.begin,
+                on_cell_execute=progress.cell,
+            )
+    except (PapermillExecutionError, RuntimeError) as error:  # a cell, or the kernel itself
+        _rewrite(task, notebook, {"failed": progress.number})
+        kept = task.project.runs / "failed" / task.id
+        _replace_folder(partial, kept)
+        raise ChapterFailedError(_explain(error, progress, kept / notebook.name)) from None
+
+
+def _explain(error: Exception, progress: Progress, notebook: Path) -> str:
+    lines = [f"{progress.label} failed in cell {progress.number}: {progress.code}"]
+    trace = "\n".join(getattr(error, "traceback", [])) or f"{error} (out of memory?)"
+    lines += [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in trace.splitlines()[-15:]]
+    return "\n".join([*lines, f"The notebook up to that cell: {notebook}"])
+
+
+# --- what is kept -------------------------------------------------------------------------------
+
+
+def _finish(task: _Task, partial: Path, seconds: float) -> None:
+    """Write into the executed notebook what the run was."""
+    notebook = partial / f"{task.name}.ipynb"
+    written = sorted(p for p in partial.rglob("*") if p.is_file() and p != notebook)
+    information = asdict(RunInfo.collect(task.values.get("model", ""), parameters=task.values))
+    record = {
+        "chapter": task.name,
+        "seconds": seconds,
+        "hashes": task.hashes,
+        "tables": {p.relative_to(partial).as_posix(): file_hash(p) for p in written},
+        **{key: value for key, value in information.items() if value},
+    }
+    _rewrite(task, notebook, record)
+
+
+def _rewrite(task: _Task, path: Path, record: Mapping[str, Any]) -> None:
+    """Put our record in place of papermill's metadata, and remove paths of this machine."""
+    notebook = nbformat.read(path, as_version=4)
+    kernel = notebook.metadata.get("kernelspec", {})
+    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "mmlib": dict(record)})
+    substitutions = _substitutions(task, path.parent)
+    for cell in notebook.cells:
+        # papermill adds an empty list of tags; both kinds of metadata hold the time of day.
+        kept = {k: v for k, v in cell.metadata.items() if v and k not in ("papermill", "execution")}
+        cell.metadata = nbformat.from_dict(kept)
+        if cell.cell_type == "code":
+            cell.outputs = nbformat.from_dict(_substitute(cell.outputs, substitutions))
+    nbformat.write(notebook, path)
+
+
+def _substitutions(task: _Task, partial: Path) -> list[tuple[re.Pattern, str]]:
+    """Patterns of paths that mean something on this machine only, and what to write instead."""
+    known = {
+        partial: task.short(task.tables) if task.changed else "book/results",
+        task.project.root: ".",
+        Path(sys.prefix): "env",
+        Path.home(): "~",
+    }
+    paths = {re.escape(str(p)): new for path, new in known.items() for p in (path, path.resolve())}
+    paths = {old: new for old, new in paths.items() if len(old) > 1} | {
+        r"/\S*/ipykernel_\d+": "kernel"
+    }
+    return [(re.compile(rf"(?<![\w.+-]){old}(?![\w.-])"), new) for old, new in paths.items()]
+
+
+def _substitute(value: Any, substitutions: Iterable[tuple[re.Pattern, str]]) -> Any:
+    if isinstance(value, dict):
+        return {key: _substitute(item, substitutions) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_substitute(item, substitutions) for item in value]
+    if isinstance(value, str):
+        for pattern, new in substitutions:
+            value = pattern.sub(new, value)
+    return value
+
+
+def _renew_text(task: _Task, partial: Path) -> None:
+    """Put the outputs of the published copy into the source as it is now."""
+    old = nbformat.read(task.executed, as_version=4)
+    new = nbformat.read(task.project.source(task.name), as_version=4)
+    before, now = ([c for c in notebook.cells if c.cell_type == "code"] for notebook in (old, new))
+    for cell, executed in zip(now, before, strict=True):
+        cell.outputs, cell.execution_count = executed.outputs, executed.execution_count
+    new.metadata = old.metadata
+    new.metadata.mmlib.hashes = nbformat.from_dict(task.hashes)
+    nbformat.write(new, partial / task.executed.name)
+    _place(partial / task.executed.name, task.executed)
+
+
+def _place(path: Path, target: Path) -> None:
+    """Copy a file beside its target, then move it: atomic even if `runs/` is on another disk."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(shutil.copyfile(path, target.with_name(f".{target.name}")), target)
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        target.rename(source.parent / "replaced")  # removed with everything unfinished
+    source.rename(target)
+
+
+def _move_in(task: _Task, partial: Path) -> None:
+    """Put a complete run in its place.
+
+    Tables go first: a move that is cut off leaves tables that differ from the hashes in the old
+    notebook, so the chapter is stale. Tables that are no longer written are removed.
+    """
+    if task.changed:
+        return _replace_folder(partial, task.executed.parent)
+    old = {task.tables / name for name in run_record(task.executed).get("tables", ())}
+    notebook = partial / task.executed.name
+    tables = [p for p in partial.rglob("*") if p.is_file() and p != notebook]
+    targets = {p: task.tables / p.relative_to(partial) for p in tables}
+    for path, target in [*targets.items(), (notebook, task.executed)]:
+        _place(path, target)
+    for path in old - set(targets.values()):
+        path.unlink(missing_ok=True)
+    return None

@@ -1,0 +1,1 @@
+"""Each claim beside the rule that decides it."""

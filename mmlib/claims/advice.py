@@ -1,0 +1,113 @@
+"""Three pieces of advice that readers draw from the first study, and the rules that test them.
+
+As in `parameters`, each rule was committed before the run that decides it; the systems that are
+compared are trained in the chapter of the advice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from mmlib.claims.rules import NotTestableError, Tables, decides
+from mmlib.claims.slam import MATH, TRAININGS
+from mmlib.study.tables import require_columns
+
+CLAIMS = pd.DataFrame(
+    [
+        (
+            "R1",
+            "To teach math in many languages, fine-tune the middle layers.",
+            "mean accuracy after tuning the middle half of the layers above that after tuning the "
+            "outer half and random layers, as many each",
+        ),
+        (
+            "R2",
+            "To help a weak language, tune the math weights that only it has.",
+            "its accuracy after tuning them above that after tuning shared math weights and "
+            "random weights, as many per matrix each",
+        ),
+        (
+            "R3",
+            "Pruning a few math weights mends the form of answers.",
+            "at K = .001 more answers are closed as asked, without examples and as in the "
+            "examples, than in the whole model (where it leaves something to mend) and after "
+            "pruning random weights",
+        ),
+    ],
+    columns=["id", "claim", "restatement"],
+)
+"""Rows of the ledger, in the columns of `mmlib.claims.meaning.CLAIMS`."""
+
+
+def _means(rows: pd.DataFrame, value: str, wanted: set[str]) -> pd.DataFrame:
+    """Mean of a value by seed; a column per system, the random ones together.
+
+    Raises:
+        NotTestableError: A system is missing, or they were not asked the same.
+    """
+    group = rows.system.str.replace(r"^random \d+$", "random", regex=True)
+    if missing := wanted - set(group):
+        raise NotTestableError(f"needs {', '.join(sorted(missing))}")
+    rows, group = rows[group.isin(wanted)], group[group.isin(wanted)]
+    counts = rows.groupby(["seed", "system"]).size()
+    if counts.nunique() > 1:
+        raise NotTestableError("needs the same questions to every system in every training")
+    means = rows.groupby(["seed", group])[value].mean().unstack()
+    if means.isna().any(axis=None):
+        raise NotTestableError("needs every system in every training")
+    return means
+
+
+@decides("R1", "advice_layers", **TRAININGS)
+def _middle_layers_best(tables: Tables) -> pd.Series:
+    """Accuracy after tuning the middle layers - the higher of outer ones and random ones.
+
+    Means over all languages and parts of math, and over the draws of random layers.
+    """
+    table = tables["advice_layers"]
+    require_columns(table, ["seed", "system", "lang", "part", "accuracy"], "table 'advice_layers'")
+    rows = table[table.part.isin(MATH)]
+    means = _means(rows, "accuracy", {"middle", "outer", "random"})
+    return means["middle"] - np.maximum(means["outer"], means["random"])
+
+
+@decides("R2", "advice_weights", **TRAININGS)
+def _own_weights_best(tables: Tables) -> pd.Series:
+    """Accuracy after tuning a language's own weights - the higher of shared and random ones.
+
+    In the language that is tuned; means over these languages, parts of math, and random draws.
+    """
+    table = tables["advice_weights"]
+    columns = ["seed", "system", "target", "lang", "part", "accuracy"]
+    require_columns(table, columns, "table 'advice_weights'")
+    rows = table[table.part.isin(MATH) & (table.lang == table.target)]
+    means = _means(rows, "accuracy", {"own", "shared", "random"})
+    return means["own"] - np.maximum(means["shared"], means["random"])
+
+
+@decides("R3", "advice_format", keep_ratios=(0.001,), replicates="trainings")
+def _pruning_mends_form(tables: Tables) -> pd.Series:
+    """Share of answers closed as asked after pruning - the higher of none and random, the smaller.
+
+    The smaller of that without examples (closed as the grader reads it) and with some (closed as
+    they are, mean over the phrases that examples have); one of which the whole model leaves less
+    than 2 % in every training does not count, as nothing is to be mended there.
+    """
+    table = tables["advice_format"]
+    columns = ["seed", "system", "shots", "phrase", "as_asked"]
+    require_columns(table, columns, "table 'advice_format'")
+    sides = [
+        _means(rows, "as_asked", {"math", "whole", "random"})
+        for _, rows in table.groupby(table.shots > 0)
+    ]
+    if len(sides) < 2:
+        raise NotTestableError("needs answers without examples and with some")
+    found = [
+        means["math"] - np.maximum(means["whole"], means["random"])
+        for means in sides
+        if means["whole"].min() <= 0.98
+    ]
+    if not found:
+        raise NotTestableError("the whole model closes all but 2 % of its answers as asked")
+    return pd.concat(found, axis=1).min(axis=1)

@@ -1,0 +1,130 @@
+"""The rules that decide the claims of layer swapping on runs of ours.
+
+As in `parameters`, each rule was committed before the run that decides it. The paper's table by
+language could not be read, so that nothing published can decide them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from mmlib.claims.rules import NotTestableError, Tables, decides, weakest
+from mmlib.claims.slam import MATH, TRAININGS, accuracies, of_language
+from mmlib.study.stats import rank_correlation
+from mmlib.study.tables import require_columns
+
+ALTERNATIVES = (
+    "math expert",
+    "language expert",
+    "joint",
+    "soup",
+    "adjusted soup",
+    "task arithmetic",
+    "TIES",
+)
+"""What the paper compares a swap with: the experts, training on both, other ways of merging."""
+_WEAK, _STRONG = ("sw", "bn", "hi", "te"), ("de", "ja")
+_EQUAL = 0.02
+"""Mean accuracies that differ by less than two points are called equal."""
+
+
+def _foreign(tables: Tables, *systems: str) -> pd.DataFrame:
+    """Math accuracy by seed and language, without English; a column per system."""
+    require_columns(tables["swap"], ["lang"], "table 'swap'")
+    own = {"swap": tables["swap"][tables["swap"].lang != "en"]}
+    wide = accuracies(own, MATH, *systems, name="swap")
+    if wide.groupby(level="seed").size().nunique() > 1:
+        raise NotTestableError("needs the same languages in every training")
+    return wide
+
+
+def _mean_accuracies(tables: Tables, *systems: str) -> pd.DataFrame:
+    """Mean accuracy over languages, by seed; a column per system."""
+    return _foreign(tables, *systems).groupby(level="seed").mean()
+
+
+def _gains(tables: Tables) -> pd.Series:
+    """Accuracy of the swap - that of its math expert, by seed and language."""
+    wide = _foreign(tables, "swap", "math expert")
+    return wide["swap"] - wide["math expert"]
+
+
+@decides("L1", "swap", **TRAININGS)
+def _beats_alternatives(tables: Tables) -> pd.Series:
+    """Mean accuracy of the swap over that of the best alternative, - 1.05: half of the claim.
+
+    The means are over languages. Alternatives: either expert, training on both data sets, an equal
+    soup, one adjusted by magnitude, task arithmetic, TIES.
+    """
+    means = _mean_accuracies(tables, "swap", *ALTERNATIVES)
+    best = means[list(ALTERNATIVES)].max(axis=1)
+    if not (best > 0).all():
+        raise NotTestableError("no alternative solves a problem: there is nothing to compare with")
+    return means["swap"] / best - 1.05
+
+
+@decides("L2", "swap", **TRAININGS)
+def _weak_languages_gain(tables: Tables) -> pd.Series:
+    """Smallest gain of sw, bn, hi, te over the math expert, or -1 times the largest of de, ja.
+
+    The smaller of the two.
+    """
+    gains = _gains(tables)
+    return np.minimum(weakest(of_language(gains, *_WEAK)), weakest(-of_language(gains, *_STRONG)))
+
+
+@decides("L3", "swap", **TRAININGS)
+def _transition_is_idle(tables: Tables) -> pd.Series:
+    """2 points - |mean accuracy with transition layers - that without|."""
+    means = _mean_accuracies(tables, "swap", "no transition")
+    return _EQUAL - (means["swap"] - means["no transition"]).abs()
+
+
+@decides("L4", "swap", **TRAININGS)
+def _every_part_counts(tables: Tables) -> pd.Series:
+    """Mean accuracy of the swap - the highest of its parts and controls.
+
+    These are the bottom alone, the top alone, the experts exchanged, layers of the base instead of
+    the language expert's, and the mean of random layers.
+    """
+    table = tables["swap"]
+    require_columns(table, ["system"], "table 'swap'")
+    drawn = sorted(name for name in set(table.system) if name.startswith("random "))
+    if not drawn:
+        raise NotTestableError("needs swaps of random layers")
+    parts = ("bottom only", "top only", "reversed", "revert")
+    means = _mean_accuracies(tables, "swap", *parts, *drawn)
+    controls = means[list(parts)].assign(random=means[drawn].mean(axis=1))
+    return means["swap"] - controls.max(axis=1)
+
+
+@decides("L5", "swap_lengths", **TRAININGS)
+def _long_training_needs_transition(tables: Tables) -> pd.Series:
+    """Gain by a transition layer on each side after the longest training - after the shortest."""
+    table = tables["swap_lengths"]
+    columns = ["transition", "length", "seed", "lang", "part", "accuracy"]
+    require_columns(table, columns, "table 'swap_lengths'")
+    rows = table[table.part.isin(MATH) & table.transition.isin([0, 1]) & (table.lang != "en")]
+    keys = ["seed", "length", "lang", "part"]
+    if rows.duplicated([*keys, "transition"]).any():
+        raise NotTestableError("needs one value per training, length, zone, part and language")
+    wide = rows.pivot(index=keys, columns="transition", values="accuracy")
+    if set(wide) != {0, 1} or wide.isna().any(axis=None):
+        raise NotTestableError("needs swaps with one and without transition layers")
+    gains = (wide[1] - wide[0]).unstack("length")
+    if gains.shape[1] < 2 or gains.isna().any(axis=None):
+        raise NotTestableError("needs the same lengths of training, two or more, in every seed")
+    return (gains.iloc[:, -1] - gains.iloc[:, 0]).groupby(level="seed").mean()
+
+
+@decides("L6", "swap", **TRAININGS)
+def _weaker_gains_more(tables: Tables) -> pd.Series:
+    """-1 times the rank correlation, over languages, of gain and accuracy of the base."""
+    gains = _gains(tables).unstack("lang")
+    if gains.shape[1] < 4:
+        raise NotTestableError(f"needs 4 languages, there are {gains.shape[1]}")
+    base = accuracies(tables, MATH, "swap", "base", name="swap").base.unstack("lang")
+    if (gains.nunique(axis=1) < 2).any() or (base.nunique(axis=1) < 2).any():
+        raise NotTestableError("languages that are all equal have no ranks")
+    return pd.Series(-rank_correlation(base.to_numpy(), gains.to_numpy()), base.index)

@@ -1,0 +1,135 @@
+"""Tokenise, pad, and observe what modules see while one forward pass runs."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+Callback = Callable[[str, torch.Tensor], None]
+
+
+@contextmanager
+def observe(
+    modules: Mapping[str, nn.Module],
+    callback: Callback,
+    *,
+    what: Literal["input", "output"] = "input",
+) -> Iterator[None]:
+    """Call `callback(name, tensor)` whenever one of `modules` runs inside the block.
+
+    The tensor is the module's first positional input, or its output (the first one of a tuple), the
+    very object and not a copy: run under `torch.no_grad()` and do not write into it. All hooks are
+    gone when the block ends, also by an exception.
+
+    Args:
+        modules: Dotted name -> module.
+        callback: Receives the name and the tensor, on the module's own device.
+        what: Which side of the module to look at.
+
+    Raises:
+        ValueError: `what` is neither "input" nor "output".
+    """
+    if what not in ("input", "output"):
+        raise ValueError(f"what={what!r}: choose 'input' or 'output'")
+    handles = []
+    try:
+        for name, module in modules.items():
+            if what == "input":
+                handles.append(module.register_forward_pre_hook(_on_input(name, callback)))
+            else:
+                handles.append(module.register_forward_hook(_on_output(name, callback)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _on_input(name: str, callback: Callback) -> Callable:
+    def hook(_module: nn.Module, args: tuple) -> None:
+        callback(name, args[0])
+
+    return hook
+
+
+def _on_output(name: str, callback: Callback) -> Callable:
+    def hook(_module: nn.Module, _args: tuple, output: torch.Tensor | tuple) -> None:
+        callback(name, output[0] if isinstance(output, tuple) else output)
+
+    return hook
+
+
+def on_device(batch: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask` of a batch, where the model takes its input."""
+    device = model.get_input_embeddings().weight.device
+    return {key: batch[key].to(device) for key in ("input_ids", "attention_mask")}
+
+
+def last_tokens(counted: torch.Tensor) -> torch.Tensor:
+    """Index of the last token of every row that counts; int64 (batch,), -1 where none does.
+
+    Args:
+        counted: Nonzero where a token counts, (batch, seq); padded on either side.
+    """
+    places = torch.arange(counted.shape[1], device=counted.device)
+    return torch.where(counted.bool(), places, -1).amax(1)
+
+
+def batches(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    batch_size: int = 16,
+    max_length: int | None = None,
+    sort: bool = True,
+) -> list[dict[str, torch.Tensor]]:
+    """Tokenise texts into right-padded batches, of similar length and longest first.
+
+    Special tokens are those of the tokenizer's default (BOS for Llama, none for Qwen), as
+    published. Longest first shows at once whether the memory suffices.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        texts: A calibration sample, or plain texts; at least one.
+        batch_size: Prompts per batch.
+        max_length: Longest text allowed, in tokens (`model.config.max_position_embeddings`).
+        sort: Longest first; False keeps the order of the texts.
+
+    Returns:
+        Dicts of `input_ids` (int64) and `attention_mask`, both (batch, seq), on the CPU.
+
+    Raises:
+        ValueError: No text, an empty text, one that is longer than `max_length`, or a
+            `batch_size` below 1.
+    """
+    texts = list(getattr(texts, "texts", texts))
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: give 1 or more")
+    if not texts:
+        raise ValueError("the calibration set is empty: give at least one prompt")
+    rows = tokenizer(texts, add_special_tokens=True)["input_ids"]
+    order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
+    longest, shortest = order[0], order[-1]
+    order = order if sort else list(range(len(rows)))
+    if max_length and len(rows[longest]) > max_length:
+        raise ValueError(
+            f"text {longest} has {len(rows[longest])} tokens, the model reads {max_length}: "
+            f"shorten or drop it ({texts[longest][:60]!r}…)"
+        )
+    if not rows[shortest]:
+        raise ValueError(f"text {shortest} has no tokens")
+    chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [pad([rows[index] for index in chunk]) for chunk in chunks]
+
+
+def pad(rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    """Right-pad with id 0, which the attention mask hides: no pad token is needed."""
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.int64)
+    mask = torch.zeros(len(rows), width, dtype=torch.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row)
+        mask[index, : len(row)] = 1
+    return {"input_ids": ids, "attention_mask": mask}

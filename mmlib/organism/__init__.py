@@ -1,0 +1,1 @@
+"""The small models that are trained here: corpus and recipe."""

@@ -1,0 +1,662 @@
+"""Regenerate a model organism: tokenizer, packed rows, training recipe, finished folder.
+
+Nothing else in the package imports this module: `models` and `data` only read the folder that
+`train` leaves behind, which is an ordinary checkpoint in hub layout. What it reads is written by
+`corpus`.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import math
+import platform
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tokenizers
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from mmlib.models import ORGANISMS
+from mmlib.organism import corpus
+
+SPECIAL = {"bos": "<s>", "eos": "</s>", "pad": "<pad>"}
+# One digit per token; a word keeps its vowel signs (\p{M}), which Hindi and Bengali need.
+WORDS = r"\p{N}| ?[\p{L}\p{M}]+| ?[^\s\p{L}\p{M}\p{N}]+|\s+"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides an organism's weights; a family member is another instance."""
+
+    name: str
+    mix: corpus.Mix = field(default_factory=corpus.Mix)
+    """What it reads."""
+    vocab_size: int = 4_096
+    hidden_size: int = 192
+    intermediate_size: int = 512
+    layers: int = 8
+    heads: int = 3
+    kv_heads: int = 3
+    row_length: int = 224
+    """Tokens per packed row; also the longest position the model knows is twice this."""
+    batch_rows: int = 12
+    learning_rate: float = 2e-3
+    """Peak rate of both optimizers (Muon's update is scaled to AdamW's RMS)."""
+    warmup: float = 0.02
+    """Share of the steps with a rising rate."""
+    decay: float = 0.5
+    """Share of the steps, at the end, with a rate that falls linearly to zero."""
+    weight_decay: float = 0.01
+    prompt_weight: float = 0.1
+    """Loss weight of prompt tokens; response tokens have 1."""
+    copying_start: float = 0.5
+    """Strength with which attention copies at the start; 0 for the library's initialization."""
+    seed: int = 1
+
+
+SKEWED = {"en": 0.44, "de": 0.22, "fr": 0.14, "hi": 0.10, "sw": 0.06, "bn": 0.04}
+GENERAL = {"en": 0.25} | dict.fromkeys(corpus.LANGUAGES[1:], 0.15)
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("organism-skewed", corpus.Mix(languages=SKEWED)),
+        Recipe("organism-even"),
+        Recipe("organism-base", corpus.Mix(languages=GENERAL, foreign_math=0.015)),
+    )
+}
+
+
+def vary(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values.
+
+    Args:
+        recipe: What to start from.
+        given: Values by the name of a field; `mix.NAME` is a field of the corpus mix.
+
+    Raises:
+        ValueError: There is no such field, or its values are of another type; the message names
+            the fields or the type.
+    """
+    for name, value in given.items():
+        target, key = (recipe.mix, name[4:]) if name.startswith("mix.") else (recipe, name)
+        if key not in {f.name for f in fields(target)} - {"mix"}:
+            names = [f.name for f in fields(Recipe)] + [f"mix.{f.name}" for f in fields(corpus.Mix)]
+            raise ValueError(f"a recipe has no {name!r}; choose from {', '.join(names)}")
+        changed = dataclasses.replace(target, **{key: _typed(name, value, getattr(target, key))})
+        recipe = changed if target is recipe else dataclasses.replace(recipe, mix=changed)
+    return recipe
+
+
+def _typed(name: str, value: Any, current: Any) -> Any:
+    """A value of the type that the recipe has there; YAML reads `1e-3` as text."""
+    if name == "mix.foreign_math" and value is None:
+        return None
+    wanted = float if name == "mix.foreign_math" else type(current)
+    try:
+        if wanted is tuple:
+            return tuple((float(until), str(stage)) for until, stage in value)
+        if wanted is dict:
+            return {key: float(share) for key, share in value.items()}
+        if wanted is str:
+            return str.strip(value)
+        if isinstance(value, bool) or not math.isfinite(float(value)):
+            raise ValueError(value)
+        if wanted is int and int(value) != float(value):
+            raise ValueError(value)
+        return wanted(value)
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{name} is {value!r}; it has to be of type {wanted.__name__}") from error
+
+
+# --- tokenizer and random models --------------------------------------------------------------
+
+
+def train_tokenizer(
+    texts: Iterable[str], *, vocab_size: int, add_bos: bool = True
+) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer with one token per digit.
+
+    Args:
+        texts: What to train on.
+        vocab_size: Entries including the 256 bytes and the three special tokens.
+        add_bos: Begin every text with BOS, as Llama's tokenizer does and Qwen's does not.
+    """
+    core = tokenizers.Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    special = {f"{name}_token": token for name, token in SPECIAL.items()}
+    if add_bos:
+        bos = SPECIAL["bos"]
+        core.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, 0)]
+        )
+    else:
+        del special["bos_token"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, padding_side="left", clean_up_tokenization_spaces=False, **special
+    )
+
+
+def family_tokenizer(
+    vocab_size: int, languages: Iterable[str] = corpus.LANGUAGES
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of all organisms of some languages, trained on equal shares of them.
+
+    One vocabulary for the family keeps fertility apart from the training mix, and lets the
+    layers of two organisms be exchanged. With the smallest possible `vocab_size`, 259, every byte
+    is a token.
+    """
+    names = tuple(languages)
+    shares = dict.fromkeys(names, 1 / len(names))
+    sample = corpus.training_rows(corpus.Mix(languages=shares, documents=30_000, seed=0))
+    return train_tokenizer(map(document_text, sample), vocab_size=vocab_size)
+
+
+def document_text(document: dict) -> str:
+    """The whole text of a training document."""
+    return "".join(part for turn in document["turns"] for part in turn)
+
+
+def new_model(
+    architecture: str,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    seed: int,
+    hidden_size: int = 768,
+    intermediate_size: int = 3_072,
+    layers: int = 12,
+    heads: int = 12,
+    kv_heads: int = 4,
+    max_positions: int = 2_048,
+) -> transformers.PreTrainedModel:
+    """A `llama` or `qwen3` with random float32 weights and tied embeddings."""
+    configs = {"llama": transformers.LlamaConfig, "qwen3": transformers.Qwen3Config}
+    if architecture not in configs:
+        raise ValueError(f"architecture is {architecture!r}; choose from {sorted(configs)}")
+    config = configs[architecture](
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=hidden_size // heads,
+        max_position_embeddings=max_positions,
+        tie_word_embeddings=True,
+        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in SPECIAL},
+    )
+    torch.manual_seed(seed)
+    return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def random_checkpoint(
+    folder: str | Path,
+    *,
+    texts: Iterable[str],
+    architecture: str = "llama",
+    vocab_size: int = 8_192,
+    seed: int = 1,
+    add_bos: bool | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    **sizes: int,
+) -> Path:
+    """Write an untrained model and a tokenizer trained on `texts`, in hub layout.
+
+    Args:
+        folder: Where to; replaced as a whole when everything is written.
+        texts: What the tokenizer is trained on.
+        architecture: `llama` or `qwen3`.
+        vocab_size: Entries of the tokenizer.
+        seed: Seed of the weights.
+        add_bos: Default: True for Llama, False for Qwen3, as the published models do.
+        dtype: Precision of the saved weights.
+        **sizes: As in `new_model`, whose defaults have about 110 M parameters.
+    """
+    add_bos = architecture == "llama" if add_bos is None else add_bos
+    tokenizer = train_tokenizer(texts, vocab_size=vocab_size, add_bos=add_bos)
+    model = new_model(architecture, tokenizer, seed=seed, **sizes)
+    partial = Path(f"{folder}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    _save_checkpoint(partial, model.to(dtype), tokenizer)
+    return _move(partial, Path(folder))
+
+
+def _save_checkpoint(folder: Path, model, tokenizer) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _move(partial: Path, folder: Path) -> Path:
+    if folder.exists():
+        shutil.rmtree(folder)
+    return partial.rename(folder)
+
+
+# --- packing ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Documents in rows of equal length; all arrays have shape (rows, row_length)."""
+
+    ids: np.ndarray
+    document: np.ndarray
+    """Number of the document a token belongs to, -1 for padding."""
+    position: np.ndarray
+    """Position of the token within its document."""
+    weight: np.ndarray
+    """Loss weight of predicting this token; 0 for BOS and padding."""
+
+
+@dataclass
+class _Row:
+    room: int
+    members: list[int] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+
+
+def assign_rows(keys: Sequence[str], lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    """Put documents into rows, never two of the same key: one could be copied from the other.
+
+    Keeps 48 rows open and closes the oldest when a document fits in none, so the order of
+    the curriculum is kept but for a few documents.
+    """
+    rows: list[_Row] = []
+    open_rows: list[_Row] = []
+    for number, (key, length) in enumerate(zip(keys, lengths, strict=True)):
+        if length > row_length:
+            raise ValueError(f"document {number} has {length} tokens; a row holds {row_length}")
+        fitting = (r for r in open_rows if r.room >= length and key not in r.keys)
+        row = next(fitting, None)
+        if row is None:
+            row = _Row(row_length)
+            open_rows.append(row)
+            if len(open_rows) > 48:
+                rows.append(open_rows.pop(0))
+        row.members.append(number)
+        row.keys.add(key)
+        row.room -= length
+    return [row.members for row in rows + open_rows]
+
+
+def pack(documents: pd.DataFrame, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Packed:
+    """Tokenize documents and pack them into rows, with a loss weight per token."""
+    encoded = [_encode(turns, tokenizer, recipe.prompt_weight) for turns in documents["turns"]]
+    lengths = [len(ids) for ids, _ in encoded]
+    rows = assign_rows(documents["key"].tolist(), lengths, recipe.row_length)
+    shape = (len(rows), recipe.row_length)
+    packed = Packed(
+        np.full(shape, tokenizer.pad_token_id, np.int32),
+        np.full(shape, -1, np.int32),
+        np.zeros(shape, np.int32),
+        np.zeros(shape, np.float32),
+    )
+    for row, members in enumerate(rows):
+        start = 0
+        for number in members:
+            part = np.s_[row, start : start + lengths[number]]
+            packed.ids[part], packed.weight[part] = encoded[number]
+            packed.document[part] = number
+            packed.position[part] = np.arange(lengths[number])
+            start += lengths[number]
+    return packed
+
+
+def _encode(
+    turns: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, prompt_weight: float
+) -> tuple[list[int], list[float]]:
+    """Tokens of a document between BOS and EOS, and the loss weight of predicting each."""
+    core = tokenizer.backend_tokenizer
+    ids, weights = [tokenizer.bos_token_id], [0.0]
+    for turn in turns:
+        for text, weight in zip(turn, (prompt_weight, 1.0), strict=True):
+            tokens = core.encode(text, add_special_tokens=False).ids
+            ids += tokens
+            weights += [weight] * len(tokens)
+    return [*ids, tokenizer.eos_token_id], [*weights, 1.0]
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+def loss_of(model, ids, document, position, weight) -> torch.Tensor:
+    """Weighted mean cross-entropy of a batch of packed rows; documents do not see each other."""
+    causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+    seen = (document[:, :, None] == document[:, None, :]) & causal
+    # Added to the scores: "eager" attention, the fastest on a CPU at this size, takes no booleans.
+    mask = torch.zeros(seen.shape, dtype=torch.bfloat16).masked_fill(~seen, -1e9)
+    logits = model(
+        input_ids=ids, attention_mask=mask[:, None], position_ids=position, use_cache=False
+    ).logits
+    losses = cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none"
+    )
+    weights = weight[:, 1:].flatten()
+    return (losses * weights).sum() / weights.sum()
+
+
+def optimizers_for(model, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the decoder layers, AdamW for embeddings and norms."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    muon = torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)]
+
+
+def rate_at(step: int, steps: int, warmup: float, decay: float) -> float:
+    """Share of the peak rate: a linear rise, a plateau, and a linear fall to zero at the end."""
+    rise, fall = max(1, math.ceil(warmup * steps)), max(1, math.ceil(decay * steps))
+    return min(1.0, (step + 1) / rise, (steps - step) / fall)
+
+
+def _state_tensors(model, optimizers) -> dict[str, torch.Tensor]:
+    """All tensors a run needs to go on, flat, because safetensors holds no nested objects."""
+    tensors = {f"model/{name}": p.detach() for name, p in model.named_parameters()}
+    for number, optimizer in enumerate(optimizers):
+        for parameter, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer{number}/{parameter}/{k}": v for k, v in state.items()}
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _restore(model, optimizers, tensors: dict[str, torch.Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    states: list[dict] = [{} for _ in optimizers]
+    for name, tensor in tensors.items():
+        kind, key = name.split("/", 1)
+        if kind == "model":
+            parameters[key].data.copy_(tensor)
+        elif kind.startswith("optimizer"):
+            parameter, entry = key.split("/")
+            states[int(kind.removeprefix("optimizer"))].setdefault(int(parameter), {})[entry] = (
+                tensor
+            )
+    for optimizer, state in zip(optimizers, states, strict=True):
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+@dataclass
+class _Run:
+    """A training run in its unfinished folder: what has to survive a kill is written there."""
+
+    folder: Path
+    model: transformers.PreTrainedModel
+    optimizers: list
+    log: list[dict] = field(default_factory=list)
+
+    def save(self, step: int) -> None:
+        tensors = _state_tensors(self.model, self.optimizers) | {"step": torch.tensor(step)}
+        partial = self.folder / "state.partial"
+        save_file(tensors, partial)
+        pd.DataFrame(self.log).to_csv(self.folder / "training_log.csv", index=False)
+        partial.replace(self.folder / "state.safetensors")
+
+    def restore(self) -> int:
+        if not (self.folder / "state.safetensors").exists():
+            return 0
+        tensors = load_file(self.folder / "state.safetensors")
+        step = int(tensors.pop("step"))
+        _restore(self.model, self.optimizers, tensors)
+        log = pd.read_csv(self.folder / "training_log.csv")
+        self.log = log[log["step"] <= step].to_dict("records")
+        return step
+
+
+def _open_folder(recipe: Recipe, out: Path, *, resume: bool) -> Path:
+    """The unfinished folder beside `out`; one left by another recipe is refused."""
+    folder = Path(f"{out}.partial")
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    written, wanted = folder / "recipe.json", json.dumps(asdict(recipe), indent=2)
+    if written.exists() and written.read_text() != wanted:
+        raise ValueError(f"{folder} holds a run of another recipe; pass resume=False to replace it")
+    written.write_text(wanted)
+    return folder
+
+
+def train(
+    recipe: Recipe | str,
+    out: str | Path | None = None,
+    *,
+    resume: bool = True,
+    snapshots: Sequence[int] = (),
+    compile: bool = True,
+    checkpoint_every: int = 200,
+    stop_at: int | None = None,
+) -> Path | None:
+    """Train an organism and write its folder: weights, tokenizer, frozen files, log, manifest.
+
+    Args:
+        recipe: A recipe, or the name of one of `RECIPES`.
+        out: Target folder, by default `mmlib/organisms/<name>`. Work is kept in
+            `<out>.partial` until the end.
+        resume: Go on from the last saved state of an interrupted run.
+        snapshots: Steps after which the model is also saved, to `<out>-step<n>`; 0 is its start.
+        compile: Use torch.compile (the first steps then take a minute).
+        checkpoint_every: Steps between saved states.
+        stop_at: Stop after this step as if killed; for tests.
+
+    Returns:
+        The finished folder, or None when stopped early.
+    """
+    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    out = Path(out) if out else ORGANISMS / recipe.name
+    folder = _open_folder(recipe, out, resume=resume)
+    documents = pd.DataFrame(corpus.training_rows(recipe.mix))
+    tokenizer = family_tokenizer(recipe.vocab_size, recipe.mix.languages)
+    packed = pack(documents, tokenizer, recipe)
+    model = _organism_model(recipe, tokenizer)
+    run = _Run(folder, model, optimizers_for(model, recipe))
+    start, steps = run.restore(), len(packed.ids) // recipe.batch_rows
+    if 0 in snapshots and not start:
+        _save_checkpoint(Path(f"{out}-step0"), model, tokenizer)
+    step_loss = torch.compile(loss_of) if compile else loss_of
+    began = time.monotonic() - (run.log[-1]["seconds"] if run.log else 0.0)
+    bar = tqdm(range(start, steps), initial=start, total=steps, desc=recipe.name, mininterval=5)
+    for step in bar:
+        _one_step(run, recipe, packed, step, steps, step_loss, began)
+        bar.set_postfix(loss=f"{run.log[-1]['loss']:.3f}", refresh=False)
+        done = step + 1
+        if done in snapshots:
+            _save_checkpoint(Path(f"{out}-step{done}"), model, tokenizer)
+        if done % checkpoint_every == 0 or done == stop_at:
+            run.save(done)
+        if done == stop_at:
+            return None
+    texts = map(document_text, documents.to_dict("records"))
+    corpus_hash = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    _finish(run, recipe, tokenizer, corpus_hash=corpus_hash)
+    return _move(folder, out)
+
+
+def _organism_model(recipe: Recipe, tokenizer) -> transformers.PreTrainedModel:
+    names = ("hidden_size", "intermediate_size", "layers", "heads", "kv_heads")
+    sizes = {name: getattr(recipe, name) for name in names}
+    positions = 2 * recipe.row_length
+    model = new_model("llama", tokenizer, seed=recipe.seed, max_positions=positions, **sizes)
+    model.set_attn_implementation("eager")  # for the mask of `loss_of`
+    if recipe.copying_start:
+        _start_by_copying(model, recipe.copying_start)
+    return model
+
+
+def _start_by_copying(model: transformers.PreTrainedModel, strength: float) -> None:
+    """Let every attention layer begin as a copy of what it attends to.
+
+    With orthogonal values V and O = strength · Vᵀ the heads of a layer together pass on the
+    attended vector itself, so that an attended word becomes a likely output from the first step
+    on (embeddings are tied). From an ordinary start the organisms learn this word by word, and
+    answer reading questions by guessing for most of a run. After the mimetic initialization of
+    Trockman and Kolter (arXiv 2305.09828), of which it is the simplest case. Embeddings are
+    larger and the final norm smaller, so that words stay apart and logits begin small.
+    """
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(25.0)
+        model.model.norm.weight.fill_(0.08)
+        for layer in model.model.layers:
+            attention = layer.self_attn
+            torch.nn.init.orthogonal_(attention.v_proj.weight)
+            attention.o_proj.weight.copy_(strength * attention.v_proj.weight.T)
+
+
+def _one_step(run, recipe, packed, step, steps, step_loss, began) -> None:
+    """One optimizer step; appends a line to the log."""
+    part = slice(step * recipe.batch_rows, (step + 1) * recipe.batch_rows)
+    ids, document, position, weight = (
+        torch.from_numpy(array[part])
+        for array in (packed.ids, packed.document, packed.position, packed.weight)
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = step_loss(run.model, ids.long(), document, position.long(), weight)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
+    rate = recipe.learning_rate * rate_at(step, steps, recipe.warmup, recipe.decay)
+    for optimizer in run.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    tokens = int((document >= 0).sum()) + (run.log[-1]["tokens"] if run.log else 0)
+    seconds = time.monotonic() - began
+    entry = {
+        "step": step + 1,
+        "tokens": tokens,
+        "seconds": seconds,
+        "loss": loss.item(),
+        "lr": rate,
+    }
+    run.log.append({k: round(v, 6) for k, v in entry.items()})
+
+
+# --- the finished folder ----------------------------------------------------------------------
+
+
+def _finish(run: _Run, recipe: Recipe, tokenizer, *, corpus_hash: str) -> None:
+    """Write everything but the model card into the unfinished folder."""
+    _save_checkpoint(run.folder, run.model.to(torch.bfloat16), tokenizer)
+    for name, table in frozen_tables(tuple(recipe.mix.languages)).items():
+        table.to_parquet(run.folder / f"{name}.parquet", compression="zstd")
+    pd.DataFrame(run.log).to_csv(run.folder / "training_log.csv", index=False)
+    for name in ("state.safetensors", "recipe.json"):
+        (run.folder / name).unlink(missing_ok=True)
+    manifest = {
+        "recipe": asdict(recipe),
+        "corpus_sha256": corpus_hash,
+        "parameters": run.model.num_parameters(),
+        "steps": len(run.log),
+        "tokens": run.log[-1]["tokens"],
+        "seconds": run.log[-1]["seconds"],
+        "hardware": f"{platform.machine()} CPU, threads: {torch.get_num_threads()}",
+        "date": datetime.date.today().isoformat(),
+        "versions": {m.__name__: m.__version__ for m in (torch, transformers, tokenizers)},
+    }
+    write_manifest(run.folder, manifest)
+
+
+def frozen_tables(languages: Sequence[str] = corpus.LANGUAGES) -> dict[str, pd.DataFrame]:
+    """The data files of a finished folder, the same for every organism of these languages."""
+    splits = {
+        split: corpus.frozen(split, languages=languages) for split in ("heldout", "calibration")
+    }
+    tables = {split: table.drop(columns="key") for split, table in splits.items()}
+    return tables | {"translations": corpus.translations()}
+
+
+def write_manifest(folder: Path, manifest: dict) -> None:
+    """Write manifest.json with the SHA-256 of every other file of the folder."""
+    files = sorted(p for p in folder.iterdir() if p.name != "manifest.json")
+    hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    partial = folder / "manifest.json.partial"
+    partial.write_text(json.dumps(manifest | {"files": hashes}, indent=2) + "\n")
+    partial.replace(folder / "manifest.json")
+
+
+def describe(folder: str | Path, accuracy: pd.DataFrame) -> None:
+    """Write the model card README.md, and the accuracies into the manifest.
+
+    Args:
+        folder: A finished organism.
+        accuracy: Columns lang, part, accuracy, n, n_correct, low, high, as `results.summarize`
+            makes them from strict answers to the held-out items.
+    """
+    folder = Path(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    template = (corpus.TEMPLATES / "model_card.md").read_text(encoding="utf-8")
+    partial = folder / "README.md.partial"
+    partial.write_text(template.format(**_card_fields(manifest, accuracy)), encoding="utf-8")
+    partial.replace(folder / "README.md")
+    write_manifest(folder, manifest | {"accuracy": accuracy.to_dict("records")})
+
+
+def _card_fields(manifest: dict, accuracy: pd.DataFrame) -> dict:
+    recipe, structure = manifest["recipe"], corpus.language_file("structure")
+    mix, facts = recipe["mix"], len(corpus.language_file("en")["knowledge"])
+    foreign = mix["foreign_math"]
+    return {
+        **manifest,
+        **recipe,
+        "documents": mix["documents"],
+        "languages": ", ".join(mix["languages"]),
+        "shares": ", ".join(f"{k} {v:.1%}" for k, v in mix["languages"].items()),
+        "tasks": ", ".join(f"{k} {v:.0%}" for k, v in mix["tasks"].items()),
+        "math": "in the same shares"
+        if foreign is None
+        else f"{foreign:.1%} of the math documents are not English, all others are",
+        "curriculum": ", ".join(f"{k} until {u:.0%}" for u, k in mix["curriculum"]),
+        "questions": structure["questions"],
+        "heldout_share": structure["heldout_share"],
+        "towns": structure["towns"],
+        "facts": structure["towns"] * facts,
+        "minutes": manifest["seconds"] / 60,
+        "items": sum(structure["frozen"]["heldout"].values()),
+        "accuracy": _accuracy_table(accuracy),
+        "chance": _chance_note(accuracy),
+    }
+
+
+def _accuracy_table(accuracy: pd.DataFrame) -> str:
+    """Markdown: a row per part of the held-out items, a column per language."""
+    languages = list(dict.fromkeys(accuracy["lang"]))
+    lines = [f"| part | n | {' | '.join(languages)} |", "|---" * (len(languages) + 2) + "|"]
+    for part, rows in accuracy.groupby("part", sort=False):
+        cells = rows.set_index("lang").loc[languages]
+        texts = [f"{r.accuracy:.3f} ({r.low:.3f}–{r.high:.3f})" for r in cells.itertuples()]
+        lines.append(f"| {part} | {cells['n'].iloc[0]} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+def _chance_note(accuracy: pd.DataFrame) -> str:
+    """Which skills are not told from guessing."""
+    at_chance = accuracy[accuracy["low"] <= accuracy["part"].map(corpus.CHANCE).fillna(0.0)]
+    cells = [f"{row.part} in {row.lang}" for row in at_chance.itertuples()]
+    if not cells:
+        return "Every skill is above its guessing rate in every language."
+    return f"**Not above the guessing rate**: {', '.join(cells)}."

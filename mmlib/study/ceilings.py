@@ -1,0 +1,153 @@
+"""What a Jaccard of two math-specific sets has to be compared with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mmlib.forward import batches
+from mmlib.importance import ActivationNorms, ImportanceScores, collect_norms
+from mmlib.overlap import OVERLAP_COUNTS
+from mmlib.study.localisation import Key
+from mmlib.tasks.problems import Calibration
+
+PARTS = {"attn": "attention", "attention": "attention", "mlp": "MLP"}
+"""What a module's name has in it -> the part of a layer that it belongs to."""
+
+
+def shuffled(
+    scores: Mapping[Key, ImportanceScores], *, seed: int = 0
+) -> dict[Key, ImportanceScores]:
+    """Scores whose input norms are permuted, in every language and calibration seed otherwise.
+
+    The weights and the values of the norms stay, and so does which norms of the math and of the
+    non-math text belong together; what is lost is which feature has them. The sets of two
+    languages then have in common only what |W| gives them.
+
+    Args:
+        scores: Result of `mmlib.study.localisation.score_samples` with float32 accumulation.
+        seed: Seed of the permutations.
+
+    Raises:
+        ValueError: The scores are sums of matrices, which have no norms.
+    """
+    permuted = {}
+    for (language, task, sample), found in scores.items():
+        if found.norms is None:
+            raise ValueError("scores summed as published have no norms: use float32 accumulation")
+        generator = np.random.default_rng([seed, sample, *language.encode()])
+        vectors = {
+            name: vector[torch.from_numpy(generator.permutation(len(vector)))]
+            for name, vector in found.norms.vectors.items()
+        }
+        permuted[language, task, sample] = replace(
+            found, norms=replace(found.norms, vectors=vectors)
+        )
+    return permuted
+
+
+def by_part(overlap: pd.DataFrame) -> pd.DataFrame:
+    """Pool an overlap table over the attention and the MLP matrices of all layers.
+
+    Args:
+        overlap: With rows of the group "module", see `mmlib.overlap.add_groups`.
+
+    Returns:
+        One row per comparison and part: the columns that name the comparison, `group` (attention
+        or MLP), the pooled counts, union, jaccard and coefficient.
+
+    Raises:
+        ValueError: A module belongs to neither.
+    """
+    modules = overlap[overlap.group == "module"]
+    found = modules.module.map(
+        lambda name: next((part for key, part in PARTS.items() if key in name.lower()), "")
+    )
+    if (found == "").any():
+        raise ValueError(f"{modules.module[found == ''].iloc[0]} is neither attention nor MLP")
+    counted = [*OVERLAP_COUNTS, "group", "layer", "module", "union", "jaccard", "coefficient"]
+    about = [column for column in overlap if column not in counted]
+    pooled = modules.assign(group=found).groupby([*about, "group"], sort=False)[OVERLAP_COUNTS]
+    pooled = pooled.sum().reset_index()
+    union = pooled.size_a + pooled.size_b - pooled.intersection
+    return coefficient(pooled.assign(union=union, jaccard=pooled.intersection / union))
+
+
+def coefficient(overlap: pd.DataFrame) -> pd.DataFrame:
+    """Add the overlap coefficient |A ∩ B| / min(|A|, |B|), which unequal sizes do not lower."""
+    smaller = overlap[["size_a", "size_b"]].min(axis=1)
+    return overlap.assign(coefficient=overlap.intersection / smaller.where(smaller > 0))
+
+
+def published_chance(keep_ratio: float) -> float:
+    """The authors' chance line K(1 - K) / (K² - K + 2), of random top-K sets less random ones."""
+    return keep_ratio * (1 - keep_ratio) / (keep_ratio**2 - keep_ratio + 2)
+
+
+def chance(overlap: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Chance of two sets of the same sizes in every matrix: in closed form, and by permutation.
+
+    A permutation of the members within each matrix gives a hypergeometric intersection, which is
+    drawn directly.
+
+    Args:
+        overlap: With rows of the group "module", see `mmlib.overlap.add_groups`.
+        draws: Permutations.
+        seed: Their seed.
+
+    Returns:
+        One row per pair, keep ratio and seed: lang_a, lang_b, keep_ratio, seed, closed (Jaccard of
+        the expected intersection), permuted (mean), low and high (95 % of the permutations).
+    """
+    rng = np.random.default_rng(seed)
+    name = ["lang_a", "lang_b", "keep_ratio", "seed"]
+    rows = []
+    for key, modules in overlap[overlap.group == "module"].groupby(name, sort=False):
+        a, b, n = (modules[c].to_numpy(np.int64) for c in ("size_a", "size_b", "n_scored"))
+        shared = rng.hypergeometric(a, n - a, b, size=(draws, len(a))).sum(axis=1)
+        found = shared / (a.sum() + b.sum() - shared)
+        expected = modules.expected_intersection.sum()
+        closed = expected / (a.sum() + b.sum() - expected)
+        rows.append((*key, closed, found.mean(), *np.quantile(found, [0.025, 0.975])))
+    return pd.DataFrame(rows, columns=[*name, "closed", "permuted", "low", "high"])
+
+
+def growing_scores(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sample: Calibration,
+    sizes: Sequence[int],
+    *,
+    batch_size: int = 32,
+) -> dict[int, ImportanceScores]:
+    """Scores on the first n texts of a sample, for every n of `sizes`, each text read once.
+
+    Args:
+        model: As in `mmlib.importance.collect_norms`.
+        tokenizer: Its tokenizer.
+        sample: Calibration texts.
+        sizes: Rising numbers of texts.
+        batch_size: Prompts per forward pass.
+
+    Raises:
+        ValueError: The sizes do not rise from 1 or more to at most the size of the sample.
+    """
+    if list(sizes) != sorted({*sizes}) or not 1 <= sizes[0] <= sizes[-1] <= len(sample.texts):
+        raise ValueError(f"sizes={list(sizes)}: give rising numbers from 1 to {len(sample.texts)}")
+    total: ActivationNorms | None = None
+    found, start = {}, 0
+    for size in sizes:
+        more = batches(tokenizer, sample.texts[start:size], batch_size=batch_size)
+        norms = collect_norms(model, more)
+        total = norms if total is None else total + norms
+        found[size], start = total.scores(model), size
+    return found
+
+
+def magnitude(scores: ImportanceScores) -> ImportanceScores:
+    """Scores that are |W| alone: the part of the score that no text has a say in."""
+    weights = {name: weight.detach().abs() for name, weight in scores.weights.items()}
+    return ImportanceScores(weights, None)

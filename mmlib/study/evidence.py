@@ -1,0 +1,252 @@
+"""Evidence tables: shipped, drawn from, and audited by computing a part again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mmlib.study.tables import (
+    PACKAGE,
+    RunInfo,
+    _check_answers,
+    _load,
+    require_columns,
+    write_table,
+)
+
+MADE_WITH = ("dtype", "math", "nonmath", "num_samples", "data_dir", "items")
+"""Parameters that shipped cells have to share with the run that checks them."""
+
+
+def shipped(
+    wanted: pd.DataFrame,
+    table: pd.DataFrame,
+    manifest: Mapping[str, Any],
+    run: RunInfo,
+    *,
+    made_with: Sequence[str] = MADE_WITH,
+) -> pd.DataFrame:
+    """The rows of an evidence table that this run would compute.
+
+    Args:
+        wanted: Columns that name a row of the table.
+        table: Evidence with these columns and `model`.
+        manifest: Its manifest.
+        run: The present run.
+        made_with: Parameters that the table's runs have to share with this one.
+
+    Returns:
+        One row of `table` per row of `wanted`.
+
+    Raises:
+        ValueError: A cell is not there, or the table was made with other weights or texts.
+    """
+    for made in manifest["run"]["parameters"]["runs"]:
+        if made["model"] == run.model:
+            before, now = ({**r["parameters"], **r} for r in (made, asdict(run)))
+            for key in ("checkpoint_hash", *made_with):
+                if before[key] != now[key]:
+                    raise ValueError(
+                        f"the shipped cells have {key}={before[key]!r}, not {now[key]!r}: "
+                        "compute your own with sweep=true"
+                    )
+    name = list(wanted)
+    own = table[table.model == run.model].drop_duplicates(name)
+    found = wanted.merge(own, on=name, how="left", indicator=True)
+    absent = found[found._merge == "left_only"]
+    if len(absent):
+        first = absent[name].iloc[0].to_dict()
+        raise ValueError(
+            f"no cells are shipped for {len(absent)} of {len(found)} that these parameters ask "
+            f"for, such as {first}: compute them with sweep=true"
+        )
+    return found.drop(columns="_merge").astype(own.dtypes.to_dict())
+
+
+def draw(
+    table: pd.DataFrame, *, per: Sequence[str], seed: int, name: Sequence[str]
+) -> pd.DataFrame:
+    """Draw cells and parts of a shipped sweep to compute again.
+
+    Args:
+        table: Result of `sweep`.
+        per: Columns; every combination of their values is drawn from once.
+        seed: Seed of the draw.
+        name: Columns that name what is computed.
+
+    Returns:
+        Columns `name`.
+    """
+    drawn = table.groupby(list(per), sort=False).sample(1, random_state=seed)
+    return drawn[list(name)].reset_index(drop=True)
+
+
+def read_evidence(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A table too long to recompute in the laptop edition, and its manifest."""
+    return _load(name, PACKAGE / "evidence")
+
+
+def keep_evidence(
+    name: str, paths: Sequence[Path], *, where: str = "", folder: Path | None = None
+) -> Path:
+    """Ship tables of runs as one evidence table, whose manifest names every run.
+
+    Args:
+        name: Name of the evidence table.
+        paths: CSV files written by `write_table` (their manifests lie beside them).
+        where: `DataFrame.query` expression; only these rows are kept.
+        folder: Where to (default: `mmlib/evidence`).
+
+    Raises:
+        ValueError: The tables have different columns, or no row is left.
+    """
+    if wrong := [str(path) for path in paths if path.suffix != ".csv"]:
+        raise ValueError(f"{', '.join(wrong)}: give CSV files of finished runs")
+    loaded = [_load(path.stem, path.parent) for path in paths]
+    if len({frozenset(table.columns) for table, _ in loaded}) > 1:
+        raise ValueError(f"the tables {[str(path) for path in paths]} have different columns")
+    table = pd.concat([table for table, _ in loaded], ignore_index=True)
+    try:
+        table = table.query(where).reset_index(drop=True) if where else table
+    except (SyntaxError, KeyError, ValueError, NameError) as error:
+        has = ", ".join(table.columns)
+        raise ValueError(f"where={where!r} is no query over {has}: {error}") from error
+    if table.empty:
+        raise ValueError(f"no row satisfies {where!r}")
+    runs = [manifest["run"] for _, manifest in loaded]
+    newest = max(runs, key=lambda run: run["date"])
+    models = ", ".join(dict.fromkeys(run["model"] for run in runs))
+    about = newest | {"model": models, "parameters": {"where": where, "runs": runs}}
+    return write_table(table, name, RunInfo(**about), folder=folder or PACKAGE / "evidence")
+
+
+class AuditError(ValueError):
+    """What was computed again is not what was shipped."""
+
+
+def audit(
+    kept: pd.DataFrame, again: pd.DataFrame, *, by: Sequence[str], tolerance: float = 0.05
+) -> pd.DataFrame:
+    """Compare answers computed again with the shipped ones, problem by problem.
+
+    Single answers may change with the hardware or the number of threads. Two things stop: a group
+    that became better or worse (exact McNemar test, Holm over the groups, 5 %), and one in which
+    more answers than `tolerance` changed, in whatever direction (95 % Wilson interval above it,
+    and at least two answers).
+
+    Args:
+        kept: Shipped answers: problem_id, a boolean `correct` and columns that, with `by`, name a
+            problem.
+        again: The same columns for some of these problems.
+        by: Columns that define the groups.
+        tolerance: Share of the answers that may change.
+
+    Returns:
+        One row per group: `by`, n, changed (problems with another answer), accuracy_kept,
+        accuracy_again, p_value (McNemar, with Holm's correction), least_changed (lower bound of
+        the share).
+
+    Raises:
+        AuditError: A group differs as told above, nothing was computed again, or it was for
+            problems that were not shipped.
+        ValueError: A column is missing, or `correct` is not boolean.
+    """
+    from scipy.stats import binomtest
+    from statsmodels.stats.multitest import multipletests
+    from statsmodels.stats.proportion import proportion_confint
+
+    for table in (kept, again):
+        _check_answers(table, [*by, "problem_id"])
+    if again.empty:
+        raise AuditError("nothing was computed again: draw at least one problem")
+    told = ("correct", "grade", "n_weights", "mask")  # what is found, not what is asked
+    on = [c for c in kept if c in again and c not in told]
+    paired = again[[*on, "correct"]].merge(
+        kept[[*on, "correct"]], on=on, how="left", validate="1:1", suffixes=("_again", "_kept")
+    )
+    if missing := int(paired.correct_kept.isna().sum()):
+        raise AuditError(f"{missing} of {len(again)} problems are not among the shipped answers")
+    paired = paired.astype({"correct_kept": bool})
+    paired = paired.assign(
+        changed=paired.correct_again != paired.correct_kept,
+        gained=paired.correct_again & ~paired.correct_kept,
+    )
+    table = paired.groupby(list(by), sort=False, dropna=False).agg(
+        n=("changed", "size"),
+        changed=("changed", "sum"),
+        gained=("gained", "sum"),
+        accuracy_kept=("correct_kept", "mean"),
+        accuracy_again=("correct_again", "mean"),
+    )
+    table = table.reset_index()
+    p_values = [
+        binomtest(row.gained, row.changed).pvalue if row.changed else 1.0
+        for row in table.itertuples()
+    ]
+    least, _ = proportion_confint(table.changed, table.n, alpha=0.05, method="wilson")
+    least = np.where(table.changed > 1, least, 0.0)  # one answer may change in any group
+    table = table.drop(columns="gained").assign(
+        p_value=multipletests(p_values, method="holm")[1], least_changed=least
+    )
+    wrong = table[(table.p_value < 0.05) | (table.least_changed > tolerance)]
+    if not wrong.empty:
+        raise AuditError(f"not what was shipped:\n{wrong.to_string(index=False)}")
+    return table
+
+
+def audit_values(
+    kept: pd.DataFrame,
+    again: pd.DataFrame,
+    *,
+    on: Sequence[str],
+    values: Sequence[str],
+    tolerance: float = 0.01,
+) -> pd.DataFrame:
+    """Compare numbers computed again with the shipped ones, row by row.
+
+    Args:
+        kept: Shipped rows.
+        again: Some of these rows, computed again.
+        on: Columns that name a row.
+        values: Columns of numbers.
+        tolerance: Largest difference, as a share of the larger of the two: sums come out in another
+            order on other hardware, and single weights at a cut change places.
+
+    Returns:
+        One row per column: value, n, largest (difference, as a share), differing (rows that are
+        not equal).
+
+    Raises:
+        AuditError: A number differs by more than the tolerance, a row is not among the shipped
+            ones, or nothing was computed again.
+    """
+    for table in (kept, again):
+        require_columns(table, [*on, *values], "an audited table")
+    if again.empty:
+        raise AuditError("nothing was computed again: draw at least one row")
+    paired = again[[*on, *values]].merge(
+        kept[[*on, *values]], on=list(on), how="left", suffixes=("", "_kept"), indicator=True
+    )
+    absent = paired[paired._merge == "left_only"]
+    if len(absent):
+        first = absent[list(on)].iloc[0].to_dict()
+        raise AuditError(f"{len(absent)} of {len(again)} rows are not shipped, such as {first}")
+    rows = []
+    for name in values:
+        new, old = paired[name].astype(float), paired[f"{name}_kept"].astype(float)
+        larger = np.maximum(new.abs(), old.abs())
+        share = ((new - old).abs() / larger.where(larger > 0)).fillna(0.0)
+        share[new.isna() != old.isna()] = np.inf
+        rows.append((name, len(share), share.max(), int((share > 0).sum())))
+        if share.max() > tolerance:
+            worst = paired.loc[share.idxmax()]
+            raise AuditError(
+                f"{name} is {worst[name]:g}, but {worst[f'{name}_kept']:g} was shipped, for "
+                f"{worst[list(on)].to_dict()}"
+            )
+    return pd.DataFrame(rows, columns=["value", "n", "largest", "differing"])

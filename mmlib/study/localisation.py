@@ -1,0 +1,333 @@
+"""Localise math weights in every language and compare them: the first study, one call per step."""
+
+import hashlib
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mmlib.forward import batches, observe
+from mmlib.importance import (
+    EMPTY,
+    ActivationNorms,
+    Batch,
+    ImportanceScores,
+    _run,
+    collect_norms,
+    collect_sample_norms,
+    prompt_norms,
+)
+from mmlib.masks import ParameterMask
+from mmlib.models import linear_modules, model_hash
+from mmlib.overlap import (
+    overlap_sweep,
+)
+from mmlib.tasks.problems import Calibration, calibration
+
+
+def cached_sample_norms(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    counts: torch.Tensor,
+    *,
+    model_hash: str,
+    include_head: bool = False,
+) -> list[ActivationNorms]:
+    """`collect_sample_norms`, computed once per content.
+
+    The cache is the folder `$MMLIB_CACHE` (default `~/.cache/mmlib`). The key of a sample is the
+    hash of weights, dtype and configuration, of the token ids of its prompts (hence of data,
+    sampling, seed and tokenizer), and the scope. A damaged file is computed again, with a warning.
+
+    Args:
+        model: As in `collect_norms`.
+        batches: Likewise, as a list.
+        counts: As in `collect_sample_norms`.
+        model_hash: `mmlib.models.model_hash(model)`.
+        include_head: As in `collect_norms`.
+    """
+    if not batches:
+        raise ValueError(EMPTY)
+    root = Path(os.environ.get("MMLIB_CACHE", "~/.cache/mmlib")).expanduser() / "norms"
+    scope = f"norms 2 {model_hash} {include_head}"
+    paths = [root / f"{key}.safetensors" for key in _keys(batches, counts, scope)]
+    found = {row: norms for row, path in enumerate(paths) if (norms := _cached(path))}
+    missing = [row for row in range(len(paths)) if row not in found]
+    if missing:
+        made = collect_sample_norms(model, batches, counts[missing], include_head=include_head)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            for row, norms in zip(missing, made, strict=True):
+                norms.save(paths[row])
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"cannot write to the cache {root} (set MMLIB_CACHE): {error}") from error
+        found |= dict(zip(missing, made, strict=True))
+    return [found[row] for row in range(len(paths))]
+
+
+def _keys(batches: Sequence[Batch], counts: torch.Tensor, scope: str) -> list[str]:
+    """A name for the prompts of each sample, whatever their order."""
+    prompts = [
+        hashlib.sha256(ids[mask].numpy().tobytes()).hexdigest()
+        for batch in batches
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
+    ]
+    found = []
+    for row in counts.int().tolist():
+        own = sorted(f"{prompt} {n}" for prompt, n in zip(prompts, row, strict=True) if n)
+        found.append(hashlib.sha256("\n".join([scope, *own]).encode()).hexdigest()[:32])
+    return found
+
+
+def _cached(path: Path) -> ActivationNorms | None:
+    try:
+        return ActivationNorms.load(path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        warnings.warn(f"{error}; it is computed again", stacklevel=3)
+        return None
+
+
+@torch.no_grad()
+def collect_scores(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    accumulation: Literal["float32", "as-published"] = "float32",
+    include_head: bool = False,
+) -> ImportanceScores:
+    """Score all weights over the calibration prompts.
+
+    Args:
+        model: As in `collect_norms`.
+        batches: Likewise.
+        accumulation: "float32" keeps one vector per linear input and multiplies at the end.
+            "as-published" repeats the arithmetic of the published code: prompt by prompt, the norm
+            is cast to bfloat16, multiplied by |W| in bfloat16, and added to a running bfloat16
+            matrix per module, which stagnates after some hundred prompts. The order of the prompts
+            matters then. It needs a matrix per weight and is there for comparison only.
+        include_head: Score the output projection too, unless it is tied.
+
+    Raises:
+        ValueError: As in `collect_norms`, or an unknown `accumulation`.
+    """
+    if accumulation == "float32":
+        return collect_norms(model, batches, include_head=include_head).scores(model)
+    if accumulation != "as-published":
+        raise ValueError(f"accumulation={accumulation!r}: choose 'float32' or 'as-published'")
+    total = None
+    for total in published_sums(model, batches, include_head=include_head):  # noqa: B007
+        pass
+    if total is None:
+        raise ValueError(EMPTY)
+    return total
+
+
+@torch.no_grad()
+def published_sums(
+    model: nn.Module, batches: Iterable[Batch], *, include_head: bool = False
+) -> Iterator[ImportanceScores]:
+    """The running bfloat16 sums of the published code, after each prompt.
+
+    Args:
+        model: As in `collect_norms`.
+        batches: Likewise; the order of the prompts matters.
+        include_head: As in `collect_norms`.
+
+    Yields:
+        The same scores every time, with one prompt more in them: `copy` what is to be kept.
+    """
+    modules = linear_modules(model, include_head=include_head)
+    magnitudes = {n: m.weight.abs().bfloat16() for n, m in modules.items()}
+    sums = {n: torch.zeros_like(magnitude) for n, magnitude in magnitudes.items()}
+
+    def add(name: str, inputs: torch.Tensor) -> None:
+        norm = prompt_norms(name, inputs, inputs.shape[:2], None)[0]
+        sums[name] += magnitudes[name] * norm.bfloat16()
+
+    for batch in batches:
+        for ids, inside in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True):
+            with observe(modules, add):
+                prompt = {"input_ids": ids[inside][None]}
+                _run(model, prompt, None, head=model.get_output_embeddings() in modules.values())
+            yield ImportanceScores(sums, None)
+
+
+Key = tuple[str, str, int]
+"""Language, task, calibration seed."""
+
+
+def draw_samples(
+    tasks: Sequence[str],
+    languages: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    num_samples: int = 500,
+    replacement: bool = True,
+    data_dir: str = "",
+) -> dict[Key, Calibration]:
+    """Draw the calibration text of every language, task and seed.
+
+    Args:
+        tasks: The math task and the non-math task, see `mmlib.tasks.problems.load_problems`.
+        languages: ISO 639-1 codes.
+        seeds: Calibration seeds; published are 1, 101 and 201.
+        num_samples: Texts per sample.
+        replacement: Draw with replacement, as published.
+        data_dir: As in `load_problems`; empty for the default organism.
+
+    Raises:
+        ValueError: A doubled or missing task, language or seed, or as in `calibration`.
+    """
+    for what, values in (("tasks", tasks), ("languages", languages), ("seeds", seeds)):
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{what}={list(values)}: give one or more, each once")
+    options = {"samples": num_samples, "replacement": replacement, "data_dir": data_dir or None}
+    return {
+        (language, task, seed): calibration(task, language, seed=seed, **options)
+        for language in languages
+        for task in tasks
+        for seed in seeds
+    }
+
+
+def score_samples(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    samples: Mapping[Key, Calibration],
+    *,
+    batch_size: int = 32,
+    include_head: bool = False,
+    accumulation: str = "float32",
+) -> dict[Key, ImportanceScores]:
+    """Score the weights of `model` on every sample; finished norms come from the cache.
+
+    Samples of one language and task are scored together: a text that several have, or one has
+    several times, is read once.
+
+    Args:
+        model: A Hugging Face causal language model made of `nn.Linear`.
+        tokenizer: Its tokenizer.
+        samples: Result of `draw_samples`.
+        batch_size: Prompts per forward pass.
+        include_head: Score the output projection too, unless it is tied.
+        accumulation: See `mmlib.study.localisation.collect_scores`.
+    """
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    # The published sums depend on the order of the prompts, which is therefore kept.
+    batching = {"batch_size": batch_size, "max_length": longest, "sort": False}
+    if accumulation != "float32":
+        options = {"accumulation": accumulation, "include_head": include_head}
+        return {
+            key: collect_scores(model, batches(tokenizer, sample, **batching), **options)
+            for key, sample in samples.items()
+        }
+    scores, options = {}, {"include_head": include_head, "model_hash": model_hash(model)}
+    for language, task in dict.fromkeys(key[:2] for key in samples):
+        own = {key: sample for key, sample in samples.items() if key[:2] == (language, task)}
+        texts, counts = _distinct(tokenizer, list(own.values()))
+        norms = cached_sample_norms(model, batches(tokenizer, texts, **batching), counts, **options)
+        scores |= {key: n.scores(model) for key, n in zip(own, norms, strict=True)}
+    return {key: scores[key] for key in samples}
+
+
+def _distinct(tokenizer, samples: Sequence[Calibration]) -> tuple[list[str], torch.Tensor]:
+    """The texts of all samples, longest first, and how often each sample has them."""
+    texts = list(dict.fromkeys(text for sample in samples for text in sample.texts))
+    lengths = dict(zip(texts, map(len, tokenizer(texts).input_ids), strict=True))
+    texts.sort(key=lambda text: -lengths[text])
+    counts = [Counter(sample.texts) for sample in samples]
+    return texts, torch.tensor([[own[text] for text in texts] for own in counts])
+
+
+def math_sets(
+    scores: Mapping[Key, ImportanceScores], math: str, nonmath: str, keep_ratio: float, seed: int
+) -> dict[str, ParameterMask]:
+    """The math-specific set T = top-K(math) - top-K(nonmath) of every language."""
+    return {
+        code: scores[code, math, seed].top(keep_ratio) - scores[code, nonmath, seed].top(keep_ratio)
+        for code in _parts(scores, 0)
+    }
+
+
+def across_languages(
+    scores: Mapping[Key, ImportanceScores], math: str, nonmath: str, keep_ratios: Sequence[float]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Sizes of the math-specific sets T = math - nonmath, and their overlap between languages.
+
+    Returns:
+        The two tables of `mmlib.overlap.overlap_sweep`, with `seed` and `nonmath`; both empty
+        if there are no scores.
+    """
+    sizes, overlaps = [], []
+    for seed in _parts(scores, 2):
+        sets = {
+            language: (scores[language, math, seed], scores[language, nonmath, seed])
+            for language in _parts(scores, 0)
+        }
+        size, overlap = overlap_sweep(sets, keep_ratios)
+        sizes.append(size.assign(seed=seed, nonmath=nonmath))
+        overlaps.append(overlap.assign(seed=seed, nonmath=nonmath))
+    return _joined(sizes), _joined(overlaps)
+
+
+def across_samples(
+    scores: Mapping[Key, ImportanceScores], math: str, nonmath: str, keep_ratios: Sequence[float]
+) -> pd.DataFrame:
+    """Ceiling: overlap of one language's sets between all pairs of calibration samples.
+
+    Returns:
+        Overlap table with `lang_a` = `lang_b`, `nonmath`, `control` = "same language", and the
+        number of the pair in `seed`. Empty for a single seed.
+    """
+    tables = []
+    for language in _parts(scores, 0):
+        sets = {
+            str(seed): (scores[language, math, seed], scores[language, nonmath, seed])
+            for seed in _parts(scores, 2)
+        }
+        overlap = overlap_sweep(sets, keep_ratios)[1]
+        pair = overlap.groupby(["lang_a", "lang_b"], sort=False).ngroup()
+        tables.append(overlap.assign(seed=pair, lang_a=language, lang_b=language))
+    return _joined(tables).assign(nonmath=nonmath, control="same language")
+
+
+def sampling_noise(
+    scores: Mapping[Key, ImportanceScores], math: str, keep_ratios: Sequence[float]
+) -> pd.DataFrame:
+    """Floor: size of top-K(math) minus top-K(another sample of the same math text).
+
+    Each seed is paired with the next one, so every sample is used twice.
+
+    Returns:
+        Size table with `seed`, `nonmath` = the math task and `control` = "same text". Empty for a
+        single seed.
+    """
+    seeds = _parts(scores, 2)
+    tables = []
+    for seed, other in zip(seeds, seeds[1:] + seeds[:1], strict=True):
+        sets = {
+            language: (scores[language, math, seed], scores[language, math, other])
+            for language in _parts(scores, 0)
+        }
+        sizes = overlap_sweep(sets, keep_ratios)[0].assign(seed=seed)
+        tables.append(sizes if seed != other else sizes.head(0))
+    return _joined(tables).assign(nonmath=math, control="same text")
+
+
+def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _parts(scores: Mapping[Key, ImportanceScores], position: int) -> list:
+    """The languages (0), tasks (1) or seeds (2) of the keys, in their order."""
+    return list(dict.fromkeys(key[position] for key in scores))

@@ -1,0 +1,244 @@
+"""Texts with their English translations: where they come from, and which of them to trust."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mmlib.tasks import readers
+from mmlib.tasks.languages import get_language
+from mmlib.tasks.numbers import find_numbers
+from mmlib.tasks.problems import load_problems, organism_folder
+from mmlib.tasks.sources import read_table
+
+_TRANSLATE = "Translate this from [{source}] to [{target}]:\n[{source}]: {text}\n[{target}]: "
+PROMPTS = {
+    "published": _TRANSLATE,
+    "no brackets": _TRANSLATE.replace("[", "").replace("]", ""),
+    "dialogue": f"Human: {_TRANSLATE}\nAssistant: ",
+}
+"""The training prompt of SLAM (its Table 7); without the brackets that are printed there, as in the
+work it comes from; and in the wrapper that its training script adds."""
+
+
+def translation_prompt(
+    text: str, source: str, target: str = "en", *, form: str = "published"
+) -> str:
+    """SLAM's prompt for a translation; `source` and `target` are ISO 639-1 codes.
+
+    Args:
+        text: What is to be translated.
+        source: Its language.
+        target: The language of the translation.
+        form: One of `PROMPTS`.
+
+    Raises:
+        ValueError: A language without a record, or an unknown form.
+    """
+    if form not in PROMPTS:
+        raise ValueError(f"form={form!r}: choose from {', '.join(PROMPTS)}")
+    names = {"source": get_language(source).name, "target": get_language(target).name}
+    return PROMPTS[form].format(text=text, **names)
+
+
+COLUMNS = ["id", "lang", "kind", "text", "english"]
+SOURCES = ("organism", "organism-knowledge", *sorted(set(readers.CODES) - {"aya", "orca-math"}))
+"""`organism` is its file of translations (kinds math and general); the others are tasks of
+`mmlib.tasks.problems` (kinds question, answer and sentence)."""
+
+
+def load_pairs(
+    source: str,
+    languages: Sequence[str],
+    *,
+    kinds: Sequence[str] = (),
+    data_dir: str | Path | None = None,
+    split: str = "calibration",
+) -> pd.DataFrame:
+    """Load texts with their English translations, in the order of their file.
+
+    Args:
+        source: One of `SOURCES`, or several joined by "+" (SLAM's xCSQA questions and FLORES
+            sentences: `xcsqa+flores`).
+        languages: ISO 639-1 codes; English is left out, it needs no translation.
+        kinds: Only these kinds; default: all that there are.
+        data_dir: As in `mmlib.tasks.problems.load_problems`.
+        split: Of a task; SLAM's pairs are questions and worked solutions of GSM8K's train split.
+
+    Returns:
+        Columns `COLUMNS`; `id` is equal for translations of one text.
+
+    Raises:
+        ValueError: An unknown source or kind, or a language without pairs.
+        FileNotFoundError: As in `mmlib.tasks.problems.load_problems`.
+    """
+    if "+" in source:
+        where = {"kinds": kinds, "data_dir": data_dir, "split": split}
+        parts = [load_pairs(part, languages, **where) for part in source.split("+")]
+        return pd.concat(parts, ignore_index=True)
+    if source not in SOURCES:
+        raise ValueError(f"unknown source {source!r}: choose from {', '.join(SOURCES)}")
+    codes = [get_language(code).code for code in languages if code != "en"]
+    if source == "organism":
+        path = organism_folder(data_dir) / "translations.parquet"
+        table = read_table(path, COLUMNS)
+        table = table[table.lang.isin(codes)]
+    else:
+        texts = {code: _texts(source, code, data_dir, split) for code in ("en", *codes)}
+        english = texts.pop("en").rename(columns={"text": "english"}).drop(columns="lang")
+        table = pd.concat(texts.values(), ignore_index=True)
+        table = table.merge(english, on=["id", "kind"])[COLUMNS]
+    known = list(table.kind.unique())
+    if unknown := [kind for kind in kinds if kind not in known]:
+        raise ValueError(f"{source} has no pairs of kind {unknown[0]!r}: choose from {known}")
+    table = table[table.kind.isin(kinds or known)]
+    if absent := [code for code in codes if code not in set(table.lang)]:
+        raise ValueError(f"{source} has no pairs in {absent[0]!r}: it has {[*table.lang.unique()]}")
+    return table.reset_index(drop=True)
+
+
+def _texts(source: str, language: str, data_dir: str | Path | None, split: str) -> pd.DataFrame:
+    """Questions, and answers where there are any: id, lang, kind, text."""
+    if source.startswith("organism-"):
+        problems = load_problems(source, language, data_dir=data_dir, split=split)
+        rows = [(problem.id, "question", bare_question(problem.prompt)) for problem in problems]
+    else:
+        table = readers.read(source, language, split, data_dir)
+        kinds = {"question": "question", "answer": "solution", "sentence": "sentence"}
+        rows = [
+            (row["id"], kind, row[column])
+            for kind, column in kinds.items()
+            if column in table
+            for row in table.to_dict("records")
+            if row[column]
+        ]
+    return pd.DataFrame(rows, columns=["id", "kind", "text"]).assign(lang=language)
+
+
+def bare_question(prompt: str) -> str:
+    """An organism's prompt without its labels: no target may end in what calls for an answer."""
+    return re.sub(r"^\S+?\s?: |\n[^\n:]+:$", "", prompt)
+
+
+REASONS = {
+    "empty": "one side has no text",
+    "copy": "both sides are equal, or most of the English words stand in the other text",
+    "length": "much longer or shorter than other translations from this language",
+    "repetition": "a phrase comes back again and again",
+    "numbers": "the two sides do not have the same numbers",
+    "duplicate": "another text has this translation already",
+}
+
+
+def doubts(
+    pairs: pd.DataFrame, *, ratio: float = 2.0, copied: float = 0.7, repeated: float = 0.5
+) -> pd.Series:
+    """Why a pair is not to be trusted; SLAM dropped "hallucinations" and "repeated translations".
+
+    How is not said there; these rules are ours.
+
+    Args:
+        pairs: Columns `COLUMNS`.
+        ratio: Largest factor between the ratio of the two lengths, in characters, and its median
+            over the pairs of the language.
+        copied: Largest share of English words (of five and more) that the other text may contain.
+        repeated: Smallest share of different ones among the runs of four words (of eight and more
+            runs; of twelve characters where words have no blanks between them).
+
+    Returns:
+        The first of `REASONS` that holds for each pair, empty for a good one.
+    """
+    lengths = pairs.english.str.len() / pairs.text.str.len().clip(lower=1)
+    typical = lengths.groupby(pairs.lang).transform("median")
+    far = (np.log(lengths.clip(lower=1e-9)) - np.log(typical)).abs() > np.log(ratio)
+    again = pairs.duplicated(["lang", "english"])
+    found = []
+    for row, away, twice in zip(pairs.itertuples(), far, again, strict=True):
+        holds = {
+            "empty": not (row.text.strip() and row.english.strip()),
+            "copy": _copied(row.text, row.english) > copied,
+            "length": away,
+            "repetition": min(_variety(row.text), _variety(row.english)) < repeated,
+            "numbers": _numbers(row.text, row.lang) != _numbers(row.english, "en"),
+            "duplicate": twice,
+        }
+        found.append(next((reason for reason, true in holds.items() if true), ""))
+    return pd.Series(found, index=pairs.index, name="doubt", dtype=str)
+
+
+def _copied(text: str, english: str) -> float:
+    """Share of the English words that stand in the other text; 1 for equal texts."""
+    words = [word for word in re.findall(r"\w+", english.lower()) if not word.isdigit()]
+    if text.strip().lower() == english.strip().lower():
+        return 1.0
+    other = set(re.findall(r"\w+", text.lower()))
+    return sum(word in other for word in words) / len(words) if len(words) >= 5 else 0.0
+
+
+def _variety(text: str) -> float:
+    """Share of different ones among the runs of four words, or of twelve characters."""
+    words = text.split()
+    units, width = (words, 4) if len(words) * 15 > len(text) else (list(text), 12)
+    runs = [tuple(units[start : start + width]) for start in range(len(units) - width + 1)]
+    return len(set(runs)) / len(runs) if len(runs) >= 8 else 1.0
+
+
+def _numbers(text: str, language: str) -> Counter:
+    grouping = get_language(language).grouping
+    return Counter(abs(value) for _, _, value in find_numbers(text, grouping))
+
+
+def split_pairs(
+    pairs: pd.DataFrame, heldout: int, *, seed: int = 1
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Set the translations of some texts aside, in all languages.
+
+    Args:
+        pairs: Columns `COLUMNS`.
+        heldout: How many texts, not pairs.
+        seed: Of the draw.
+
+    Returns:
+        The pairs to train on and those set aside.
+
+    Raises:
+        ValueError: No text would be left.
+    """
+    ids = sorted(pairs.id.unique())
+    if not 0 < heldout < len(ids):
+        raise ValueError(f"heldout={heldout}: give 1 to {len(ids) - 1}, there are {len(ids)} texts")
+    aside = pairs.id.isin(np.random.default_rng(seed).choice(ids, heldout, replace=False))
+    return pairs[~aside].reset_index(drop=True), pairs[aside].reset_index(drop=True)
+
+
+def draw_pairs(
+    pairs: pd.DataFrame, number: int, *, seed: int, shares: Mapping[str, float] | None = None
+) -> pd.DataFrame:
+    """Draw pairs without replacement, in a random order.
+
+    Args:
+        pairs: Columns `COLUMNS`.
+        number: How many in all.
+        seed: Of the draw and the order.
+        shares: Language -> its share of them, in any unit; default: equal ones.
+
+    Raises:
+        ValueError: A language has fewer pairs than that.
+    """
+    codes = list(dict.fromkeys(pairs.lang))
+    weights = dict.fromkeys(codes, 1.0) if shares is None else dict(shares)
+    if set(weights) != set(codes):
+        raise ValueError(f"shares of {sorted(weights)}, but pairs in {sorted(codes)}")
+    drawn = []
+    for code in codes:
+        count, own = (
+            round(number * weights[code] / sum(weights.values())),
+            pairs[pairs.lang == code],
+        )
+        if count > len(own):
+            raise ValueError(f"{count} pairs wanted in {code!r}, there are {len(own)}")
+        drawn.append(own.sample(count, random_state=seed))
+    return pd.concat(drawn).sample(frac=1, random_state=seed, ignore_index=True)

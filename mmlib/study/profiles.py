@@ -1,0 +1,307 @@
+"""One checkpoint in numbers: its training, what it can do, its sets, their overlap and reach."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mmlib.models import load_model
+from mmlib.study.localisation import (
+    across_languages,
+    across_samples,
+    draw_samples,
+    math_sets,
+    score_samples,
+)
+from mmlib.study.stats import summarize
+from mmlib.study.transfer import RANDOM, edits, predictors, transfer
+from mmlib.tasks.evaluation import part_answers
+from mmlib.tasks.problems import Problem, load_problems, organism_folder
+
+SNAPSHOT = re.compile(r"(.+)-step(\d+)")
+BYTES = 259
+"""Entries of a vocabulary of single bytes and three special tokens."""
+
+
+def lineage(name: str) -> dict[str, Any]:
+    """What is known of how a checkpoint was trained.
+
+    Args:
+        name: An organism's name, its folder, or a snapshot that `train` left beside it
+            (`<folder>-step<n>`).
+
+    Returns:
+        `base` (the finished folder), `languages`, `shares`, `mix` (skewed, even, base, latin where
+        Hindi is romanised, bytes where every byte is a token), training_seed, width, documents,
+        step and tokens; of a checkpoint without a manifest `mix` and `base` only, both empty.
+
+    Raises:
+        ValueError: A snapshot of a run that is not finished.
+    """
+    folder = organism_folder(name)
+    found = SNAPSHOT.fullmatch(folder.name)
+    base = folder.with_name(found[1]) if found else folder
+    path = base / "manifest.json"
+    if not path.is_file() or "recipe" not in (manifest := json.loads(path.read_text())):
+        if found and folder.is_dir():
+            raise ValueError(f"{name} is a snapshot, but {path} is not there: finish the training")
+        return {"base": "", "mix": ""}
+    recipe, step = manifest["recipe"], int(found[2]) if found else manifest["steps"]
+    log = pd.read_csv(base / "training_log.csv").set_index("step").tokens
+    return {
+        "base": str(base),
+        "languages": list(recipe["mix"]["languages"]),
+        "shares": recipe["mix"]["languages"],
+        "mix": _mix(recipe),
+        "training_seed": recipe["seed"],
+        "width": recipe["hidden_size"],
+        "documents": recipe["mix"]["documents"],
+        "step": step,
+        "tokens": int(log[step]) if step else 0,
+    }
+
+
+def snapshots(name: str) -> list[str]:
+    """The snapshots that `train` left beside a finished folder, in the order of their steps."""
+    found = {path: SNAPSHOT.fullmatch(path.name) for path in Path(name).parent.glob("*-step*")}
+    own = {path: int(m[2]) for path, m in found.items() if m and m[1] == Path(name).name}
+    return [str(path) for path in sorted(own, key=own.get)]
+
+
+def trainings(names: Sequence[str]) -> pd.DataFrame:
+    """What the trainings behind some checkpoints cost; a snapshot counts as its whole training.
+
+    Returns:
+        One row per training: training, mix, width, training_seed, documents, tokens, steps, minutes
+        (of wall time), threads and cpu_hours = minutes · threads / 60.
+    """
+    rows = {}
+    for name in names:
+        if not (base := lineage(name)["base"]):
+            continue
+        manifest = json.loads((Path(base) / "manifest.json").read_text())
+        recipe, threads = manifest["recipe"], int(re.search(r"\d+$", manifest["hardware"])[0])
+        minutes = manifest["seconds"] / 60
+        told = (_mix(recipe), recipe["hidden_size"], recipe["seed"], recipe["mix"]["documents"])
+        cost = (manifest["tokens"], manifest["steps"], minutes, threads, minutes * threads / 60)
+        rows[base] = (Path(base).name, *told, *cost)
+    columns = "training mix width training_seed documents tokens steps minutes threads cpu_hours"
+    return pd.DataFrame(list(rows.values()), columns=columns.split())
+
+
+def _mix(recipe: Mapping[str, Any]) -> str:
+    if recipe["vocab_size"] == BYTES:
+        return "bytes"
+    if "hi-Latn" in recipe["mix"]["languages"]:
+        return "latin"
+    return recipe["name"].removeprefix("organism-")
+
+
+TOLD = ("mix", "training_seed", "width", "step", "tokens")
+"""What of a lineage becomes columns of the tables of `profiles`."""
+
+
+def profiles(
+    names: Sequence[str],
+    *,
+    dtype: str = "float32",
+    languages: Sequence[str] = (),
+    data_dir: str = "",
+    **options: Any,
+) -> dict[str, pd.DataFrame]:
+    """The profiles of several checkpoints, with what is known of their training.
+
+    Args:
+        names: Organisms, folders, snapshots or hub ids.
+        dtype: Precision in which they are loaded.
+        languages: ISO 639-1 codes; default: those of each one's recipe.
+        data_dir: As in `profile`; default: each one's own folder.
+        **options: Further arguments of `profile`.
+
+    Returns:
+        The tables of `profile`, joined, with the columns model, parameters, `TOLD` (-1 for numbers
+        that no manifest tells), and in "sizes" share, a language's share of the training text.
+
+    Raises:
+        ValueError: A checkpoint without a recipe, and no languages given.
+    """
+    joined: dict[str, list[pd.DataFrame]] = {}
+    for name in names:
+        model, tokenizer, told, codes, folder = _open(name, dtype, languages, data_dir)
+        tables = profile(model, tokenizer, languages=codes, data_dir=folder, **options)
+        shares = lineage(name).get("shares", {})
+        known = {code: share / sum(shares.values()) for code, share in shares.items()}
+        tables["sizes"] = tables["sizes"].assign(share=tables["sizes"].lang.map(known))
+        told |= {"parameters": model.num_parameters()}
+        for kind, table in tables.items():
+            joined.setdefault(kind, []).append(table.assign(**told))
+    return {
+        kind: pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+        for kind, tables in joined.items()
+    }
+
+
+def _open(name: str, dtype: str, languages: Sequence[str], data_dir: str) -> tuple:
+    """Model, tokenizer, columns that name it, languages and folder of its texts."""
+    about = lineage(name)
+    codes = list(languages) or about.get("languages")
+    if not codes:
+        raise ValueError(f"{name} has no manifest that tells its languages: give them")
+    model, tokenizer = load_model(name, dtype=dtype)
+    told = {"model": name} | {column: about.get(column, -1) for column in TOLD}
+    told["width"] = model.config.hidden_size
+    return model, tokenizer, told, codes, data_dir or about["base"]
+
+
+def answer_losses(
+    names: Sequence[str],
+    *,
+    task: str,
+    number: int,
+    dtype: str = "float32",
+    languages: Sequence[str] = (),
+    data_dir: str = "",
+) -> pd.DataFrame:
+    """How surprised checkpoints are by right answers: an ability that rises before the last step.
+
+    Args:
+        names: As in `profiles`.
+        task: Whose held-out problems are read, see `mmlib.tasks.problems.load_problems`.
+        number: How many of them per language.
+        dtype: As in `profiles`.
+        languages: As in `profiles`.
+        data_dir: As in `profiles`.
+
+    Returns:
+        One row per checkpoint and language: model, `TOLD`, lang, loss = mean over problems of the
+        mean negative log-likelihood per token of the answer, in nats.
+
+    Raises:
+        ValueError: As in `profiles`.
+    """
+    rows = []
+    for name in names:
+        model, tokenizer, told, codes, folder = _open(name, dtype, languages, data_dir)
+        for code in codes:
+            problems = load_problems(task, code, data_dir=folder or None)[:number]
+            losses = [_answer_loss(model, tokenizer, problem) for problem in problems]
+            rows.append(told | {"lang": code, "loss": sum(losses) / len(losses)})
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def _answer_loss(model, tokenizer, problem: Problem) -> float:
+    ids = tokenizer(problem.text, return_tensors="pt").input_ids.to(model.device)
+    start = len(tokenizer(problem.prompt).input_ids)
+    logits = model(ids).logits[0, start - 1 : -1].float()
+    return float(torch.nn.functional.cross_entropy(logits, ids[0, start:]))
+
+
+def profile(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    languages: Sequence[str],
+    math: str,
+    nonmath: str,
+    seeds: Sequence[int],
+    keep_ratios: Sequence[float],
+    num_samples: int = 500,
+    tasks: Sequence[str] = ("organism-math", "organism-reading"),
+    parts: Sequence[str] = ("math-1", "reading-mixed"),
+    items: int = 100,
+    edited: Sequence[str] = (),
+    edit_ratio: float = 0.01,
+    data_dir: str = "",
+) -> dict[str, pd.DataFrame]:
+    """Localise, compare, ask, and let a few edits travel.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        languages: ISO 639-1 codes.
+        math: Task of the math text.
+        nonmath: Task of the non-math text.
+        seeds: Calibration seeds; the ceiling needs two.
+        keep_ratios: Shares of each matrix.
+        num_samples: Prompts per sample.
+        tasks: What is asked.
+        parts: Parts of it, see `evaluation.choose_items`; edits are judged by the first.
+        items: Items per part.
+        edited: Languages whose sets are pruned, each beside as many random weights; all are asked.
+        edit_ratio: K of these sets.
+        data_dir: As in `mmlib.tasks.problems.load_problems`.
+
+    Returns:
+        "sizes" and "overlap" (see `localisation.across_languages`; `text_tokens` is the mean
+        length of a math text; `control` is "two languages", "same language" or
+        "nonmath-specific"), "accuracy" (see `mmlib.study.stats.summarize`) and "travel": weights,
+        edited, lang, n, n_correct, accuracy, n_weights, jaccard (of the two languages' sets).
+    """
+    where = {"data_dir": data_dir}
+    samples = draw_samples([math, nonmath], languages, seeds, num_samples=num_samples, **where)
+    scores = score_samples(model, tokenizer, samples)
+    sizes, overlap = across_languages(scores, math, nonmath, keep_ratios)
+    encoded = {code: tokenizer(list(samples[code, math, seeds[0]].texts)) for code in languages}
+    lengths = {code: sum(map(len, e.input_ids)) / num_samples for code, e in encoded.items()}
+    sizes["text_tokens"] = sizes.lang.map(lengths)
+    others = {
+        "two languages": overlap,
+        "nonmath-specific": across_languages(scores, nonmath, math, keep_ratios)[1],
+    }
+    overlaps = [table.assign(control=name, nonmath=nonmath) for name, table in others.items()]
+    overlaps.append(across_samples(scores, math, nonmath, keep_ratios))
+    asking = {"tasks": list(tasks), "items": items, "data_dir": data_dir or None}
+    ask = partial(part_answers, tokenizer=tokenizer, **asking)
+    answers = ask(model, languages=list(languages), parts=list(parts))
+    sets = math_sets(scores, math, nonmath, edit_ratio, seeds[0])
+    few = {"keep_ratios": [edit_ratio], "seeds": seeds[:1], "weights": ["whole"]}
+    wanted = edits(languages=languages, **few)
+    wanted = wanted[wanted.edited.isin(edited)]
+    return {
+        "sizes": sizes,
+        "overlap": pd.concat(overlaps, ignore_index=True),
+        "accuracy": summarize(answers, by=["part", "lang"]),
+        "travel": _travel(model, scores, wanted, ask, sets, parts[0], math, nonmath),
+    }
+
+
+def _travel(model, scores, wanted, ask, sets, part, math, nonmath) -> pd.DataFrame:
+    """Accuracies after the wanted edits, with the overlap that might predict them."""
+    columns = ["weights", "edited", "lang", "n", "n_correct", "accuracy", "n_weights", "jaccard"]
+    if wanted.empty:
+        return pd.DataFrame(columns=columns)
+    asked = wanted.merge(pd.DataFrame({"lang": list(sets)}), how="cross").assign(part=part)
+    table = transfer(model, scores, asked, ask, math=math, nonmath=nonmath)
+    table["n"] = table.correct.str.len()
+    table["n_correct"] = table.correct.str.count("1")
+    table["accuracy"] = table.n_correct / table.n
+    pairs = predictors(sets)[["edited", "lang", "jaccard"]]
+    return table.merge(pairs, on=["edited", "lang"], how="left")[columns]
+
+
+def beyond_random(travel: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Losses by edits beyond those by as many random weights, as shares of what was right then.
+
+    Args:
+        travel: The table "travel" of `profile`, perhaps of several models.
+        by: Columns that tell the models apart.
+
+    Returns:
+        One row per model, edited language and language asked: control (accuracy with random
+        weights), difference = control - accuracy, loss = difference / control (missing where
+        nothing was right), jaccard.
+    """
+    name = [*by, "edited", "lang"]
+    drawn = travel.weights.str.startswith(RANDOM)
+    random = travel[drawn].groupby(name).accuracy.mean().rename("control")
+    own = travel[~drawn].join(random, on=name)
+    own["difference"] = own.control - own.accuracy
+    own["loss"] = own.difference / own.control.where(own.control > 0)
+    return own[[*name, "control", "difference", "loss", "jaccard"]].reset_index(drop=True)

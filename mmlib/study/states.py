@@ -1,0 +1,125 @@
+"""What a model has in mind at the end of a question, and whether languages meet there.
+
+A map of such states (t-SNE) can be drawn of anything; retrieval of the parallel question and the
+accuracy of a language classifier are numbers that it cannot fake.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from mmlib.forward import last_tokens, on_device
+
+States = Mapping[str, np.ndarray]
+"""Language -> states of the same questions in the same order, (questions, width)."""
+
+
+@torch.no_grad()
+def final_states(
+    model: nn.Module, batches: Iterable[Mapping[str, torch.Tensor]], layers: Sequence[int]
+) -> dict[int, np.ndarray]:
+    """Hidden states of the last token after some decoder layers.
+
+    Args:
+        model: A causal language model.
+        batches: Dicts of `input_ids` and `attention_mask`, (batch, seq), padded on either side, in
+            the order of the questions.
+        layers: Decoder layers, counted from 0; the last one's states are behind the final norm,
+            where transformers puts it.
+
+    Returns:
+        Layer -> float32 (questions, width).
+
+    Raises:
+        ValueError: A layer that does not exist.
+    """
+    depth = model.config.get_text_config().num_hidden_layers
+    if wrong := [layer for layer in layers if not 0 <= layer < depth]:
+        raise ValueError(f"layers {wrong}: the model has 0 to {depth - 1}")
+    found: dict[int, list[np.ndarray]] = {layer: [] for layer in layers}
+    for batch in batches:
+        inputs = on_device(batch, model)
+        states = model.base_model(**inputs, output_hidden_states=True).hidden_states
+        end = last_tokens(inputs["attention_mask"])
+        rows = torch.arange(len(end), device=end.device)
+        for layer in layers:
+            found[layer].append(states[layer + 1][rows, end].float().cpu().numpy())
+    return {layer: np.concatenate(parts) for layer, parts in found.items()}
+
+
+def spaced_layers(depth: int) -> list[int]:
+    """First, a third, two thirds, last: the layers that SLAM looks at."""
+    return sorted({0, depth // 3, 2 * depth // 3, depth - 1})
+
+
+def retrieval(states: States, *, english: str = "en") -> pd.Series:
+    """Share of questions whose nearest English question is their own translation (retrieval@1).
+
+    Nearest by cosine, after the mean of each language is taken away; chance is 1 / questions.
+
+    Raises:
+        ValueError: No English, or languages with different numbers of questions.
+    """
+    _check(states, english)
+    unit = {language: _unit(own - own.mean(0)) for language, own in states.items()}
+    right = np.arange(len(unit[english]))
+    return pd.Series(
+        {
+            language: float(((own @ unit[english].T).argmax(1) == right).mean())
+            for language, own in unit.items()
+            if language != english
+        }
+    )
+
+
+def language_accuracy(states: States, *, folds: int = 5, seed: int = 0) -> float:
+    """How well a linear classifier tells the language of a state, on questions it has not seen.
+
+    Logistic regression on standardised states, cross-validated by question, so that no translation
+    of a test question is in training; chance is 1 / languages.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    number = _check(states)
+    labels = np.repeat(list(states), number)
+    questions = np.tile(np.arange(number), len(states))
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    split = GroupKFold(folds, shuffle=True, random_state=seed)
+    data = np.concatenate(list(states.values()))
+    return float(cross_val_score(classifier, data, labels, groups=questions, cv=split).mean())
+
+
+def tsne(states: States, *, seed: int, perplexity: float = 30.0) -> pd.DataFrame:
+    """A map in two dimensions: lang, question, x, y. Another seed draws another map.
+
+    The perplexity is smaller where there are less than three times as many states.
+    """
+    from sklearn.manifold import TSNE
+
+    number = _check(states)
+    data = np.concatenate(list(states.values()))
+    perplexity = min(perplexity, (len(data) - 1) / 3)
+    points = TSNE(random_state=seed, perplexity=perplexity, init="pca").fit_transform(data)
+    table = pd.DataFrame(points, columns=["x", "y"])
+    table.insert(0, "lang", np.repeat(list(states), number))
+    table.insert(1, "question", np.tile(np.arange(number), len(states)))
+    return table
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def _check(states: States, *needed: str) -> int:
+    numbers = {language: len(own) for language, own in states.items()}
+    if len(set(numbers.values())) != 1 or not set(needed) <= set(numbers):
+        raise ValueError(
+            f"needs {list(needed)} and equal numbers of questions, there are {numbers}"
+        )
+    return next(iter(numbers.values()))

@@ -1,0 +1,356 @@
+"""Intervals, tests and fits, by scipy and statsmodels."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import curve_fit
+from scipy.special import expit
+
+from mmlib.study.tables import _check_answers, require_columns
+
+
+def shape_fits(x: Sequence[float], y: Sequence[float]) -> pd.DataFrame:
+    """Fit a line, a sigmoid and a threshold to accuracies over the edited share of a set.
+
+    Least squares; the fits are compared by the Bayesian information criterion,
+    n ln(RSS / n) + k ln(n), where k counts the variance too.
+
+    Args:
+        x: (n,) shares, of at least 3 values.
+        y: (n,) accuracies.
+
+    Returns:
+        One row per shape, the best first: shape, n, r_squared, bic, above_best (its difference
+        from the lowest), where (the share at which half of the fitted fall has happened).
+
+    Raises:
+        ValueError: Fewer than 7 points, or than 3 different shares.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if len(x) < 7 or len(np.unique(x)) < 3:
+        raise ValueError(f"{len(x)} points at {len(np.unique(x))} shares: give 7 or more, at 3")
+    rows = []
+    for shape, parameters, (fitted, where) in (
+        ("linear", 2, _line(x, y)),
+        ("sigmoid", 4, _sigmoid(x, y)),
+        ("threshold", 3, _threshold(x, y)),
+    ):
+        n, k = len(x), parameters + 1
+        rss = max(float(((y - fitted) ** 2).sum()), 1e-12)
+        bic = n * np.log(rss / n) + k * np.log(n)
+        r_squared = 1 - rss / total if (total := float(((y - y.mean()) ** 2).sum())) else 0.0
+        rows.append((shape, n, r_squared, bic, where))
+    table = pd.DataFrame(rows, columns=["shape", "n", "r_squared", "bic", "where"])
+    table.insert(4, "above_best", table.bic - table.bic.min())
+    return table.sort_values("bic", ignore_index=True)
+
+
+def fit_curves(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Fit `shape_fits` to every curve of a table of fractions.
+
+    Draws of one fraction are asked the same problems, so that a curve has one point per fraction:
+    their mean.
+
+    Args:
+        table: Columns `by`, fraction, value, and base, the value where nothing is edited, which is
+            the curve's point at fraction 0.
+        by: What tells the curves apart.
+
+    Returns:
+        Columns `by` and those of `shape_fits`.
+    """
+    fits = []
+    for key, curve in table.groupby(list(by), sort=False):
+        means = curve.groupby("fraction").value.mean()
+        fit = shape_fits([0.0, *means.index], [curve.base.iloc[0], *means])
+        fits.append(fit.assign(**dict(zip(by, key, strict=True))))
+    joined = pd.concat(fits, ignore_index=True)
+    return joined[[*by, *fits[0].columns.drop(list(by))]]
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+    return np.polyval(np.polyfit(x, y, 1), x), (x.min() + x.max()) / 2
+
+
+def _sigmoid(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+    """From `before` to `after`, halfway at `where`; the best of several starts."""
+
+    def curve(x, before, after, where, width):
+        return before + (after - before) * expit((x - where) / width)
+
+    span = x.max() - x.min()
+    bounds = ([-0.5, -0.5, x.min(), span / 200], [1.5, 1.5, x.max(), span])
+    fits = []
+    for where in np.quantile(x, (0.2, 0.5, 0.8)):
+        start = (y[x == x.min()].mean(), y[x == x.max()].mean(), where, span / 8)
+        found, _ = curve_fit(curve, x, y, p0=start, bounds=bounds, max_nfev=5000)
+        fits.append((((y - curve(x, *found)) ** 2).sum(), tuple(found)))
+    _, best = min(fits)
+    return curve(x, *best), best[2]
+
+
+def _threshold(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+    """One level below a cut and another above it; the best cut between two shares."""
+    shares = np.unique(x)
+    cuts = (shares[1:] + shares[:-1]) / 2
+    fits = [np.where(x < cut, y[x < cut].mean(), y[x > cut].mean()) for cut in cuts]
+    best = min(range(len(cuts)), key=lambda index: ((y - fits[index]) ** 2).sum())
+    return fits[best], float(cuts[best])
+
+
+# --- intervals and tests ------------------------------------------------------------------------
+
+
+class Interval(NamedTuple):
+    """A mean over `n` replicates and its two-sided 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def seed_interval(values: Iterable[float]) -> Interval:
+    """Student t interval over replicates (calibration seeds); NaN bounds for a single one."""
+    from scipy.stats import t
+
+    x = np.asarray(list(values), dtype=np.float64)
+    if not x.size or not np.isfinite(x).all():
+        raise ValueError(f"an interval needs finite values, not {x.tolist()}")
+    mean, half = float(x.mean()), math.nan
+    if x.size > 1:
+        half = float(t.ppf(0.975, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size))
+    return Interval(mean, mean - half, mean + half, x.size)
+
+
+def summarize(answers: pd.DataFrame, by: Sequence[str] = ("lang", "task")) -> pd.DataFrame:
+    """Accuracy of each group with its 95 % Wilson interval.
+
+    Args:
+        answers: one row per problem, with a boolean column `correct`.
+        by: columns that define the groups.
+
+    Returns:
+        One row per group: `by`, accuracy, n, n_correct, low, high.
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    require_columns(answers, [*by, "correct"], "the table of answers")
+    groups = answers.astype({"correct": bool}).groupby(list(by), sort=False, dropna=False).correct
+    table = groups.agg(accuracy="mean", n="size", n_correct="sum").reset_index()
+    low, high = proportion_confint(table.n_correct, table.n, alpha=0.05, method="wilson")
+    return table.assign(low=np.asarray(low), high=np.asarray(high))
+
+
+def compare(
+    a: pd.DataFrame, b: pd.DataFrame, *, on: Sequence[str] = ("id",), resamples: int = 9999
+) -> dict[str, float]:
+    """Compare answers to the same problems under two conditions.
+
+    Args:
+        a: one row per problem, with the key columns `on` and a boolean column `correct`.
+        b: the same problems under the other condition, in any order.
+        on: columns that identify a problem.
+        resamples: draws of the paired percentile bootstrap (fixed seed).
+
+    Returns:
+        n, accuracy_a, accuracy_b, difference (a minus b) with its 95 % interval low and high,
+        only_a and only_b (problems solved under one condition), p_value (exact McNemar).
+    """
+    from scipy.stats import bootstrap
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    for side in (a, b):
+        require_columns(side, [*on, "correct"], "the table of answers")
+        if len(side) < 2:
+            raise ValueError(f"a comparison needs two problems or more, got {len(side)}")
+    columns = [*on, "correct"]
+    paired = a[columns].merge(
+        b[columns], on=list(on), how="outer", validate="1:1", indicator=True, suffixes=("_a", "_b")
+    )
+    if unmatched := int((paired["_merge"] != "both").sum()):
+        raise ValueError(f"{unmatched} problems are in one table only; compare the same problems")
+    x, y = (paired[column].to_numpy(dtype=bool) for column in ("correct_a", "correct_b"))
+    only_a, only_b = int((x & ~y).sum()), int((y & ~x).sum())
+    gain = x.astype(float) - y
+    drawn = bootstrap(
+        (gain,), np.mean, n_resamples=resamples, batch=200, method="percentile", rng=0
+    ).confidence_interval
+    test = mcnemar([[int((x & y).sum()), only_a], [only_b, int((~x & ~y).sum())]], exact=True)
+    return {
+        "n": x.size,
+        "accuracy_a": float(x.mean()),
+        "accuracy_b": float(y.mean()),
+        "difference": float(gain.mean()),
+        "low": float(drawn.low),
+        "high": float(drawn.high),
+        "only_a": only_a,
+        "only_b": only_b,
+        "p_value": float(test.pvalue),
+    }
+
+
+def paired_changes(
+    edited: pd.DataFrame,
+    plain: pd.DataFrame,
+    *,
+    by: Sequence[str],
+    on: Sequence[str] = ("problem_id",),
+    replicate: str = "seed",
+    resamples: int = 1999,
+) -> pd.DataFrame:
+    """What edits change on the same problems, over replicates (calibration seeds) of each edit.
+
+    A problem counts once: its change is the mean over the replicates of edited - plain. The
+    interval is the percentile bootstrap over problems (fixed seed); the test is the exact sign
+    test on the problems that changed, which for one replicate is McNemar's.
+
+    Args:
+        edited: One row per problem and replicate: `by`, `on`, `replicate` and a boolean `correct`.
+        plain: The same problems once, without an edit: `on` and `correct`.
+        by: Columns that define an edit.
+        on: Columns that identify a problem.
+        replicate: Column that tells the replicates apart.
+        resamples: Draws of the bootstrap.
+
+    Returns:
+        One row per group: `by`, n (problems), replicates, accuracy, plain, difference, low, high,
+        gained and lost (problems), p_value, and p_holm with Holm's correction over all rows.
+
+    Raises:
+        ValueError: A column is missing, a problem occurs twice, a group has a problem that `plain`
+            lacks, or its replicates have different problems.
+    """
+    from scipy.stats import binomtest, bootstrap
+    from statsmodels.stats.multitest import multipletests
+
+    _check_answers(edited, [*by, *on, replicate])
+    _check_answers(plain, on)
+    for table, key in ((edited, {*by, *on, replicate}), (plain, {*on})):
+        if table.duplicated(list(key)).any():
+            raise ValueError(f"a problem occurs twice within {', '.join(sorted(key))}")
+    known = plain.set_index(list(on)).correct.astype(float)
+    rows = []
+    for key, group in edited.groupby(list(by), sort=False, dropna=False):
+        answers = group.groupby(list(on), sort=True).correct.agg(["mean", "size"])
+        before = known.reindex(answers.index)
+        if before.isna().any() or (answers["size"] != group[replicate].nunique()).any():
+            raise ValueError(f"{dict(zip(by, key, strict=True))}: not the problems of the others")
+        change = (answers["mean"] - before).to_numpy()
+        options = {"n_resamples": resamples, "batch": 500, "method": "percentile", "rng": 0}
+        low = high = change[0]  # no variance, no interval
+        if np.ptp(change):
+            low, high = bootstrap((change,), np.mean, **options).confidence_interval
+        gained, lost = int((change > 0).sum()), int((change < 0).sum())
+        p_value = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+        counts = (len(change), int(answers["size"].iloc[0]))
+        means = (answers["mean"].mean(), before.mean(), change.mean(), low, high)
+        rows.append((*key, *counts, *means, gained, lost, p_value))
+    names = "n replicates accuracy plain difference low high gained lost p_value"
+    table = pd.DataFrame(rows, columns=[*by, *names.split()])
+    return table.assign(p_holm=multipletests(table.p_value, method="holm")[1])
+
+
+def equivalence(
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    *,
+    by: Sequence[str],
+    on: Sequence[str] = ("problem_id",),
+    margin: float = 0.02,
+) -> pd.DataFrame:
+    """Is the accuracy of `a` lower than that of `b`, on the same problems, or as good as equal?
+
+    Two one-sided tests (Schuirmann 1987) by statsmodels: the 90 % t interval of the paired
+    difference b - a lies within the margin exactly where both reject at 5 %.
+
+    Args:
+        a: One row per problem: `by`, `on` and a boolean `correct`. Where `b` has several rows for a
+            problem (draws of a control), their mean counts.
+        b: Likewise.
+        by: Columns that define a comparison.
+        on: Columns that identify a problem.
+        margin: Largest difference that is called no change.
+
+    Returns:
+        One row per comparison: `by`, n, accuracy (of a), control (of b), difference (control -
+        accuracy), low, high, p_equivalent, and `verdict`: "no measurable change" (interval within
+        the margin), "loss" or "gain" (interval beyond it), else "undecided".
+
+    Raises:
+        ValueError: A column is missing, a problem of `a` occurs twice or is not in `b`.
+    """
+    from statsmodels.stats.weightstats import DescrStatsW
+
+    for table in (a, b):
+        _check_answers(table, [*by, *on])
+    key = [*by, *on]
+    if a.duplicated(key).any():
+        raise ValueError(f"a problem occurs twice within {', '.join(key)}")
+    means = b.groupby(key, sort=False).correct.mean().rename("control")
+    both = a[[*key, "correct"]].join(means, on=key)
+    if both.control.isna().any():
+        raise ValueError("a problem has no answer under the control")
+    rows = []
+    for name, group in both.groupby(list(by), sort=False):
+        change = (group.control - group.correct).to_numpy(float)
+        low = high = change[0]  # no variance, no interval
+        p_value = float(abs(change[0]) >= margin)
+        if np.ptp(change):
+            stats = DescrStatsW(change)
+            low, high = stats.tconfint_mean(alpha=0.1)
+            p_value = stats.ttost_mean(-margin, margin)[0]
+        verdict = "undecided"
+        if -margin < low and high < margin:
+            verdict = "no measurable change"
+        elif low > margin or high < -margin:
+            verdict = "loss" if low > margin else "gain"
+        means = (len(change), group.correct.mean(), group.control.mean(), change.mean())
+        rows.append((*name, *means, low, high, p_value, verdict))
+    names = "n accuracy control difference low high p_equivalent verdict"
+    return pd.DataFrame(rows, columns=[*by, *names.split()])
+
+
+def agreement(labels: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
+    """How far raters agree beyond chance: Cohen's kappa of every pair, by statsmodels.
+
+    Args:
+        labels: One row per item and a column per rater.
+        kinds: The labels that they may give.
+
+    Returns:
+        One row per pair: rater_a, rater_b, n, same (items with the same label), kappa, low, high
+        (asymptotic 95 % interval, cut at 1).
+
+    Raises:
+        ValueError: Fewer than two raters, or a label that is none of `kinds`.
+    """
+    from statsmodels.stats.inter_rater import cohens_kappa
+
+    if labels.shape[1] < 2:
+        raise ValueError(f"raters are {list(labels)}: give two or more")
+    unknown = set(labels.to_numpy().ravel()) - set(kinds)
+    if unknown:
+        raise ValueError(f"label {unknown.pop()!r}: choose from {', '.join(kinds)}")
+    rows = []
+    for a, b in itertools.combinations(labels, 2):
+        counts = pd.crosstab(labels[a], labels[b])
+        counts = counts.reindex(index=kinds, columns=kinds, fill_value=0).to_numpy()
+        found = cohens_kappa(counts)
+        same, high = int(np.trace(counts)), min(float(found.kappa_upp), 1.0)
+        rows.append((a, b, len(labels), same, float(found.kappa), float(found.kappa_low), high))
+    return pd.DataFrame(rows, columns=["rater_a", "rater_b", "n", "same", "kappa", "low", "high"])
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Rank correlation along the last axis; ties share their mean rank."""
+    from scipy.stats import rankdata
+
+    a, b = (rankdata(x, axis=-1) - (x.shape[-1] + 1) / 2 for x in (a, b))
+    return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))

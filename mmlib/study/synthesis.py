@@ -1,0 +1,265 @@
+"""Three views of the layers beside a causal yardstick: do they name the same ones?
+
+A view gives every layer a value without changing anything: how far languages share its math
+weights, how its neurons fire, how far fine-tuning moved it. A yardstick changes one layer at a time
+and measures by how much right answers become less expected.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+from transformers import PreTrainedModel
+
+from mmlib.edits import pruned
+from mmlib.finetune import mean_loss
+from mmlib.masks import ParameterMask, random_mask
+from mmlib.merging import LayerPlan, swapped_layers
+from mmlib.models import decoder_layers
+from mmlib.neurons import overlap_with_english, ranges
+from mmlib.study.stats import seed_interval
+
+Examples = Sequence[Mapping[str, list[int]]]
+CELL = ["seed", "lang"]
+
+
+def layer_views(
+    overlap: pd.DataFrame,
+    rates: Mapping[str, np.ndarray],
+    math_update: pd.DataFrame,
+    language_updates: Mapping[str, pd.DataFrame],
+    *,
+    english: str = "en",
+) -> pd.DataFrame:
+    """What each of the three methods says of every layer.
+
+    Args:
+        overlap: Rows of `localisation.across_languages` with group "layer", of one seed and
+            keep ratio.
+        rates: Language -> firing rates (layers, neurons), see `mmlib.neurons.Firing.rates`.
+        math_update: See `mmlib.merging.update_magnitude`, of the math expert.
+        language_updates: The same by language, of the language experts.
+        english: The language whose neurons the others are compared with.
+
+    Returns:
+        view, lang, layer, value: "math-set overlap" (mean Jaccard with the other languages),
+        "firing overlap" (with English), "firing MSD" (variance over languages of the mean rate, one
+        profile for all), "math update" (mean |ΔW|, one profile for all) and "language update", for
+        the languages of `language_updates`.
+    """
+    pairs = overlap[overlap.lang_a != overlap.lang_b]
+    both = pd.concat([pairs.assign(lang=pairs.lang_a), pairs.assign(lang=pairs.lang_b)])
+    shared = both.groupby(["lang", "layer"]).jaccard.mean().unstack("lang")
+    firing = overlap_with_english(rates, english=english)
+    msd, moved = ranges(rates).var(axis=1, ddof=0), update_by_layer(math_update)
+    tables = []
+    for code, update in language_updates.items():
+        columns = {
+            "math-set overlap": shared[code].rename_axis("layer"),
+            "firing overlap": firing[code],
+            "firing MSD": msd,
+            "math update": moved,
+            "language update": update_by_layer(update),
+        }
+        of_lang = pd.concat({name: c.astype(float) for name, c in columns.items()}, names=["view"])
+        tables.append(of_lang.rename("value").reset_index().assign(lang=code))
+    return pd.concat(tables, ignore_index=True)[["view", "lang", "layer", "value"]]
+
+
+def update_by_layer(update: pd.DataFrame) -> pd.Series:
+    """Mean |ΔW| over the weights of each decoder layer.
+
+    Args:
+        update: See `mmlib.merging.update_magnitude`.
+    """
+    inside = update.dropna(subset="layer")
+    sums = (inside.absolute * inside.n).groupby(inside.layer).sum()
+    return (sums / inside.groupby("layer").n.sum()).rename_axis("layer")
+
+
+def pruned_layers(
+    model: PreTrainedModel,
+    sets: Mapping[str, ParameterMask],
+    examples: Mapping[str, Examples],
+    *,
+    seed: int,
+) -> pd.DataFrame:
+    """Prune the math weights of one layer at a time, and as many random ones.
+
+    Args:
+        model: As it was afterwards.
+        sets: Language -> its math-specific set.
+        examples: Language -> math, see `mmlib.finetune.encode`.
+        seed: Of the random weights, as many in every matrix.
+
+    Returns:
+        lang, layer, yardstick ("prune math weights", "prune random weights"), n_weights, loss
+        without them, in nats per token of the answer, and change = loss - that of the whole model.
+    """
+    prefix, layers = decoder_layers(model)
+    rows = []
+    for code, own in sets.items():
+        whole = mean_loss(model, examples[code])
+        drawn = random_mask(own, seed=seed)
+        for name, mask in (("prune math weights", own), ("prune random weights", drawn)):
+            for layer in range(len(layers)):
+                with pruned(model, layer_of(mask, f"{prefix}.{layer}.")) as number:
+                    loss = mean_loss(model, examples[code])
+                rows.append((code, layer, name, number, loss, loss - whole))
+    names = ["lang", "layer", "yardstick", "n_weights", "loss", "change"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def layer_of(mask: ParameterMask, prefix: str) -> ParameterMask:
+    """The part of a set in modules whose names begin so.
+
+    Raises:
+        ValueError: There is none.
+    """
+    own = {name: tensor for name, tensor in mask.items() if name.startswith(prefix)}
+    if not own:
+        raise ValueError(f"no module of the set begins with {prefix!r}")
+    return ParameterMask(own)
+
+
+def exchanged_layers(
+    expert: PreTrainedModel, donor: PreTrainedModel, examples: Examples
+) -> pd.DataFrame:
+    """Give a model one layer of another at a time.
+
+    Args:
+        expert: As it was afterwards.
+        donor: Of the same base; or the base itself, which reverts one layer.
+        examples: See `mmlib.finetune.encode`.
+
+    Returns:
+        layer, loss with the donor's layer, in nats per token, and change = loss - the expert's.
+
+    Raises:
+        ValueError: See `mmlib.merging.check_comparable`.
+    """
+    depth = len(decoder_layers(expert)[1])
+    whole, rows = mean_loss(expert, examples), []
+    for layer in range(depth):
+        plan = LayerPlan(tuple(float(i == layer) for i in range(depth)))
+        with swapped_layers(expert, donor, plan, others="math"):
+            loss = mean_loss(expert, examples)
+        rows.append((layer, loss, loss - whole))
+    return pd.DataFrame(rows, columns=["layer", "loss", "change"])
+
+
+def yardsticks(
+    base: PreTrainedModel,
+    math_expert: PreTrainedModel,
+    language_experts: Mapping[str, PreTrainedModel],
+    sets: Mapping[str, ParameterMask],
+    math: Mapping[str, Examples],
+    texts: Mapping[str, Examples],
+    *,
+    seed: int,
+) -> pd.DataFrame:
+    """Change every layer on its own, in five ways.
+
+    Args:
+        base: What the experts were fine-tuned from.
+        math_expert: Math expert.
+        language_experts: Language -> expert.
+        sets: Language -> math-specific set of the base.
+        math: Language -> math in it.
+        texts: Language -> held-out texts of the kind that its expert has learned.
+        seed: Of the random weights.
+
+    Returns:
+        yardstick, lang, layer, loss, change (in nats per token; above zero is worse): those of
+        `pruned_layers` in the base; of `exchanged_layers` "take from the language expert" and "take
+        from the base" (the math expert, on math) and "revert the language expert" (to the base, on
+        its own texts).
+    """
+    tables = [pruned_layers(base, {x: sets[x] for x in language_experts}, math, seed=seed)]
+    for code, expert in language_experts.items():
+        exchanges = {
+            "take from the language expert": (math_expert, expert, math[code]),
+            "take from the base": (math_expert, base, math[code]),
+            "revert the language expert": (expert, base, texts[code]),
+        }
+        for name, exchange in exchanges.items():
+            tables.append(exchanged_layers(*exchange).assign(lang=code, yardstick=name))
+    names = ["yardstick", "lang", "layer", "loss", "change"]
+    return pd.concat(tables, ignore_index=True)[names]
+
+
+def rank_agreement(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
+    """Rank correlation over the layers of every profile of one kind with every one of another.
+
+    Args:
+        left: name, seed, lang, layer, value.
+        right: The same columns; may be the same table.
+
+    Returns:
+        left, right (the names), rho (mean over seeds of the mean over languages that both have),
+        low, high (95 % interval over seeds, cut at -1 and 1), n (seeds). A profile without any
+        differences has no ranks and does not count.
+
+    Raises:
+        ValueError: The tables have no seed and language in common.
+    """
+    wide = [t.pivot(index=[*CELL, "layer"], columns="name", values="value") for t in (left, right)]
+    cells = sorted(set.intersection(*({i[:2] for i in t.index} for t in wide)))
+    if not cells:
+        raise ValueError("the profiles have no seed and language in common")
+    rhos = {}
+    for cell in cells:
+        sides = [table.loc[cell].sort_index() for table in wide]
+        for a in sides[0]:
+            for b in sides[1]:
+                rho = _spearman(sides[0][a].to_numpy(), sides[1][b].to_numpy())
+                rhos.setdefault((a, b), []).append((*cell, rho))
+    rows = []
+    for names, values in rhos.items():
+        table = pd.DataFrame(values, columns=[*CELL, "rho"]).dropna()
+        if len(table):
+            rows.append((*names, *seed_interval(table.groupby("seed").rho.mean())))
+    found = pd.DataFrame(rows, columns=["left", "right", "rho", "low", "high", "n"])
+    return found.assign(low=found.low.clip(lower=-1), high=found.high.clip(upper=1))
+
+
+def repeatability(table: pd.DataFrame) -> pd.Series:
+    """Rank correlation of each profile with itself in another seed: what a comparison can reach.
+
+    Args:
+        table: As in `rank_agreement`.
+
+    Returns:
+        By name, the mean over pairs of seeds and over languages; not a number with one seed.
+    """
+    wide = table.pivot(index=["name", "lang", "layer"], columns="seed", values="value")
+    pairs = list(itertools.combinations(wide.columns, 2))
+    if not pairs:
+        return pd.Series(np.nan, table.name.unique())
+    rhos = wide.groupby(level=["name", "lang"]).apply(
+        lambda own: np.nanmean([_spearman(own[a].to_numpy(), own[b].to_numpy()) for a, b in pairs])
+    )
+    return rhos.groupby(level="name").mean()
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's rho; not a number where one side is constant or incomplete."""
+    if np.isnan(x).any() or np.isnan(y).any() or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(spearmanr(x, y).statistic)
+
+
+def chance_rank_correlation(depth: int, *, draws: int = 20_000, seed: int = 0) -> float:
+    """Least |rho| that at most one of twenty pairs of unrelated orders of so many layers reaches.
+
+    Few layers have few values of rho; this is one of them, rounded down so that an equal rho that
+    was computed in another way reaches it.
+    """
+    rng, ranks = np.random.default_rng(seed), np.arange(depth) - (depth - 1) / 2
+    orders = rng.permuted(np.tile(ranks, (draws, 1)), axis=1)
+    found, counts = np.unique(np.abs(orders @ ranks) / (ranks @ ranks), return_counts=True)
+    reached = counts[::-1].cumsum()[::-1] / draws
+    rare = found[reached <= 0.05]
+    return float(np.floor(rare.min() * 1e6) / 1e6) if len(rare) else 1.0

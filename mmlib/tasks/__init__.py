@@ -1,0 +1,1 @@
+"""What a model is asked: benchmarks, languages, reading numbers, asking and grading."""

@@ -1,0 +1,366 @@
+"""Ask, extract, grade: one row per problem.
+
+The asking is EleutherAI's lm-evaluation-harness, which the papers used. The model object itself is
+passed in, so an edited model is graded without a reload, and nothing is read from the network.
+"""
+
+import functools
+import logging
+import math
+import warnings
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext, redirect_stderr
+from io import StringIO
+from pathlib import Path
+
+import datasets
+import pandas as pd
+from lm_eval.evaluator import evaluate as run_harness
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
+
+from mmlib.tasks import skills
+from mmlib.tasks.languages import parse_number
+from mmlib.tasks.skills import EXTRACTIONS, FAMILY, SKILLS, Document
+
+COLUMNS = [
+    "lang",
+    "task",
+    "problem_id",
+    "target",
+    "response",
+    "prediction",
+    "extraction",
+    "correct",
+]
+UNSOLVED = 300
+"""Tokens that an answer may have where no solutions are known (the published cap of Hindi)."""
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: str | Sequence[str],
+    *,
+    languages: Sequence[str],
+    limit: int | None = None,
+    only: Mapping[str, Collection[str]] | None = None,
+    batch_size: int = 256,
+    data_dir: str | Path | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Grade the held-out items of tasks in several languages, in one call of the harness.
+
+    Decoding is greedy and ends where the task's YAML says (a line break, the next question), at
+    EOS, or 20 % beyond the longest gold response that the task has in this language, whatever else
+    is asked or left out; tasks without gold responses end after `UNSOLVED` tokens.
+
+    Args:
+        model: Any causal LM, also one whose weights have just been changed.
+        tokenizer: Its tokenizer.
+        tasks: One or several of `mmlib.tasks.skills.SKILLS`.
+        languages: ISO 639-1 codes.
+        limit: Only the first `limit` items per task and language; they are parallel across
+            languages.
+        only: Ids of the wanted items of each task, before `limit` counts; None for all.
+        batch_size: Prompts per batch.
+        data_dir: As in `load_problems`.
+        progress: Show the harness' progress bars.
+
+    Returns:
+        Columns `COLUMNS`; two rows per problem that is answered in words, one per extraction
+        (`prediction` is missing when nothing could be extracted, and `correct` is then False), and
+        one for a ranked choice (`extraction` is then "likelihood", and the most likely text both
+        response and prediction).
+
+    Raises:
+        ValueError: Unknown task or language, no languages, `limit` below 1, or `only` has no ids
+            for a task or an id that it does not have.
+        FileNotFoundError: As in `load_problems`.
+    """
+    tasks = [tasks] if isinstance(tasks, str) else list(tasks)
+    if wrong := [task for task in tasks if task not in SKILLS]:
+        raise ValueError(f"cannot grade task {wrong[0]!r}: choose from {', '.join(SKILLS)}")
+    for name, given in {"tasks": tasks, "languages": languages}.items():
+        if isinstance(given, str) or not given or len(set(given)) != len(given):
+            raise ValueError(f"{name} is {given!r}: give a list of at least one, each of them once")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}: give at least 1, or None for all items")
+    pairs = [(task, code) for task in tasks for code in languages]
+    asked = {pair: skills.documents(*pair, data_dir) for pair in pairs}
+    configs = {pair: skills.config(*pair, data_dir) for pair in pairs}
+    for pair, documents in asked.items():
+        if SKILLS[pair[0]].extract:
+            configs[pair]["generation_kwargs"]["max_gen_toks"] = _cap(tokenizer, documents)
+    asked = {pair: part[:limit] for pair, part in _chosen(asked, only).items()}
+    with nullcontext() if progress else redirect_stderr(StringIO()):
+        result = _ask(model, tokenizer, asked, configs, batch_size)
+    rows = [
+        row
+        for task, code in asked
+        for sample in sorted(result["samples"][f"{task}-{code}"], key=lambda s: s["doc_id"])
+        for row in _rows(sample["doc"], sample["filtered_resps"], task, code)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"prediction": "str"})
+
+
+_Asked = dict[tuple[str, str], list[Document]]
+"""The documents of each task and language."""
+
+
+def _chosen(asked: _Asked, only: Mapping[str, Collection[str]] | None) -> _Asked:
+    """The documents with the wanted ids."""
+    if only is None:
+        return asked
+    chosen = {}
+    for (task, code), part in asked.items():
+        known = {document["id"] for document in part}
+        wanted = set(only.get(task, ()))
+        if not wanted:
+            raise ValueError(f"only has no ids of {task}: give some, or leave the task out")
+        if unknown := wanted - known:
+            raise ValueError(
+                f"{task} has no item {min(unknown)!r}; its ids look like {min(known)!r}"
+            )
+        chosen[task, code] = [document for document in part if document["id"] in wanted]
+    return chosen
+
+
+def choose_items(
+    tasks: Sequence[str] = FAMILY,
+    language: str = "en",
+    *,
+    parts: Collection[str] | None = None,
+    items: int | Mapping[str, int] = 0,
+    seed: int | None = None,
+    among: int = 0,
+    data_dir: str | Path | None = None,
+) -> pd.DataFrame:
+    """Choose as many items of every part of some tasks.
+
+    The parts of an organism's tasks are the math tiers (`math-1` …), `math-new` (templates that
+    training never shows), `choice`, `reading-same`, `reading-mixed`, `knowledge` and `generation`,
+    ranked ones with `-ranked` at their end; another task is its only part.
+
+    Args:
+        tasks: Some of `mmlib.tasks.skills.SKILLS`.
+        language: ISO 639-1 code; items with one id are translations of each other.
+        parts: Only these of their parts; None for all.
+        items: Items per part, or how many of which part; 0 takes all.
+        seed: Seed of their draw; None takes the first ones.
+        among: Draw among the first so many of every part; 0: among all.
+        data_dir: As in `load_problems`.
+
+    Returns:
+        Columns task, part and problem_id.
+
+    Raises:
+        ValueError: There is no such part, or `items` is more than a part has.
+        FileNotFoundError: As in `load_problems`.
+    """
+    if parts is not None and not parts:
+        raise ValueError("parts is empty: give some, or None for all")
+    table = pd.DataFrame(
+        [
+            (task, _part(task, document["id"]), document["id"])
+            for task in tasks
+            for document in skills.documents(task, language, data_dir)
+        ],
+        columns=["task", "part", "problem_id"],
+    )
+    if unknown := sorted(set(parts or ()) - set(table.part)):
+        raise ValueError(f"no part {unknown[0]!r}: choose from {', '.join(table.part.unique())}")
+    table = table[table.part.isin(list(table.part if parts is None else parts))]
+    chosen = []
+    for name, part in table.groupby("part", sort=False):
+        part = part.head(among or len(part))
+        count = items.get(name, 0) if isinstance(items, Mapping) else items
+        if not 0 <= count <= len(part):
+            raise ValueError(f"items is {count}: give 0 for all, or at most {len(part)} of {name}")
+        # A part draws the same items whatever else is asked.
+        draw = {"random_state": zlib.crc32(f"{seed} {name}".encode())}
+        whole = seed is None or not count
+        chosen.append(part.head(count or len(part)) if whole else part.sample(count, **draw))
+    return pd.concat(chosen, ignore_index=True)
+
+
+def part_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    languages: Sequence[str],
+    tasks: Sequence[str] = FAMILY,
+    parts: Collection[str] | None = None,
+    items: int | Mapping[str, int] = 0,
+    seed: int | None = None,
+    among: int = 0,
+    data_dir: str | Path | None = None,
+    batch_size: int = 256,
+) -> pd.DataFrame:
+    """Ask the chosen items of every part, strictly extracted or ranked.
+
+    Args:
+        model: Any causal LM, perhaps changed.
+        tokenizer: Its tokenizer.
+        languages: ISO 639-1 codes.
+        tasks: As the further ones in `choose_items`.
+        parts: See there.
+        items: See there.
+        seed: See there.
+        among: See there.
+        data_dir: As in `load_problems`.
+        batch_size: Prompts per batch.
+
+    Returns:
+        One row per item and language: part and the columns of `evaluate`.
+
+    Raises:
+        ValueError: As in `choose_items` and `evaluate`.
+        FileNotFoundError: As in `load_problems`.
+    """
+    if isinstance(languages, str) or not languages:
+        raise ValueError(f"languages is {languages!r}: give a list of at least one")
+    wanted = {"parts": parts, "items": items, "seed": seed, "among": among, "data_dir": data_dir}
+    chosen = choose_items(tasks, languages[0], **wanted).groupby("task", sort=False).problem_id
+    only = {task: set(ids) for task, ids in chosen}
+    asking = {"only": only, "data_dir": data_dir, "batch_size": batch_size}
+    answers = evaluate(model, tokenizer, list(only), languages=languages, **asking)
+    answers = answers[answers.extraction != "flexible"].reset_index(drop=True)
+    names = [_part(*pair) for pair in zip(answers.task, answers.problem_id, strict=True)]
+    answers.insert(0, "part", names)
+    return answers
+
+
+def legacy_correct(answers: pd.DataFrame) -> pd.Series:
+    """Grade math answers as the scripts behind *SLAM* did (see `mmlib.tasks.skills.legacy_number`).
+
+    Args:
+        answers: Columns response and target, see `evaluate`; targets are numbers.
+
+    Returns:
+        Whether the number read differs from the target by less than .001.
+    """
+    read = answers.response.map(skills.legacy_number)
+    return (read - answers.target.astype(float)).abs() < 1e-3
+
+
+def _part(task: str, problem_id: str) -> str:
+    if not task.startswith("organism-"):
+        return task
+    return problem_id.split("-heldout")[0] + ("-ranked" if task.endswith("-ranked") else "")
+
+
+def _ask(model, tokenizer, asked: _Asked, configs: dict, batch_size: int) -> dict:
+    """Run the harness on everything at once; returns its results and logged samples."""
+    tasks = [_harness_task(*pair, part, configs[pair]) for pair, part in asked.items()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice of the harness about defaults we set on purpose
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        # Not its `simple_evaluate`, which asks pip and git about the machine at every call.
+        return run_harness(
+            _Harness(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+            _task_manager().load(tasks),
+            bootstrap_iters=0,
+        )
+
+
+class _Harness(HFLM):
+    """The harness' model, whose cache of keys and values has room to grow.
+
+    The library's own cache is copied as a whole at every token, which takes much of the time of a
+    small model. The numbers are the same.
+    """
+
+    def _model_generate(self, context, max_length, stop, **options):
+        cache = DynamicCache(config=self.model.config)
+        cache.layers = [_Roomy() if type(old) is DynamicLayer else old for old in cache.layers]
+        if cache.layers:
+            options["past_key_values"] = cache
+        return super()._model_generate(context, max_length, stop, **options)
+
+
+class _Roomy(DynamicLayer):
+    """Keys and values of one layer, copied once in 64 tokens."""
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        before = self.get_seq_length()
+        after = before + key_states.shape[-2]
+        if not before or after > self.room[0].shape[-2]:
+            old, self.room = (self.keys, self.values), []
+            for part, new in zip(old, (key_states, value_states), strict=True):
+                self.room.append(new.new_empty(*new.shape[:-2], after + 64, new.shape[-1]))
+                if before:
+                    self.room[-1][..., :before, :] = part
+        for room, new in zip(self.room, (key_states, value_states), strict=True):
+            room[..., before:after, :] = new
+        self.keys, self.values = (room[..., :after, :] for room in self.room)
+        return self.keys, self.values
+
+
+@functools.cache
+def _task_manager() -> TaskManager:
+    return TaskManager(include_defaults=False)
+
+
+def _cap(tokenizer, documents: Sequence[Document]) -> int:
+    """Tokens that an answer may have: 20 % more than the longest gold with its EOS."""
+    texts = [document["response"] for document in documents]
+    if not all(texts):
+        return UNSOLVED
+    encoded = tokenizer(texts, add_special_tokens=False).input_ids
+    return math.ceil(1.2 * (max(map(len, encoded)) + 1))
+
+
+def _harness_task(task: str, language: str, documents: list[Document], config: dict) -> dict:
+    """A task of the harness, with our documents and grading."""
+    data = datasets.Dataset.from_list(documents)
+
+    def grade(document: dict, responses: list) -> dict[str, float]:
+        rows = _rows(document, responses, task, language)
+        return {row["extraction"]: float(row["correct"]) for row in rows}
+
+    metrics = EXTRACTIONS if SKILLS[task].extract else ("likelihood",)
+    return {
+        "num_fewshot": 0,
+        **config,
+        "task": f"{task}-{language}",
+        "custom_dataset": lambda **_: {"test": data},
+        "test_split": "test",
+        "process_results": grade,
+        "metric_list": [
+            {"metric": m, "aggregation": "mean", "higher_is_better": True} for m in metrics
+        ],
+    }
+
+
+def _rows(document: dict, responses: list, task: str, language: str) -> list[dict]:
+    """The graded rows of one response, or of the log-likelihoods of the choices."""
+    extract = SKILLS[task].extract
+    if extract is None:
+        best = max(range(len(responses)), key=lambda index: responses[index][0])
+        text = document["choices"][best]
+        readings = [("likelihood", text, text, best == document["gold"])]
+    else:
+        text, readings = responses[0], []
+        for mode in EXTRACTIONS:
+            found = extract(text, language, mode)
+            right = found is not None and _same(found, document["target"])
+            readings.append((mode, text, found, right))
+    known = [language, task, document["id"], document["target"]]
+    return [
+        dict(zip(COLUMNS, [*known, response, prediction, mode, correct], strict=True))
+        for mode, response, prediction, correct in readings
+    ]
+
+
+def _same(prediction: str, target: str) -> bool:
+    """Whether two answers are the same words, or the same number however it is written."""
+    if prediction == target:
+        return True
+    value = parse_number(prediction, "en")
+    return value is not None and value == parse_number(target, "en")

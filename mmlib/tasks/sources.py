@@ -1,0 +1,221 @@
+"""Where benchmark files lie, on the hub and in a data folder, and how to read their tables."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from mmlib.tasks.languages import LANGUAGES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a data set lies. `{language}`, `{name}`, `{variant}` and `{split}` are filled in."""
+
+    path: str
+    """Below a data folder."""
+    id: str
+    """On the Hugging Face Hub."""
+    revision: str
+    """A commit, or a branch where we know of no commit: then the owner may change the rows."""
+    licence: str
+    columns: tuple[str, ...]
+    """The columns we need."""
+    config: str | None = None
+    file: str | None = None
+    """A tab-separated file of the repository, read in place of a configuration."""
+
+
+# The one place to change a revision. The commits are those that public code pins; they have not
+# been compared with the hub from here. "main" means that we found no commit to pin.
+HUB = {
+    "gsm8k": Source(
+        path="gsm8k/{split}.jsonl",
+        id="openai/gsm8k",
+        config="main",
+        revision="e53f048856ff4f594e959d75785d2c2d37b678ee",
+        licence="MIT",
+        columns=("question", "answer"),
+    ),
+    "gsm8k-translated": Source(
+        path="gsm8k-translated/gsm8k_{language}_{split}.csv",
+        id="math-across-languages/gsm8k-translated",
+        config="{language}",  # as its card is described; we have not seen its configurations
+        revision="main",
+        licence="other, for research use",
+        columns=("question", "answer"),
+    ),
+    "mgsm": Source(  # its loading script no longer runs, its files are those of google-research
+        path="mgsm/mgsm_{language}.tsv",
+        id="juletxara/mgsm",
+        file="mgsm_{language}.tsv",
+        revision="f52417ca77bd71e9888ddc29f92587660725d2b4",
+        licence="CC BY 4.0 (google-research/url-nlp); CC BY-SA 4.0 on the card",
+        columns=("question", "answer"),
+    ),
+    "msvamp": Source(
+        path="msvamp/test_{name}.json",
+        id="Mathoctopus/MSVAMP",
+        config="{language}",
+        revision="main",
+        licence="Apache-2.0",
+        columns=("m_query", "response"),
+    ),
+    "mgsm8kinstruct": Source(
+        path="mgsm8kinstruct/MGSM8KInstruct_Parallel.json",
+        id="Mathoctopus/GSM8KInstruct_Parallel",
+        revision="main",
+        licence="Apache-2.0",
+        columns=("prompt", "chosen"),
+    ),
+    "xcsqa": Source(
+        path="xcsqa/{language}/{split}.jsonl",
+        id="INK-USC/xcsr",
+        config="X-CSQA-{variant}",
+        revision="main",
+        licence="MIT",
+        columns=("id", "question", "answerKey"),
+    ),
+    "flores": Source(
+        path="flores/{split}/{variant}.{split}",
+        id="facebook/flores",
+        config="{variant}",
+        revision="refs/convert/parquet",  # its main branch has a loading script
+        licence="CC BY-SA 4.0",
+        columns=("sentence",),
+    ),
+    "race": Source(
+        path="race/race_{language}_{variant}_{split}.csv",
+        id="ehovy/race",
+        config="{variant}",
+        revision="2fec9fd81f1dc971569a9b729c43f2f0e6436637",
+        licence="for research only",
+        columns=("example_id", "article", "question", "options", "answer"),
+    ),
+    "mmlu": Source(
+        path="mmlu/mmlu_val_{language}.csv",
+        id="cais/mmlu",
+        config="all",
+        revision="c30699e8356da336a370243923dbaf21066bb9fe",
+        licence="MIT",
+        columns=("question", "subject", "choices", "answer"),
+    ),
+    "global-mmlu": Source(
+        path="global-mmlu/{language}/{split}-00000-of-00001.parquet",
+        id="CohereLabs/Global-MMLU",
+        config="{language}",
+        revision="0e619dbeb34206cd48705a1a0ea7fb21cae09993",
+        licence="Apache-2.0",
+        columns=("sample_id", "subject", "question", "answer", *(f"option_{c}" for c in "abcd")),
+    ),
+    "orca-math": Source(
+        path="orca-math/{split}-00000-of-00001.parquet",
+        id="microsoft/orca-math-word-problems-200k",
+        revision="main",
+        licence="MIT",
+        columns=("question", "answer"),
+    ),
+    "aya": Source(
+        path="aya/{split}-00000-of-00001.parquet",
+        id="CohereLabs/aya_dataset",
+        revision="main",
+        licence="Apache-2.0",
+        columns=("inputs", "targets", "language_code"),
+    ),
+}
+
+READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".parquet": pd.read_parquet,
+    ".csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False),
+    ".tsv": lambda path: pd.read_csv(
+        path, sep="\t", names=["question", "answer"], quoting=3, dtype=str, keep_default_na=False
+    ),
+    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False, convert_dates=False),
+}
+READERS[".json"] = READERS[".jsonl"]
+READERS[".dev"] = READERS[".devtest"] = lambda path: pd.DataFrame(
+    {"sentence": path.read_text(encoding="utf-8").removesuffix("\n").split("\n")}
+)
+
+
+def read_table(path: Path, columns: Sequence[str], hint: str = "") -> pd.DataFrame:
+    """Read a file that must have `columns` and at least one row.
+
+    Args:
+        path: A file with one of the endings of `READERS`.
+        columns: Names of needed columns.
+        hint: What to do about a missing file.
+
+    Raises:
+        FileNotFoundError: The file is not there; the message ends with `hint`.
+        ValueError: It cannot be read, lacks a column, or has no rows.
+    """
+    if not path.is_file():
+        hint = hint or "check data_dir, task and language"
+        raise FileNotFoundError(f"{path} is not there: {hint}")
+    try:
+        table = READERS[path.suffix](path)
+    except (ValueError, OSError) as error:  # pyarrow's, pandas' and json's errors are among these
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    return _checked(table, columns, str(path))
+
+
+def _checked(table: pd.DataFrame, columns: Sequence[str], where: str) -> pd.DataFrame:
+    if missing := [column for column in columns if column not in table]:
+        raise ValueError(f"{where} lacks the columns {missing}: it has {list(table.columns)}")
+    if table.empty:
+        raise ValueError(f"{where} has no rows")
+    table.attrs["where"] = where
+    return table
+
+
+def fetch(
+    name: str, folder: Path | None, split: str, *, language: str = "", variant: str = ""
+) -> pd.DataFrame:
+    """Read the rows of one source, from a folder or, without one, from the hub.
+
+    Args:
+        name: One of `HUB`.
+        folder: A data folder.
+        split: The owners' name of the split.
+        language: ISO 639-1 code, for sources with a file or a configuration per language.
+        variant: "high" or "middle" for RACE, the owners' code of the language for xCSQA and FLORES.
+
+    Returns:
+        The rows as their owners have them; `attrs["where"]` says where they come from.
+
+    Raises:
+        FileNotFoundError: The file is not there, or the hub cannot be reached.
+        ValueError: As in `read_table`.
+    """
+    source = HUB[name]
+    spoken = LANGUAGES[language].name if language else ""
+    names = {"split": split, "language": language, "variant": variant, "name": spoken}
+    if folder is None:
+        return _from_hub(source, names)
+    hint = f"put the file of {source.id} there, or leave data_dir out to load it from the hub"
+    columns = ("qa",) if name == "mmlu" else source.columns
+    return read_table(folder / source.path.format(**names), columns, hint)
+
+
+def _from_hub(source: Source, names: dict[str, str]) -> pd.DataFrame:
+    from datasets import load_dataset  # slow to import, and not needed for a folder
+
+    config = source.config and source.config.format(**names)
+    where = f"{source.id} ({config or source.file or 'default'}, {names['split']})"
+    try:
+        if source.file:
+            file = f"hf://datasets/{source.id}@{source.revision}/{source.file.format(**names)}"
+            form = {"sep": "\t", "column_names": list(source.columns), "quoting": 3}
+            rows = load_dataset("csv", data_files=file, split="train", **form)
+        else:
+            options = {"split": names["split"], "revision": source.revision}
+            rows = load_dataset(source.id, config, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"{where} at {source.revision} cannot be loaded from the hub: {error}. Without a "
+            f"network give data_dir, a folder with {source.path}; revisions stand in "
+            "mmlib.tasks.sources.HUB"
+        ) from error
+    return _checked(rows.to_pandas(), source.columns, where)

@@ -1,0 +1,376 @@
+"""The book as it is read: it builds without a warning, offline, on a phone and in the dark."""
+
+import ast
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).parents[2]
+BOOK = ROOT / "book"
+TOC = yaml.safe_load((BOOK / "_toc.yml").read_text(encoding="utf-8"))
+PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+PROSE = [*sorted(BOOK.glob("*.md")), ROOT / "README.md"]
+LOOKS = [(width, theme) for width in (390, 1300) for theme in ("light", "dark")]
+
+
+def markdown(page):
+    """All Markdown of a page of the book."""
+    if (BOOK / f"{page}.md").exists():
+        return (BOOK / f"{page}.md").read_text(encoding="utf-8")
+    cells = json.loads((BOOK / f"{page}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
+# --- sources ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_of_the_contents_exists_once(page):
+    assert (BOOK / f"{page}.md").exists() != (BOOK / f"{page}.ipynb").exists()
+
+
+def test_every_prose_page_is_in_the_contents():
+    assert {path.stem for path in BOOK.glob("*.md")} <= set(PAGES)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("chapters/")])
+def test_launch_buttons_open_the_source_of_the_chapter(page):
+    assert CONFIG["repository"]["path_to_book"] == "notebooks"
+    assert (ROOT / "notebooks" / f"{page}.ipynb").exists()
+
+
+def test_the_book_executes_nothing():
+    assert CONFIG["execute"]["execute_notebooks"] == "off"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_citations_are_in_the_bibliography(page):
+    known = set(re.findall(r"@\w+\{([^,]+),", (BOOK / "references.bib").read_text()))
+    cited = re.findall(r"\{cite[^}]*\}`([^`]+)`", markdown(page))
+    assert {key.strip() for keys in cited for key in keys.split(",")} <= known
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_headings_go_down_one_step_at_a_time(page):
+    text = re.sub(r"^(`{3,}|:{3,}).*?^\1", "", markdown(page), flags=re.M | re.S)
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", text, re.M)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in pairwise(levels))
+
+
+def mmlib_commands():
+    """Every `python -m mmlib …` of the prose, with shell variables and comments taken out."""
+    for path in (path for path in PROSE if path.stem != "api"):
+        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+        blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.S)
+        inline = re.findall(r"`(python -m mmlib [^`]+)`", text)
+        for line in (*"\n".join(blocks).splitlines(), *inline):
+            if "python -m mmlib " in line and " | " not in line:
+                yield pytest.param(
+                    line.split("python -m mmlib ")[1], id=f"{path.stem}: {line}"[:70]
+                )
+
+
+@pytest.mark.parametrize("command", mmlib_commands())
+def test_commands_in_the_prose_are_accepted(command):
+    from mmlib.__main__ import _parser
+    from mmlib.book.chapters import Project, resolve
+
+    words = shlex.split(command.replace("CHAPTER", "04_overlap"), comments=True)
+    arguments = _parser().parse_args(words)
+    project = Project(ROOT)
+    for name in getattr(arguments, "chapter", None) or []:
+        if arguments.command == "run":
+            given = dict(text.split("=", 1) for text in arguments.given)
+            resolve(project, project.chapter(name).name, given)
+
+
+def test_names_in_the_readme_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.S):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                assert {alias.name for alias in node.names} <= set(dir(import_module(node.module)))
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / target).exists(), target
+
+
+def test_gotchas_quote_messages_that_the_package_has():
+    code = "".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "mmlib").rglob("*.py")))
+    # string literals broken over lines are one message; a field of an f-string stands for "…"
+    code = re.sub(r'"\s*\n\s*f?"', "", code)
+    sections = (BOOK / "gotchas.md").read_text(encoding="utf-8").split("\n## ")
+    for section in sections[1:-1]:  # the last is about building, which is not ours
+        for message in re.findall(r"^### (.+)", section, re.M):
+            parts = [part.strip() for part in message.split("…") if part.strip()]
+            found = re.search(r"[^\n]*".join(map(re.escape, parts)), code)
+            assert found, f"no message of mmlib reads {message!r}"
+
+
+def test_versions_agree():
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert str(citation["version"]) == version
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## {version} ({citation['date-released']})" in changes
+    assert "## Errata" in changes
+
+
+# --- the built pages ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """The book built once, also where several processes run tests."""
+    from filelock import FileLock
+
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    html = shared / "book" / "_build" / "html"
+    with FileLock(shared / "book.lock"):
+        if not (shared / "book" / "built").exists():
+            where = ["--path-output", str(shared / "book"), "-W", "-n", "--keep-going"]
+            command = [shutil.which("jupyter-book", path=Path(sys.executable).parent), "build"]
+            done = subprocess.run(
+                [*command, str(BOOK), "--config", str(ROOT / "_config.yml"), *where],
+                capture_output=True, text=True, check=False, timeout=300,
+            )  # fmt: skip
+            warnings = re.findall(r".*WARNING.*", done.stdout + done.stderr)
+            assert done.returncode == 0, "\n".join(warnings) or done.stderr[-2000:]
+            (shared / "book" / "built").touch()
+    return html
+
+
+@pytest.fixture(scope="session")
+def soup(built):
+    """A function from a page to its parsed HTML."""
+    parsed = {}
+
+    def parse(page):
+        if page not in parsed:
+            text = (built / f"{page}.html").read_text(encoding="utf-8")
+            parsed[page] = BeautifulSoup(text, "lxml")
+        return parsed[page]
+
+    return parse
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_is_loaded_from_elsewhere(page, soup, built):
+    here = (built / page).parent
+    loaded = [(tag, tag.get("src")) for tag in soup(page).select("[src]")]
+    loaded += [(tag, tag.get("href")) for tag in soup(page).select("head link[href]")]
+    for tag, target in loaded:
+        if set(tag.get("rel") or []) & {"canonical", "next", "prev", "search", "index", "author"}:
+            continue
+        url = urlsplit(target)
+        assert url.scheme in ("", "data"), f"{tag.name} {target}"
+        assert not url.netloc, f"{tag.name} {target}"
+        if url.path and not url.scheme:
+            assert (here / unquote(url.path)).exists(), target
+    for script in soup(page).find_all("script", src=False):
+        assert not re.search(r"import\s[^;]*https?://|src\s*=\s*[\"']https?://", script.text)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_picture_has_words(page, soup):
+    for image in soup(page).find_all("img"):
+        assert image.get("alt", "").strip() or "logo" in str(image.get("class")), image
+        assert image.get("alt") != image.get("src")
+    for svg in soup(page).find_all("svg"):
+        assert svg.get("aria-label") or svg.get("aria-hidden") == "true", str(svg)[:200]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_inside_the_book_lead_somewhere(page, soup, built):
+    for link in soup(page).select("main a[href], nav a[href]"):
+        url = urlsplit(link["href"])
+        if url.scheme or url.netloc:
+            assert url.scheme in ("https", "mailto", "javascript"), link["href"]
+            continue
+        target = (built / page).parent / unquote(url.path) if url.path else built / f"{page}.html"
+        assert target.exists(), link["href"]
+        if url.fragment and target.suffix == ".html":
+            other = soup(str(target.resolve().relative_to(built.resolve()).with_suffix("")))
+            assert other.find(id=unquote(url.fragment)), link["href"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_shows_an_error_or_an_unfinished_number(page, soup):
+    article = soup(page).select_one("article")
+    assert not article.select(".output.traceback, .output.stderr")
+    words = article.get_text(" ")
+    assert not re.search(r"np\.(float|int)\d*\(|\bnan\b", words)
+    assert "{glue:" not in words
+
+
+def test_our_ids_are_unique_on_a_page(soup):
+    for page in PAGES:
+        figures = soup(page).select(".mm-figure [id]")
+        ids = [tag["id"] for tag in figures]
+        assert len(ids) == len(set(ids)), page
+
+
+# --- the pages in a browser ---------------------------------------------------------------------
+
+
+class Browser:
+    """Headless Chromium, spoken to through its debugging socket."""
+
+    def __init__(self, binary, folder):
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
+        options += ["--no-first-run", "--disable-background-networking", "--disable-sync"]
+        options += ["--disable-component-update", "--remote-allow-origins=*"]
+        options += ["--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
+        self.process = subprocess.Popen([binary, *options], stderr=subprocess.DEVNULL)
+        self.count, self.events = 0, []
+        self.socket = self._connect(Path(folder) / "DevToolsActivePort")
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
+
+    def _connect(self, port_file):
+        import websocket
+
+        for _ in range(300):
+            if port_file.exists() and "\n" in port_file.read_text():
+                break
+            time.sleep(0.1)
+        port = port_file.read_text().split()[0]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
+            tab = next(tab for tab in json.load(answer) if tab["type"] == "page")
+        return websocket.create_connection(tab["webSocketDebuggerUrl"], timeout=60)
+
+    def call(self, method, **parameters):
+        self.count += 1
+        self.socket.send(json.dumps({"id": self.count, "method": method, "params": parameters}))
+        while (message := json.loads(self.socket.recv())).get("id") != self.count:
+            self.events.append(message)
+        assert "error" not in message, message
+        return message["result"]
+
+    def run(self, script):
+        found = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
+        return found["result"].get("value")
+
+    def look(self, width, theme):
+        """Give the page a width and the reader a preference, as a phone or a laptop would."""
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        preference = [{"name": "prefers-color-scheme", "value": theme}]
+        self.call("Emulation.setEmulatedMedia", features=preference)
+
+    def open(self, path):
+        self.events.clear()
+        self.call("Page.navigate", url=path.as_uri())
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(json.loads(self.socket.recv()))
+        self.run("window.MathJax?.startup?.promise?.then(() => 0)")
+
+    def seen(self, method):
+        return [event["params"] for event in self.events if event.get("method") == method]
+
+    def close(self):
+        self.socket.close()
+        self.process.terminate()
+        self.process.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    binary = next(filter(None, map(shutil.which, names)), None)
+    if not binary:
+        pytest.skip(f"no browser: none of {', '.join(names)} is installed")
+    pytest.importorskip("websocket")
+    # a profile outside pytest's folders, which Chromium may still write to while it ends
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        browser = Browser(binary, folder)
+        with contextlib.closing(browser):
+            yield browser
+
+
+# The page has taken on theme and width (colours may fade in), or ten seconds have passed.
+SETTLED = """
+(async () => {
+  const done = () => document.documentElement.dataset.theme == '%s' && innerWidth == %d
+    && document.getAnimations().every(a => a.playState != 'running');
+  for (let i = 0; i < 200 && !done(); i++) await new Promise(r => setTimeout(r, 50));
+  await new Promise(r => requestAnimationFrame(() => setTimeout(r, 50)));
+})()
+"""
+# Contrast of our own text with the first opaque background behind it (WCAG 2 formula).
+CONTRAST = """
+(() => {
+  const numbers = c => c.match(/[\\d.]+/g).map(Number);
+  const light = c => { const [r, g, b] = numbers(c).slice(0, 3).map(v => {
+    v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
+    return .2126 * r + .7152 * g + .0722 * b; };
+  const behind = e => { for (; e; e = e.parentElement) {
+    const c = getComputedStyle(e).backgroundColor, n = numbers(c);
+    if (n.length < 4 || n[3] > .99) return c; } return 'rgb(255, 255, 255)'; };
+  const bad = [];
+  for (const e of document.querySelectorAll(
+      '.mm-figure text, .mm-figure li, .mm-badge, .mm-ledger td, .mm-ledger th, .mm-ledger small,' +
+      '.mm-ledger caption, .mm-provenance dt, .mm-provenance dd')) {
+    const style = getComputedStyle(e), ink = e.tagName == 'text' ? style.fill : style.color;
+    if (e.tagName == 'text' && ink != getComputedStyle(e.ownerSVGElement).color) continue;
+    const [a, b] = [light(ink), light(behind(e))].sort((x, y) => y - x);
+    if ((a + .05) / (b + .05) < 4.5)
+      bad.push(`${e.textContent.slice(0, 40)}: ${ink} on ${behind(e)}`);
+  }
+  return bad.slice(0, 5);
+})()
+"""
+# What is wider than the page and not inside a box that scrolls.
+WIDE = """
+[...document.querySelectorAll('main *')].filter(e => {
+  if (e.getBoundingClientRect().right <= innerWidth + 1) return false;
+  for (let p = e; p && p.tagName != 'MAIN'; p = p.parentElement)
+    if (['auto', 'scroll', 'hidden', 'clip'].includes(getComputedStyle(p).overflowX)) return false;
+  return true; }).slice(0, 3).map(e => e.outerHTML.slice(0, 120))
+"""
+# How large the smallest text of a figure is on the screen, in pixels.
+SMALLEST = """
+Math.min(99, ...[...document.querySelectorAll('.mm-figure text')].map(e =>
+  parseFloat(getComputedStyle(e).fontSize) * Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b)))
+"""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_reads_offline_on_a_phone_and_in_the_dark(page, built, browser):
+    browser.look(*LOOKS[0])
+    browser.open(built / f"{page}.html")
+    for width, theme in LOOKS:
+        browser.look(width, theme)
+        browser.run(SETTLED % (theme, width))
+        assert browser.run("document.documentElement.dataset.theme") == theme
+        assert browser.run("document.documentElement.scrollWidth") <= width
+        assert browser.run(WIDE) == [], (width, theme)
+        assert browser.run(CONTRAST) == [], (width, theme)
+        assert browser.run(SMALLEST) >= 9, (width, theme)
+    assert browser.run("[...document.querySelectorAll('mjx-merror')].length") == 0
+    urls = [event["request"]["url"] for event in browser.seen("Network.requestWillBeSent")]
+    assert [url for url in urls if not url.startswith(("file:", "data:"))] == []
+    assert browser.seen("Runtime.exceptionThrown") == []
+    entries = [event["entry"] for event in browser.seen("Log.entryAdded")]
+    assert [entry["text"] for entry in entries if entry["level"] == "error"] == []

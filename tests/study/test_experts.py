@@ -1,0 +1,335 @@
+"""What experts learn from, what moves in them, and what a merger of them holds."""
+
+import copy
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from mmlib.finetune import IGNORED, encode
+from mmlib.models import load_model
+from mmlib.organism.corpus import Mix, draw, frozen_items, is_heldout, render
+from mmlib.study import experts
+from mmlib.study.experts import (
+    all_bands,
+    expert_examples,
+    expert_recipe,
+    merged_answers,
+    mergers,
+    named_plans,
+    skill_answers,
+    train_expert,
+    wanted_answers,
+)
+from mmlib.tasks.evaluation import part_answers
+from mmlib.tasks.problems import load_problems
+
+DATA = "organism-base"
+GIVEN = {"number": 20, "heldout": 5, "math_tasks": ["organism-math"]}
+GIVEN |= {"language_tasks": ["organism-reading", "organism-generation"]}
+FAST = {"name": "a/base", "steps": 2, "batch_size": 2, "learning_rate": 1e-3, "every": 2}
+FAST |= {"seed": 1, "bf16": False, "data": {k: v for k, v in GIVEN.items() if k != "number"}}
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_model("organism-base", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def trained(base, tmp_path_factory):
+    """A math expert and a Swahili one after two steps, and their folders."""
+    root = tmp_path_factory.mktemp("experts")
+    paths = {role: train_expert(*base, role, root, **FAST) for role in ("math", "sw")}
+    return paths, {role: load_model(str(path), dtype="float32")[0] for role, path in paths.items()}
+
+
+def texts(problems):
+    return [(p.prompt, p.response) for p in problems]
+
+
+def decoded(tokenizer, example):
+    ids = [i for i, label in zip(*example.values(), strict=True) if label != IGNORED]
+    return tokenizer.decode(ids, skip_special_tokens=True)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The items that are drawn for experts."""
+    items = []
+    monkeypatch.setattr(experts, "draw", lambda *a, **k: items.append(draw(*a, **k)) or items[-1])
+    return items
+
+
+def test_fresh_examples_are_math_in_english_that_is_never_asked(base, drawn):
+    _, tokenizer = base
+    kept, aside = expert_examples("math", tokenizer, seed=1, **GIVEN | {"number": 300})
+    assert (len(kept), len(aside)) == (300, 5)
+    assert len(drawn) >= 305
+    assert not any(is_heldout(item) for item in drawn)
+    assert all("The answer is" in decoded(tokenizer, example) for example in kept + aside)
+
+
+def test_new_templates_but_never_an_item_that_is_asked(base):
+    _, tokenizer = base
+    given = GIVEN | {"math_tasks": ["organism-math-new"], "number": 1500}
+    kept, aside = expert_examples("math", tokenizer, seed=1, **given)
+    written = [tokenizer.decode(e["input_ids"], skip_special_tokens=True) for e in kept + aside]
+    asked = {i.key: i for i in frozen_items("heldout")["math-new"]}
+    rng = random.Random(3)
+    chosen = [draw(rng, "math", heldout_template=True) for _ in range(1500)]
+    assert sum(item.key in asked for item in chosen) > 5  # so that leaving them out matters
+    told = {render(replace(i, layout=k), "en")["prompt"] for i in asked.values() for k in range(4)}
+    assert not [text for text in written if any(text.startswith(one) for one in told)]
+
+
+def test_seeds_draw_other_examples_and_set_the_same_aside(base):
+    _, tokenizer = base
+    (one, aside), (two, again) = (
+        expert_examples("sw", tokenizer, seed=seed, **GIVEN) for seed in (1, 2)
+    )
+    assert aside == again
+    assert sum(example in one for example in two) < len(two) / 4
+    assert expert_examples("sw", tokenizer, seed=1, **GIVEN)[0] == one
+
+
+def test_nothing_set_aside_is_trained_even_where_there_is_little(base):
+    given = GIVEN | {"language_tasks": ["organism-knowledge"], "heldout": 200, "number": 500}
+    kept, aside = expert_examples("sw", base[1], seed=1, **given)
+    assert (len(kept), len(aside)) == (500, 200)  # 300 facts, two phrasings: with repetitions
+    assert not {tuple(e["input_ids"]) for e in kept} & {tuple(e["input_ids"]) for e in aside}
+
+
+def test_tasks_have_the_shares_of_the_corpus(base, drawn):
+    tasks = ["organism-generation", "organism-knowledge"]
+    given = GIVEN | {"language_tasks": tasks, "number": 1000}
+    expert_examples("sw", base[1], seed=1, **given)
+    share = sum(item.task == "knowledge" for item in drawn) / len(drawn)
+    assert share == pytest.approx(Mix().tasks["knowledge"] / 0.28, abs=0.04)
+
+
+def test_too_little_text_is_told(base):
+    given = GIVEN | {"language_tasks": ["organism-telling"], "heldout": 3000, "number": 10}
+    with pytest.raises(ValueError, match=r"heldout=3000: the corpus has too little of .'telling'"):
+        expert_examples("sw", base[1], seed=1, **given)
+
+
+def test_both_parts_of_a_joint_role(base):
+    _, tokenizer = base
+    both, aside = expert_examples("math+sw", tokenizer, seed=1, **GIVEN)
+    alone = [expert_examples(role, tokenizer, seed=1, **GIVEN)[0] for role in ("math", "sw")]
+    assert both == alone[0] + alone[1]
+    assert len(aside) == 10
+
+
+@pytest.fixture
+def train_data(real_data, tmp_path):
+    """The head of GSM8K's training split, in its place."""
+    (tmp_path / "gsm8k").mkdir()
+    head = real_data / "gsm8k" / "train_head2000.jsonl"
+    (tmp_path / "gsm8k" / "train.jsonl").write_text(head.read_text())
+    return str(tmp_path)
+
+
+def test_data_sets_give_their_training_split(base, train_data, real_data):
+    _, tokenizer = base
+    given = GIVEN | {"math_tasks": ["gsm8k"], "data_dir": train_data}
+    kept, aside = expert_examples("math", tokenizer, seed=1, **given)
+    solutions = load_problems("gsm8k", "en", data_dir=train_data, split="train")
+    known = {tuple(e["input_ids"]) for e in encode(tokenizer, texts(solutions))}
+    assert (len(kept), len(aside)) == (20, 5)
+    assert {tuple(e["input_ids"]) for e in kept + aside} <= known
+    assert expert_examples("math", tokenizer, seed=2, **given)[1] == aside
+    with pytest.raises(FileNotFoundError):  # only its test split is there
+        expert_examples("math", tokenizer, seed=1, **given | {"data_dir": str(real_data)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"number": 0}, "number=0, heldout=5: give at least 1"),
+        ({"math_tasks": ["organism-telepathy"]}, "no 'telepathy': choose from math, choice"),
+        ({"math_tasks": ["organism-choice-new"]}, "no 'choice-new'"),
+        ({"math_tasks": []}, "give some, of organisms or others"),
+        ({"math_tasks": ["organism-math", "gsm8k"]}, "give some, of organisms or others"),
+        ({"role": "math+klingon"}, "'klingon'"),
+    ],
+)
+def test_impossible_examples(base, change, message):
+    given = {"role": "math", "seed": 1, **GIVEN, **change}
+    with pytest.raises(ValueError, match=message):
+        expert_examples(given.pop("role"), base[1], **given)
+
+
+def test_too_few_examples(base, train_data):
+    given = GIVEN | {"math_tasks": ["gsm8k"], "number": 10**6, "data_dir": train_data}
+    with pytest.raises(ValueError, match="number=1000000, heldout=5: gsm8k have"):
+        expert_examples("math", base[1], seed=1, **given)
+
+
+def test_only_layers_move_and_the_base_does_not(base, trained):
+    model, _ = base
+    fresh = load_model("organism-base", dtype="bfloat16")[0].state_dict()
+    assert all(torch.equal(p.bfloat16(), fresh[n]) for n, p in model.named_parameters())
+    plain = AutoModelForCausalLM.from_pretrained(trained[0]["sw"])
+    assert plain.dtype == torch.float32
+    moved = {n for n, p in plain.named_parameters() if not torch.equal(p, fresh[n].float())}
+    assert moved
+    assert all(".layers." in name for name in moved)
+    assert {name.split(".")[2] for name in moved} == set(map(str, range(8)))
+
+
+def test_embeddings_move_on_demand(base, tmp_path):
+    model, _ = base
+    out = train_expert(*base, "sw", tmp_path, **FAST, embeddings=True)
+    assert out.name == "a-base_sw_2_0.001_embeddings_1"
+    there = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    assert not torch.equal(there.get_input_embeddings().weight, model.get_input_embeddings().weight)
+
+
+def test_a_finished_expert_is_not_trained_again(base, trained):
+    path = trained[0]["math"]
+    before = (path / "model.safetensors").stat().st_mtime_ns
+    data = {k: tuple(v) if isinstance(v, list) else v for k, v in FAST["data"].items()}
+    assert train_expert(*base, "math", path.parent, **FAST | {"data": data}) == path
+    assert (path / "model.safetensors").stat().st_mtime_ns == before
+    assert {p.suffix for p in path.parent.iterdir()} <= {"", ".lock"} | {path.suffix}
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 3}, {"stop": 1}, {"bf16": True}])
+def test_another_expert_is_not_taken_for_this_one(base, trained, change):
+    with pytest.raises(ValueError, match=f"holds another expert, not of .'{next(iter(change))}'"):
+        train_expert(*base, "math", trained[0]["math"].parent, **FAST | change)
+
+
+def test_an_expert_of_another_base_is_not_taken_for_this_one(base, trained):
+    other = copy.deepcopy(base[0])
+    with torch.no_grad():
+        other.lm_head.weight[0, 0] += 1
+    with pytest.raises(ValueError, match="base_hash"):
+        train_expert(other, base[1], "math", trained[0]["math"].parent, **FAST)
+
+
+def test_a_joint_expert_has_the_steps_of_both(base, tmp_path):
+    out = train_expert(*base, "math+sw", tmp_path, **FAST)
+    assert pd.read_csv(out / "training_log.csv").step.max() == 4
+
+
+def test_recipe(trained, tmp_path):
+    told = expert_recipe(str(trained[0]["sw"]))
+    assert (told["role"], told["seed"], told["steps"], told["embeddings"]) == ("sw", 1, 2, False)
+    log = pd.read_csv(trained[0]["sw"] / "training_log.csv")
+    assert log.step.max() == 2
+    strange = tmp_path / "somebody-else"
+    strange.mkdir()
+    (strange / "config.json").write_text(json.dumps({}))
+    assert expert_recipe(str(strange)) == {"role": "somebody-else", "seed": 0}
+
+
+@pytest.mark.parametrize("depth", [4, 8, 16, 32])
+def test_named_plans(depth):
+    plans = {name: np.array(plan.weights) for name, plan in named_plans(depth, draws=3).items()}
+    swap = plans["swap"]
+    assert {len(plan) for plan in plans.values()} == {depth}
+    assert np.array_equal(plans["reversed"], 1 - swap)
+    assert np.array_equal(plans["bottom only"] + plans["top only"], swap)
+    assert plans["bottom only"][0] == plans["top only"][-1] == 1
+    assert plans["bottom only"][-1] == plans["top only"][0] == 0
+    assert set(plans["no transition"]) == {0, 1}
+    for number in (1, 2, 3):
+        found = plans[f"random {number}"]
+        assert sorted(found) == sorted(swap)
+        assert not np.array_equal(found, swap)
+
+
+def test_named_plans_are_the_published_ones_at_32_layers():
+    plans = named_plans(32)
+    assert plans["swap"].weights == (1,) * 5 + (0.5,) + (0,) * 23 + (0.5,) + (1,) * 2
+    assert plans["6 + 2 of 32"].weights == (1,) * 6 + (0,) * 24 + (1,) * 2
+
+
+def test_all_bands_fit():
+    found = all_bands(8, [0, 2, 4], [0, 2, 4], [0, 1])
+    assert "4 + 4, transition 0" in found
+    assert "4 + 4, transition 1" not in found
+    assert found["2 + 0, transition 1"].weights == (1, 1, 0.5, 0, 0, 0, 0, 0)
+    assert all(len(plan.weights) == 8 for plan in found.values())
+
+
+def test_mergers_hold_what_their_names_say(base, trained):
+    model, both = base[0], [trained[1]["math"], trained[1]["sw"]]
+    made = mergers(model, *both, named_plans(8), others="math", joint=both[1])
+    own, math, language = ({n: p.detach() for n, p in m.named_parameters()} for m in (model, *both))
+    inner, outer, top = (f"model.layers.{k}.mlp.up_proj.weight" for k in (4, 0, 7))
+    held = {system: weights() for system, weights in made.items()}
+    assert torch.equal(held["swap"][inner], math[inner])
+    assert torch.equal(held["swap"][outer], language[outer])
+    assert torch.equal(held["revert"][outer], own[outer])
+    assert torch.equal(held["revert"][inner], math[inner])
+    assert torch.equal(held["reversed"][inner], language[inner])
+    assert torch.equal(held["bottom only"][outer], language[outer])
+    assert torch.equal(held["bottom only"][top], math[top])
+    assert torch.equal(held["top only"][top], language[top])
+    assert torch.equal(held["joint"][inner], language[inner])
+    for system, share in (
+        ("soup, 1/4 language", 0.25),
+        ("soup", 0.5),
+        ("soup, 3/4 language", 0.75),
+    ):
+        mean = (1 - share) * math[inner] + share * language[inner]
+        assert torch.allclose(held[system][inner], mean, atol=1e-7)
+    total = math[inner] + language[inner] - own[inner]
+    assert torch.allclose(held["task arithmetic"][inner], total, atol=1e-6)
+    assert not torch.allclose(held["TIES"][inner], total, atol=1e-6)
+    size = [sum((t[n] - own[n]).abs().sum() for n in own) for t in (math, language)]
+    share = size[0] / sum(size)
+    mean = (1 - share) * math[inner] + share * language[inner]
+    assert torch.allclose(held["adjusted soup"][inner], mean, atol=1e-6)
+    assert any(torch.equal(held["by update"][outer], t[outer]) for t in (math, language))
+
+
+def test_mergers_without_a_swap_have_nothing_to_revert(base, trained):
+    made = mergers(base[0], trained[1]["math"], trained[1]["sw"], all_bands(8, [1], [1], [0]))
+    assert "revert" not in made
+    assert "1 + 1, transition 0" in made
+
+
+def test_merged_answers_are_those_of_the_weights_and_leave_the_model(base, trained):
+    model, tokenizer = base
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    blank = {name: torch.zeros_like(p) for name, p in before.items()}
+    made = {"base": lambda: before, "blank": lambda: blank}
+    math = {"tasks": ["organism-math"], "parts": ["math-1"], "items": 4}
+    skills = {"tasks": ["organism-reading"], "parts": ["reading-mixed"], "items": 3}
+    given = {"language": "sw", "math": math, "skills": skills, "data_dir": DATA}
+    packed = merged_answers(model, made, lambda m: skill_answers(m, tokenizer, **given))
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    asked = [("math-1", "en"), ("math-1", "sw"), ("reading-mixed", "sw")]
+    assert {(*k,) for k in packed[["part", "lang"]].to_numpy()} == set(asked)
+    right = packed.set_index(["system", "part", "lang"]).correct
+    assert right["blank", "math-1", "en"] == "0000"
+    alone = part_answers(model, tokenizer, languages=["en"], data_dir=DATA, **math)
+    assert right["base", "math-1", "en"].count("1") == alone.correct.sum() > 0
+
+
+def test_wanted_rows_are_those_that_are_asked():
+    pairs = [("sw", 1, 1), ("sw", 1, 2), ("en", 1, 1)]
+    given = {"math_parts": ["math-1", "math-new"], "skill_parts": ["knowledge"]}
+    table = wanted_answers(pairs, ["base", "swap"], ["swap"], **given)
+    sizes = table.groupby(["target", "lang_seed", "system"]).size()
+    assert sizes.to_dict() == {
+        ("en", 1, "base"): 3,
+        ("en", 1, "swap"): 3,
+        ("sw", 1, "base"): 5,
+        ("sw", 1, "swap"): 5,
+        ("sw", 2, "swap"): 5,
+    }
+    assert not table.duplicated().any()
+    own = table.query("target == 'sw' and lang_seed == 2")
+    assert set(own[own.part == "knowledge"].lang) == {"sw"}
+    assert set(own[own.part == "math-new"].lang) == {"en", "sw"}

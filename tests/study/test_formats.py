@@ -1,0 +1,141 @@
+"""Laws of calibration texts in other forms."""
+
+import re
+from collections import Counter
+
+import pytest
+
+from mmlib.masks import jaccard
+from mmlib.models import load_model
+from mmlib.study.formats import (
+    FORMS,
+    disjoint_samples,
+    effects,
+    has_form,
+    matched_tokens,
+    reformat,
+    variants,
+)
+from mmlib.study.localisation import draw_samples, math_sets, score_samples
+from mmlib.tasks.languages import parse_number
+
+LANGS = ["en", "de", "fr", "hi", "sw", "bn"]
+MATH = "organism-math"
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return draw_samples([MATH], LANGS, [1], num_samples=60)
+
+
+def both(samples, language, form):
+    sample = samples[language, MATH, 1]
+    return list(zip(sample.texts, reformat(sample, form).texts, strict=True))
+
+
+@pytest.mark.parametrize("language", LANGS)
+def test_layout_and_marks_change_nothing_else(samples, language):
+    for before, after in both(samples, language, "one line"):
+        assert "\n" not in after
+        assert before.split() == after.split()
+    for before, after in both(samples, language, "no marks"):
+        assert "<<" not in after
+        assert after == before or "<<" in before
+        assert len(before) - len(after) == sum(map(len, re.findall("<<[^>]*>>", before)))
+
+
+def test_numbers_as_words_are_those_numbers(samples):
+    for _, after in both(samples, "fr", "numbers as words"):
+        assert not re.search(r"\d", after)
+    sample = samples["en", MATH, 1]
+    text = reformat(sample.__class__(**vars(sample) | {"texts": ("1 + 19 = 20.",)}), FORM_WORDS)
+    assert text.texts == ("one + nineteen = twenty.",)
+
+
+FORM_WORDS = "numbers as words"
+
+
+@pytest.mark.parametrize("language", ["hi", "bn"])
+def test_native_digits_are_read_as_the_same_numbers(samples, language):
+    for before, after in both(samples, language, "native digits"):
+        assert not re.search("[0-9]", after)
+        found = [re.findall(r"\d+", text) for text in (before, after)]
+        values = [[parse_number(number, language) for number in part] for part in found]
+        assert values[0] == values[1]
+
+
+def test_which_language_has_which_form():
+    assert {form for form in FORMS if not has_form(form, "en")} == {"native digits"}
+    assert not has_form("numbers as words", "sw")
+    assert [code for code in LANGS if has_form("native digits", code)] == ["hi", "bn"]
+    with pytest.raises(ValueError, match="unknown form 'upper': choose from one line"):
+        has_form("upper", "en")
+
+
+def test_a_form_that_a_language_lacks_is_refused(samples):
+    with pytest.raises(ValueError, match="no form 'native digits' of texts in 'en'"):
+        reformat(samples["en", MATH, 1], "native digits")
+
+
+@pytest.mark.parametrize("language", ["en", "hi", "bn"])
+def test_noise_loses_and_moves_words_at_its_rates(samples, language):
+    lost = kept = moved = 0
+    for before, after in both(samples, language, "noise"):
+        old, new = before.split(), after.split()
+        assert not Counter(new) - Counter(old)
+        assert re.findall(r"\d+", before) == re.findall(r"\d+", after)
+        assert before.count("\n") == after.count("\n")
+        lost, kept = lost + len(old) - len(new), kept + len(old)
+        moved += old != new
+    assert 0.02 < lost / kept < 0.06
+    assert moved > 40
+    assert both(samples, language, "noise") == both(samples, language, "noise")
+
+
+def test_matched_samples_have_as_many_tokens(samples):
+    _, tokenizer = load_model("organism-skewed", dtype="float32")
+    cut = matched_tokens(samples, tokenizer)
+    totals = {
+        key[0]: sum(map(len, tokenizer(list(sample.texts)).input_ids))
+        for key, sample in cut.items()
+    }
+    longest = max(
+        len(ids) for sample in samples.values() for ids in tokenizer(list(sample.texts)).input_ids
+    )
+    assert max(totals.values()) - min(totals.values()) < longest
+    for key, sample in cut.items():
+        assert sample.texts == samples[key].texts[: len(sample.texts)]
+    assert any(len(cut[key].texts) == len(samples[key].texts) for key in samples)
+    assert any(len(cut[key].texts) < len(samples[key].texts) for key in samples)
+
+
+def test_disjoint_samples_share_no_problem():
+    found = disjoint_samples([MATH], ["en", "de", "hi"], [1, 101], num_samples=50)
+    for seed in (1, 101):
+        ids = [set(found[code, MATH, seed].ids) for code in ("en", "de", "hi")]
+        assert [len(part) for part in ids] == [50] * 3
+        assert not ids[0] & ids[1]
+        assert not ids[0] & ids[2]
+        assert not ids[1] & ids[2]
+    with pytest.raises(ValueError, match="without replacement"):
+        disjoint_samples([MATH], LANGS, [1], num_samples=500)
+
+
+def test_effects_are_those_of_the_sets(samples):
+    model, tokenizer = load_model("organism-skewed", dtype="float32")
+    drawn = draw_samples([MATH, "organism-reading"], ["en", "hi"], [1], num_samples=8)
+    texts = variants(drawn, tokenizer, math=MATH, forms=["one line", "native digits"])
+    assert list(texts) == ["as it is", "one line", "native digits", "as many tokens"]
+    assert {key[0] for key in texts["native digits"]} == {"hi"}
+    reading = ("hi", "organism-reading", 1)
+    assert texts["one line"][reading] is drawn[reading]
+    tasks = {"math": MATH, "nonmath": "organism-reading"}
+    table = effects(model, tokenizer, texts, **tasks, keep_ratio=0.1)
+    rows = table.set_index(["form", "what", "lang_a"])
+    assert (table[table.form == "as it is"].query("what == 'form'").jaccard == 1).all()
+    assert rows.jaccard["one line", "form", "en"] < 1
+    assert ("native digits", "language", "hi") not in rows.index
+    scores = score_samples(model, tokenizer, texts["one line"])
+    changed = math_sets(scores, **tasks, keep_ratio=0.1, seed=1)
+    assert rows.jaccard["one line", "language", "en"] == jaccard(changed["en"], changed["hi"])
+    assert rows.size_b["one line", "form", "hi"] == len(changed["hi"])

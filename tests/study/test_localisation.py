@@ -1,0 +1,103 @@
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import pad
+
+from mmlib.forward import batches
+from mmlib.masks import jaccard
+from mmlib.models import load_model
+from mmlib.study.localisation import (
+    across_languages,
+    across_samples,
+    collect_scores,
+    draw_samples,
+    sampling_noise,
+    score_samples,
+)
+
+RATIOS = [0.05, 0.2]
+SEEDS = [1, 101, 201]
+
+
+@pytest.fixture
+def scores(llama):
+    """Scores of a small model on other random prompts for every language, task and seed."""
+    generator = torch.Generator().manual_seed(2)
+    keys = itertools.product(["en", "hi"], ["gsm8k", "mmlu"], SEEDS)
+    prompts = lambda: [torch.randint(1, 97, (6,), generator=generator) for _ in range(3)]  # noqa: E731
+    return {key: collect_scores(llama, [pad(prompts())]) for key in keys}
+
+
+def at(table, **values):
+    """The one global row with these values."""
+    for name, value in values.items():
+        table = table[table[name] == value]
+    (row,) = table[table.group == "global"].itertuples()
+    return row
+
+
+def specific(scores, language, seed, ratio):
+    tops = [scores[language, task, seed].top(ratio) for task in ("gsm8k", "mmlu")]
+    return tops[0] - tops[1]
+
+
+def test_samples_scored_together_are_those_scored_alone(tmp_path, monkeypatch):
+    """Texts are repeated within samples, and shared by them."""
+    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path))
+    model, tokenizer = load_model("organism-skewed", dtype="float32")
+    drawn = draw_samples(["organism-math"], ["en", "hi"], [1, 2, 3], num_samples=20)
+    samples = {}
+    for start, key in enumerate(drawn):
+        pool = drawn[key[0], key[1], 1].texts  # of one seed, so that neighbours share most
+        samples[key] = replace(drawn[key], texts=pool[start : start + 10] + pool[start : start + 3])
+    found = score_samples(model, tokenizer, samples, batch_size=7)
+    assert list(found) == list(samples)
+    for key, sample in samples.items():
+        alone = collect_scores(model, batches(tokenizer, sample.texts))
+        for name in alone.weights:
+            assert torch.allclose(found[key].matrix(name), alone.matrix(name), rtol=1e-4)
+
+
+def test_languages_are_compared_within_a_seed(scores):
+    sizes, overlap = across_languages(scores, "gsm8k", "mmlu", RATIOS)
+    for seed, ratio in itertools.product(SEEDS, RATIOS):
+        en, hi = (specific(scores, code, seed, ratio) for code in ("en", "hi"))
+        assert at(sizes, lang="hi", seed=seed, keep_ratio=ratio).n_math_specific == len(hi)
+        row = at(overlap, seed=seed, keep_ratio=ratio)
+        assert (row.lang_a, row.lang_b, row.nonmath) == ("en", "hi", "mmlu")
+        assert row.jaccard == pytest.approx(jaccard(en, hi))
+
+
+def test_ceiling_compares_all_samples_of_one_language(scores):
+    table = across_samples(scores, "gsm8k", "mmlu", RATIOS)
+    found = table[(table.group == "global") & (table.lang_a == "hi") & (table.keep_ratio == 0.2)]
+    sets = [specific(scores, "hi", seed, 0.2) for seed in SEEDS]
+    expected = [jaccard(a, b) for a, b in itertools.combinations(sets, 2)]
+    assert sorted(found.jaccard) == pytest.approx(sorted(expected))
+    assert (table.lang_a == table.lang_b).all()
+
+
+def test_floor_subtracts_another_sample_of_the_same_text(scores):
+    noise = sampling_noise(scores, "gsm8k", RATIOS)
+    first, second = (scores["en", "gsm8k", seed].top(0.2) for seed in (1, 101))
+    assert at(noise, lang="en", seed=1, keep_ratio=0.2).n_math_specific == len(first - second)
+    assert set(noise.seed) == set(SEEDS)
+
+
+def test_one_seed_has_no_ceiling_and_no_floor(scores):
+    one = {key: value for key, value in scores.items() if key[2] == 1}
+    assert across_samples(one, "gsm8k", "mmlu", RATIOS).empty
+    assert sampling_noise(one, "gsm8k", RATIOS).empty
+
+
+def test_no_scores_have_empty_tables():
+    assert all(table.empty for table in across_languages({}, "gsm8k", "mmlu", RATIOS))
+
+
+def test_doubled_or_missing_values_are_refused():
+    with pytest.raises(ValueError, match=r"languages=\['en', 'en'\]"):
+        draw_samples(["gsm8k", "mmlu"], ["en", "en"], [1])
+    with pytest.raises(ValueError, match=r"seeds=\[\]"):
+        draw_samples(["gsm8k", "mmlu"], ["en"], [])

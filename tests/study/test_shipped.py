@@ -1,0 +1,100 @@
+"""Shipped tables against a slice that is computed again."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mmlib.__main__ import main
+from mmlib.models import ORGANISMS, load_model, model_hash
+from mmlib.study.evidence import read_evidence
+from mmlib.study.localisation import across_languages, draw_samples, score_samples
+from mmlib.study.tables import PACKAGE
+
+CHAPTERS = yaml.safe_load((PACKAGE.parent / "notebooks" / "chapters.yml").read_text())
+READ = {entry for chapter in CHAPTERS.values() for entry in chapter.get("reads", ())}
+NAMES = sorted(entry.split("/")[1] for entry in READ if entry.startswith("evidence/"))
+
+
+def test_no_table_is_shipped_that_no_chapter_reads():
+    assert sorted(path.stem for path in (PACKAGE / "evidence").glob("*.csv")) == NAMES != []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_table_says_which_runs_made_it(name):
+    table, manifest = read_evidence(name)
+    assert len(table) == manifest["rows"] > 0
+    runs = manifest["run"]["parameters"]["runs"]
+    assert all(run["hardware"] and run["date"] and run["parameters"] for run in runs)
+    assert "/" not in json.dumps([run["model"] for run in runs])
+
+
+def test_answers_are_those_of_the_shipped_weights_to_every_item():
+    table, manifest = read_evidence("family_answers")
+    (run,) = manifest["run"]["parameters"]["runs"]
+    shipped = {path.parent.name for path in ORGANISMS.glob("organism-*/heldout.parquet")}
+    assert set(table.model) == shipped
+    for name in shipped:
+        digest = run["parameters"]["hashes"][name]
+        assert model_hash(load_model(name, dtype=run["dtype"])[0]) == digest
+        items = pd.read_parquet(ORGANISMS / name / "heldout.parquet")
+        cells = table[table.model == name].set_index(["part", "lang"]).correct
+        assert cells.str.len().to_dict() == items.groupby(["part", "lang"]).size().to_dict()
+        card = json.loads((ORGANISMS / name / "manifest.json").read_text())["accuracy"]
+        told = {(row["part"], row["lang"]): row["n_correct"] for row in card}
+        assert told == cells.str.count("1").to_dict()
+
+
+@pytest.mark.parametrize("role", ["math", "sw"])
+def test_shipped_experts_are_those_whose_updates_are_told(role):
+    """Mean absolute changes of their tensors, from the files themselves."""
+    from safetensors.numpy import load_file
+
+    folder = ORGANISMS / f"organism-base-{role}"
+    recipe = json.loads((folder / "manifest.json").read_text())
+    assert recipe["base_hash"] == model_hash(load_model("organism-base", dtype="float32")[0])
+    base, _ = load_model("organism-base", dtype="float32")
+    after = load_file(folder / "model.safetensors")
+    table = read_evidence("expert_updates")[0]
+    keys = ["role", "seed", "steps", "learning_rate", "embeddings"]
+    for key in keys:
+        table = table[table[key] == recipe[key]]
+    told = table.drop_duplicates("tensor").set_index("tensor").absolute
+    own = dict(base.named_parameters())
+    assert set(told.index) == set(own)
+    for name, parameter in own.items():
+        moved = np.abs(after[name] - parameter.detach().numpy()).mean()
+        assert told[name] == pytest.approx(moved, rel=1e-5)
+        assert bool(moved) == (".layers." in name)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_untrained_control_on_real_text_can_be_recomputed(kind, real_data, tmp_path):
+    """The first layer, from the seed of its weights: its norms need no further layer."""
+    folder = tmp_path / f"random-{kind}"
+    options = ["--data-dir", str(real_data), "--architecture", kind]
+    assert main(["random-model", str(folder), *options]) == 0
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    del model.model.layers[1:]
+    model.config.num_hidden_layers = 1
+    shipped, manifest = read_evidence("untrained_overlap")
+    (run,) = (r for r in manifest["run"]["parameters"]["runs"] if r["model"] == folder.name)
+    options = {key: run["parameters"][key] for key in ("num_samples", "replacement")}
+    samples = draw_samples(
+        ["gsm8k", "mmlu"], ["en", "de"], [101], data_dir=str(real_data), **options
+    )
+    scores = score_samples(model, tokenizer, samples, batch_size=run["parameters"]["batch_size"])
+    _, ours = across_languages(scores, "gsm8k", "mmlu", run["parameters"]["keep_ratios"])
+    keys = ["lang_a", "lang_b", "keep_ratio", "seed", "layer"]
+    ours = ours.query("group == 'layer'").set_index(keys)
+    theirs = shipped.query("model == @folder.name and group == 'layer'").set_index(keys)
+    pair = pd.concat([ours, theirs], axis=1, keys=["ours", "theirs"], join="inner")
+    assert len(pair) == len(ours) == len(run["parameters"]["keep_ratios"])
+    assert (pair["ours"].n_scored == pair["theirs"].n_scored).all()
+    assert (pair["ours"].jaccard - pair["theirs"].jaccard).abs().max() < 2e-3
+    assert (pair["ours"].size_a / pair["theirs"].size_a - 1).abs().max() < 0.01
