@@ -78,14 +78,7 @@ class ActivationNorms:
         Raises:
             ValueError: See `scores`; or a keep ratio that is not in (0, 1].
         """
-        on_math, on_nonmath = self.scores(model), nonmath.scores(model)
-        check_keep_ratios([keep_ratio], on_math.weights)
-        return ParameterMask(
-            {
-                name: math_specific(on_math, on_nonmath, name, [keep_ratio])[0]
-                for name in on_math.weights
-            }
-        )
+        return math_specific(self.scores(model), nonmath.scores(model), keep_ratio)
 
     def save(self, path: str | Path) -> None:
         """Write the vectors (safetensors; sharing and number of samples in the metadata)."""
@@ -341,6 +334,12 @@ class ImportanceScores:
         sizes = [selection_size(scores.numel(), ratio) for ratio in keep_ratios]
         return [flat.view(scores.shape) for flat in largest(scores.flatten(), sizes)]
 
+    def levels_of(self, module: str, keep_ratios: Sequence[float]) -> torch.Tensor:
+        """Of how many top-K sets each weight of a matrix is a member, (numel,)."""
+        scores = self.matrix(module).flatten()
+        sizes = [selection_size(scores.numel(), ratio) for ratio in keep_ratios]
+        return nesting_levels(scores, sizes)
+
     def top(self, keep_ratio: float) -> ParameterMask:
         """The top-K set: the int(numel · K) highest-scored weights of every matrix."""
         check_keep_ratios([keep_ratio], self.weights)
@@ -382,9 +381,6 @@ def _round_up(value: float) -> float:
 def largest(scores: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
     """Sets of the k highest scores for every k of `sizes`; ties go to the lower index.
 
-    One partial sort gives all thresholds; the sets are then read off by comparison, so that sets
-    of growing size are nested and have exactly the size asked for.
-
     Args:
         scores: (n,) float.
         sizes: Set sizes, each between 0 and n.
@@ -392,36 +388,74 @@ def largest(scores: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
     Returns:
         One bool tensor (n,) per size, on the device of `scores`.
     """
-    cuts = _thresholds(scores, [size for size in sizes if size])
-    chosen = [scores >= cuts[size] if size else scores < 0 for size in sizes]
-    counts = torch.stack([members.count_nonzero() for members in chosen]).tolist()
-    for members, size, count in zip(chosen, sizes, counts, strict=True):
-        if count > size:
-            ties = (scores == cuts[size]).nonzero().squeeze(1)
-            members[ties[len(ties) - (count - size) :]] = False
-    return chosen
+    levels = nesting_levels(scores, sizes)
+    return [levels >= sum(other >= size for other in sizes) for size in sizes]
 
 
-def _thresholds(scores: torch.Tensor, sizes: Sequence[int]) -> dict[int, torch.Tensor | float]:
-    """The k-th highest score for every k of `sizes`, all from one selection pass."""
+def nesting_levels(scores: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """In how many of the sets of the k highest scores, k of `sizes`, each of the scores is.
+
+    The sets are nested (ties go to the lower index), so that the level of a weight tells all sets
+    that it is in. One selection pass gives all of them.
+
+    Args:
+        scores: (n,) float.
+        sizes: Set sizes, each between 0 and n.
+
+    Returns:
+        (n,) uint8 (int16 beyond 255 sizes), on the device of `scores`.
+    """
+    dtype = torch.uint8 if len(sizes) < 256 else torch.int16
+    levels = torch.zeros(len(scores), dtype=dtype, device=scores.device)
+    sizes = sorted(size for size in sizes if size)
     if not sizes:
-        return {}
+        return levels
     if scores.device.type == "cpu":
-        tail = np.partition(scores.numpy(), len(scores) - max(sizes))[len(scores) - max(sizes) :]
-        tail.sort()
-        return {size: float(tail[len(tail) - size]) for size in sizes}
-    ordered = torch.topk(scores, max(sizes)).values
-    return {size: ordered[size - 1] for size in sizes}
+        indices, inside = _levels_of_candidates(scores.numpy(), sizes)
+        levels.numpy()[indices] = inside
+        return levels
+    ordered = torch.topk(scores, sizes[-1]).values
+    for size in sizes:  # without asking the device for a number
+        above, ties = scores > ordered[size - 1], scores == ordered[size - 1]
+        levels += above | (ties & (ties.cumsum(0) <= size - above.count_nonzero()))
+    return levels
+
+
+def _levels_of_candidates(scores: np.ndarray, sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the scores that can be in a set, rising, and their levels; `sizes` rise."""
+    indices = _candidates(scores, sizes[-1])
+    values = scores[indices]
+    ordered = np.sort(values)
+    levels = np.zeros(len(values), np.uint8 if len(sizes) < 256 else np.int16)
+    for size in sizes:
+        cut = ordered[len(ordered) - size]
+        members = values >= cut
+        surplus = np.count_nonzero(members) - size
+        if surplus:
+            members[np.flatnonzero(values == cut)[-surplus:]] = False
+        levels += members
+    return indices, levels
+
+
+def _candidates(scores: np.ndarray, size: int) -> np.ndarray:
+    """Rising indices of at least the `size` highest scores, ties of the lowest included.
+
+    A sample tells roughly where the cut is, so that few scores have to be ordered; should fewer
+    than `size` lie above it, the cut is found exactly. A prime step meets all columns of a matrix.
+    """
+    sample = scores[::61]
+    rank = int(1.1 * size / 61) + 50
+    if rank < len(sample):
+        bound = np.partition(sample, len(sample) - rank)[len(sample) - rank]
+        indices = np.flatnonzero(scores >= bound)
+        if len(indices) >= size:
+            return indices
+    bound = np.partition(scores, len(scores) - size)[len(scores) - size]
+    return np.flatnonzero(scores >= bound)
 
 
 def math_specific(
-    on_math: ImportanceScores,
-    on_nonmath: ImportanceScores,
-    module: str,
-    keep_ratios: Sequence[float],
-) -> list[torch.Tensor]:
-    """Math-specific sets of one matrix, T = top-K(math) - top-K(nonmath), one per keep ratio."""
-    pairs = zip(
-        on_math.top_of(module, keep_ratios), on_nonmath.top_of(module, keep_ratios), strict=True
-    )
-    return [in_math & ~in_nonmath for in_math, in_nonmath in pairs]
+    on_math: ImportanceScores, on_nonmath: ImportanceScores, keep_ratio: float
+) -> ParameterMask:
+    """The math-specific set T = top-K(math) - top-K(nonmath)."""
+    return on_math.top(keep_ratio) - on_nonmath.top(keep_ratio)

@@ -1,14 +1,19 @@
 """Tidy overlap tables by matrix, layer and model, all from one selection pass."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 
-from mmlib.importance import ImportanceScores, check_keep_ratios, math_specific, selection_size
+from mmlib.importance import ImportanceScores, check_keep_ratios, selection_size
 from mmlib.masks import ParameterMask, check_comparable
 from mmlib.models import layer_index
+
+OVERLAP_COUNTS = ["size_a", "size_b", "intersection", "n_scored", "expected_intersection"]
+COUNTS = ["n_topk", "n_math_specific", *OVERLAP_COUNTS]
 
 
 def overlap_sweep(
@@ -34,67 +39,142 @@ def overlap_sweep(
     """
     if not scores:
         raise ValueError("overlap_sweep needs the scores of one language or more")
-    first = next(iter(scores.values()))[0].weights
-    for label, pair in scores.items():
-        _check_same_weights(label, first, pair)
-    check_keep_ratios(keep_ratios, first)
-    sizes, overlaps = [], []
-    for module, weight in first.items():
-        sets = [math_specific(*pair, module, keep_ratios) for pair in scores.values()]
-        at_ratio = [dict(zip(scores, masks, strict=True)) for masks in zip(*sets, strict=True)]
-        counts = torch.stack([intersections(masks) for masks in at_ratio]).tolist()
-        for ratio, count in zip(keep_ratios, counts, strict=True):
-            found = dict(zip(pairs_of(scores), count, strict=True))
-            about = {"module": module, "keep_ratio": ratio}
-            sizes += [about | row for row in _size_rows(found, weight.numel(), ratio)]
-            overlaps += [about | row for row in overlap_rows(found, weight.numel())]
-    pairs = pd.DataFrame(overlaps, columns=["lang_a", "lang_b", *about, *OVERLAP_COUNTS])
-    return (
-        add_groups(pd.DataFrame(sizes), ["lang", "keep_ratio"]),
-        add_groups(pairs, ["lang_a", "lang_b", "keep_ratio"]),
-    )
+    both = {(name, part): pair[part] for name, pair in scores.items() for part in (0, 1)}
+    sets = {name: ((name, 0), (name, 1)) for name in scores}
+    counts = SetCounts.of(both, sets, itertools.combinations(sets, 2), keep_ratios)
+    labels = {name: name for name in scores}
+    return counts.sizes(labels), counts.overlaps(labels)
 
 
-def _check_same_weights(label: str, first: Mapping, pair: Sequence[ImportanceScores]) -> None:
-    for scores in pair:
-        differing = [
-            n
-            for n in first.keys() | scores.weights.keys()
-            if n not in scores.weights
-            or n not in first
-            or scores.weights[n].shape != first[n].shape
+@dataclass(frozen=True)
+class SetCounts:
+    """Sizes and intersections of sets of weights, matrix by matrix, at every keep ratio."""
+
+    keep_ratios: Sequence[float]
+    modules: dict[str, tuple[int, dict[tuple[Hashable, Hashable], list[int]]]]
+    """Module -> its number of weights, and pair of sets -> |A ∩ B| at every keep ratio; a set
+    paired with itself has its size there."""
+
+    @classmethod
+    def of(
+        cls,
+        scores: Mapping[Hashable, ImportanceScores],
+        sets: Mapping[Hashable, tuple[Hashable, Hashable]],
+        pairs: Iterable[tuple[Hashable, Hashable]],
+        keep_ratios: Sequence[float],
+    ) -> "SetCounts":
+        """Count from one walk over the model, in which every score is selected from once.
+
+        Args:
+            scores: Key -> scores of all weights, all of one model.
+            sets: Name of a set T = top-K(a) - top-K(b) -> the keys of a and b in `scores`.
+            pairs: Names of the sets that are compared with each other.
+            keep_ratios: Shares of each matrix to keep, in (0, 1].
+
+        Raises:
+            ValueError: An impossible keep ratio, or scores of different weights.
+        """
+        first = next(iter(scores.values())).weights
+        for key, other in scores.items():
+            _check_same_weights(key, first, other.weights)
+        check_keep_ratios(keep_ratios, first)
+        pairs = [*((name, name) for name in sets), *pairs]
+        smallest_first = sorted(range(len(keep_ratios)), key=keep_ratios.__getitem__)
+        # A weight of level l is in the l largest top-K sets.
+        level = {i: len(keep_ratios) - rank for rank, i in enumerate(smallest_first)}
+        modules = {}
+        for module, weight in first.items():
+            levels = {key: s.levels_of(module, keep_ratios) for key, s in scores.items()}
+            found = _counts(levels, sets, pairs, len(keep_ratios))
+            in_order = ([row[level[i]] for i in range(len(keep_ratios))] for row in found)
+            modules[module] = (weight.numel(), dict(zip(pairs, in_order, strict=True)))
+        return cls(keep_ratios, modules)
+
+    def sizes(self, labels: Mapping[str, Hashable]) -> pd.DataFrame:
+        """Sizes of the sets, as `overlap_sweep` gives them; `labels`: language -> set."""
+        rows = [
+            {
+                "module": module,
+                "keep_ratio": ratio,
+                "lang": label,
+                "n_topk": selection_size(numel, ratio),
+                "n_math_specific": found[name, name][i],
+                "n_scored": numel,
+            }
+            for module, (numel, found) in self.modules.items()
+            for i, ratio in enumerate(self.keep_ratios)
+            for label, name in labels.items()
         ]
-        if differing:
-            raise ValueError(f"the scores of {label!r} are over other weights: {differing[:3]}")
+        return add_groups(pd.DataFrame(rows), ["lang", "keep_ratio"])
+
+    def overlaps(self, labels: Mapping[str, Hashable]) -> pd.DataFrame:
+        """Overlaps of all pairs of the sets, as `overlap_sweep` gives them; as in `sizes`."""
+        pairs = list(itertools.combinations_with_replacement(labels.items(), 2))
+        rows = []
+        for module, (numel, found) in self.modules.items():
+            for i, ratio in enumerate(self.keep_ratios):
+                at_ratio = {(a, b): found[set_a, set_b][i] for (a, set_a), (b, set_b) in pairs}
+                place = {"module": module, "keep_ratio": ratio}
+                rows += [place | row for row in _overlap_rows(at_ratio, numel)]
+        columns = ["lang_a", "lang_b", "module", "keep_ratio", *OVERLAP_COUNTS]
+        table = pd.DataFrame(rows, columns=columns)
+        return add_groups(table, ["lang_a", "lang_b", "keep_ratio"])
 
 
-def _size_rows(found: Mapping[tuple[str, str], int], numel: int, ratio: float) -> list[dict]:
-    kept = selection_size(numel, ratio)
-    return [
-        {"lang": a, "n_topk": kept, "n_math_specific": count, "n_scored": numel}
-        for (a, b), count in found.items()
-        if a == b
-    ]
+def _counts(
+    levels: Mapping[Hashable, torch.Tensor],
+    sets: Mapping[Hashable, tuple[Hashable, Hashable]],
+    pairs: Sequence[tuple[Hashable, Hashable]],
+    num_ratios: int,
+) -> list[list[int]]:
+    """|A ∩ B| in one matrix of each pair, at level 0 (meaningless), 1, …, `num_ratios`.
 
-
-OVERLAP_COUNTS = ["size_a", "size_b", "intersection", "n_scored", "expected_intersection"]
-COUNTS = ["n_topk", "n_math_specific", *OVERLAP_COUNTS]
-
-
-def pairs_of(names: Iterable[str]) -> list[tuple[str, str]]:
-    """All pairs of names, each name with itself too, in the order of `intersections`."""
-    return list(itertools.combinations_with_replacement(names, 2))
-
-
-def intersections(sets: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """|A ∩ B| of all `pairs_of` the sets of one matrix, int64, still on their device.
-
-    A pair of a set with itself gives its size.
+    T = top-K(a) - top-K(b) has the weights with level in b < l <= level in a, so that two sets
+    share those with max(level in b) < l <= min(level in a).
     """
-    return torch.stack([(sets[a] & sets[b]).count_nonzero() for a, b in pairs_of(sets)])
+    if next(iter(levels.values())).device.type != "cpu":
+        shared = [_shared(levels, sets[a], sets[b], num_ratios) for a, b in pairs]
+        return torch.stack(shared).tolist()
+    arrays = {key: found.numpy() for key, found in levels.items()}
+    members = {n: np.flatnonzero(arrays[a] > arrays[b]) for n, (a, b) in sets.items()}
+    counts = []
+    for a, b in pairs:
+        inside = members[a]
+        upper, lower = arrays[sets[a][0]][inside], arrays[sets[a][1]][inside]
+        if a != b:
+            upper = np.minimum(upper, arrays[sets[b][0]][inside])
+            lower = np.maximum(lower, arrays[sets[b][1]][inside])
+        counts.append(_steps(lower, upper, num_ratios))
+    return counts
 
 
-def overlap_rows(found: Mapping[tuple[str, str], int], numel: int) -> list[dict]:
+def _steps(lower: np.ndarray, upper: np.ndarray, num_ratios: int) -> list[int]:
+    """How many pairs have lower < l <= upper, for every level l from 0."""
+    width = num_ratios + 1
+    joint = np.bincount(lower.astype(np.intp) * width + upper, minlength=width * width)
+    joint = joint.reshape(width, width)
+    return [int(joint[:level, level:].sum()) for level in range(width)]
+
+
+def _shared(levels, first, second, num_ratios: int) -> torch.Tensor:
+    """The same counts on an accelerator, over all weights and without waiting for it."""
+    upper = torch.minimum(levels[first[0]], levels[second[0]])
+    lower = torch.maximum(levels[first[1]], levels[second[1]])
+    steps = range(num_ratios + 1)
+    return torch.stack([((lower < step) & (upper >= step)).count_nonzero() for step in steps])
+
+
+def _check_same_weights(key: Hashable, first: Mapping, other: Mapping) -> None:
+    differing = [
+        n
+        for n in first.keys() | other.keys()
+        if n not in other or n not in first or other[n].shape != first[n].shape
+    ]
+    if differing:
+        raise ValueError(f"the scores of {key!r} are over other weights: {differing[:3]}")
+
+
+def _overlap_rows(found: Mapping[tuple[str, str], int], numel: int) -> list[dict]:
     """Counts of each pair of different sets in a matrix of `numel` weights, without ratios."""
     return [
         {
@@ -130,9 +210,10 @@ def overlap_table(sets: Mapping[str, ParameterMask]) -> pd.DataFrame:
         check_comparable(first, other)
     rows = []
     for module, mask in first.items():
-        counts = intersections({name: members[module] for name, members in sets.items()}).tolist()
-        found = dict(zip(pairs_of(sets), counts, strict=True))
-        rows += [{"module": module} | row for row in overlap_rows(found, mask.numel())]
+        pairs = list(itertools.combinations_with_replacement(sets, 2))
+        shared = [(sets[a][module] & sets[b][module]).count_nonzero() for a, b in pairs]
+        found = dict(zip(pairs, torch.stack(shared).tolist(), strict=True))
+        rows += [{"module": module} | row for row in _overlap_rows(found, mask.numel())]
     return add_groups(pd.DataFrame(rows), ["lang_a", "lang_b"])
 
 

@@ -1,12 +1,13 @@
 """Localise math weights in every language and compare them: the first study, one call per step."""
 
 import hashlib
+import itertools
 import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pandas as pd
 import torch
@@ -23,13 +24,12 @@ from mmlib.importance import (
     _run,
     collect_norms,
     collect_sample_norms,
+    math_specific,
     prompt_norms,
 )
 from mmlib.masks import ParameterMask
 from mmlib.models import linear_modules, model_hash
-from mmlib.overlap import (
-    overlap_sweep,
-)
+from mmlib.overlap import SetCounts
 from mmlib.tasks.problems import Calibration, calibration
 
 
@@ -254,78 +254,102 @@ def math_sets(
 ) -> dict[str, ParameterMask]:
     """The math-specific set T = top-K(math) - top-K(nonmath) of every language."""
     return {
-        code: scores[code, math, seed].top(keep_ratio) - scores[code, nonmath, seed].top(keep_ratio)
+        code: math_specific(scores[code, math, seed], scores[code, nonmath, seed], keep_ratio)
         for code in _parts(scores, 0)
     }
 
 
-def across_languages(
+class SetTables(NamedTuple):
+    """Tables of the math-specific sets T = top-K(math) - top-K(nonmath); see `set_tables`."""
+
+    sizes: pd.DataFrame
+    """Sizes of the sets, with `seed` and `nonmath`."""
+    overlap: pd.DataFrame
+    """Overlap of the sets between languages, with `seed` and `nonmath`."""
+    nonmath_overlap: pd.DataFrame
+    """The same of the sets top-K(nonmath) - top-K(math)."""
+    ceiling: pd.DataFrame
+    """Overlap of one language's sets between all pairs of calibration samples: `lang_a` =
+    `lang_b`, `nonmath`, `control` = "same language", and the number of the pair in `seed`. Empty
+    for a single seed."""
+    floor: pd.DataFrame
+    """Size of top-K(math) minus top-K(another sample of the same math text): `seed`, `nonmath` =
+    the math task and `control` = "same text". Each seed is paired with the next one, so every
+    sample is used twice. Empty for a single seed."""
+
+
+def set_tables(
     scores: Mapping[Key, ImportanceScores], math: str, nonmath: str, keep_ratios: Sequence[float]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Sizes of the math-specific sets T = math - nonmath, and their overlap between languages.
+) -> SetTables:
+    """All tables of sizes and overlaps, from one selection pass over the scores.
+
+    Args:
+        scores: Result of `score_samples`.
+        math: Task of the math scores.
+        nonmath: Task of the others.
+        keep_ratios: Shares of each matrix to keep, in (0, 1].
 
     Returns:
-        The two tables of `mmlib.overlap.overlap_sweep`, with `seed` and `nonmath`; both empty
-        if there are no scores.
+        Tables with the columns of `mmlib.overlap.overlap_sweep`; empty if there are no scores.
+
+    Raises:
+        ValueError: An impossible keep ratio, or scores of different weights.
     """
-    sizes, overlaps = [], []
-    for seed in _parts(scores, 2):
-        sets = {
-            language: (scores[language, math, seed], scores[language, nonmath, seed])
-            for language in _parts(scores, 0)
+    languages, seeds = _parts(scores, 0), _parts(scores, 2)
+    following = dict(zip(seeds, seeds[1:] + seeds[:1], strict=True))
+    kinds = {"math": (math, nonmath), "nonmath": (nonmath, math)}
+    places = list(itertools.product(languages, seeds))
+    sets = {
+        (kind, code, seed): tuple((code, task, seed) for task in tasks)
+        for kind, tasks in kinds.items()
+        for code, seed in places
+    }
+    if len(seeds) > 1:
+        sets |= {
+            ("floor", code, seed): ((code, math, seed), (code, math, following[seed]))
+            for code, seed in places
         }
-        size, overlap = overlap_sweep(sets, keep_ratios)
-        sizes.append(size.assign(seed=seed, nonmath=nonmath))
-        overlaps.append(overlap.assign(seed=seed, nonmath=nonmath))
-    return _joined(sizes), _joined(overlaps)
+    across = [
+        ((kind, a, seed), (kind, b, seed))
+        for kind, seed in itertools.product(kinds, seeds)
+        for a, b in itertools.combinations(languages, 2)
+    ]
+    within = [
+        (("math", code, a), ("math", code, b))
+        for code in languages
+        for a, b in itertools.combinations(seeds, 2)
+    ]
+    used = {key: scores[key] for keys in sets.values() for key in keys}
+    if not used:
+        empty = pd.DataFrame()
+        return SetTables(empty, empty, empty, empty, empty)
+    counts = SetCounts.of(used, sets, across + within, keep_ratios)
 
+    def named(kind: str, seed: int) -> dict[str, Key]:
+        return {code: (kind, code, seed) for code in languages}
 
-def across_samples(
-    scores: Mapping[Key, ImportanceScores], math: str, nonmath: str, keep_ratios: Sequence[float]
-) -> pd.DataFrame:
-    """Ceiling: overlap of one language's sets between all pairs of calibration samples.
+    def overlap(kind: str) -> pd.DataFrame:
+        tables = [counts.overlaps(named(kind, seed)).assign(seed=seed) for seed in seeds]
+        return pd.concat(tables, ignore_index=True).assign(nonmath=kinds[kind][1])
 
-    Returns:
-        Overlap table with `lang_a` = `lang_b`, `nonmath`, `control` = "same language", and the
-        number of the pair in `seed`. Empty for a single seed.
-    """
-    tables = []
-    for language in _parts(scores, 0):
-        sets = {
-            str(seed): (scores[language, math, seed], scores[language, nonmath, seed])
-            for seed in _parts(scores, 2)
-        }
-        overlap = overlap_sweep(sets, keep_ratios)[1]
-        pair = overlap.groupby(["lang_a", "lang_b"], sort=False).ngroup()
-        tables.append(overlap.assign(seed=pair, lang_a=language, lang_b=language))
-    return _joined(tables).assign(nonmath=nonmath, control="same language")
-
-
-def sampling_noise(
-    scores: Mapping[Key, ImportanceScores], math: str, keep_ratios: Sequence[float]
-) -> pd.DataFrame:
-    """Floor: size of top-K(math) minus top-K(another sample of the same math text).
-
-    Each seed is paired with the next one, so every sample is used twice.
-
-    Returns:
-        Size table with `seed`, `nonmath` = the math task and `control` = "same text". Empty for a
-        single seed.
-    """
-    seeds = _parts(scores, 2)
-    tables = []
-    for seed, other in zip(seeds, seeds[1:] + seeds[:1], strict=True):
-        sets = {
-            language: (scores[language, math, seed], scores[language, math, other])
-            for language in _parts(scores, 0)
-        }
-        sizes = overlap_sweep(sets, keep_ratios)[0].assign(seed=seed)
-        tables.append(sizes if seed != other else sizes.head(0))
-    return _joined(tables).assign(nonmath=math, control="same text")
-
-
-def _joined(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    sizes = [counts.sizes(named("math", seed)).assign(seed=seed) for seed in seeds]
+    floors = [table.head(0) for table in sizes]
+    if len(seeds) > 1:
+        floors = [counts.sizes(named("floor", seed)).assign(seed=seed) for seed in seeds]
+    ceilings = []
+    for code in languages:
+        table = counts.overlaps({str(seed): ("math", code, seed) for seed in seeds})
+        pair = table.groupby(["lang_a", "lang_b"], sort=False).ngroup()
+        ceilings.append(table.assign(seed=pair, lang_a=code, lang_b=code))
+    return SetTables(
+        sizes=pd.concat(sizes, ignore_index=True).assign(nonmath=nonmath),
+        overlap=overlap("math"),
+        nonmath_overlap=overlap("nonmath"),
+        ceiling=pd.concat(ceilings, ignore_index=True).assign(
+            nonmath=nonmath, control="same language"
+        ),
+        floor=pd.concat(floors, ignore_index=True).assign(nonmath=math, control="same text"),
+    )
 
 
 def _parts(scores: Mapping[Key, ImportanceScores], position: int) -> list:

@@ -13,11 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.models import load_model
 from mmlib.study.localisation import (
-    across_languages,
-    across_samples,
     draw_samples,
     math_sets,
     score_samples,
+    set_tables,
 )
 from mmlib.study.stats import summarize
 from mmlib.study.transfer import RANDOM, edits, predictors, transfer
@@ -239,7 +238,7 @@ def profile(
         data_dir: As in `mmlib.tasks.problems.load_problems`.
 
     Returns:
-        "sizes" and "overlap" (see `localisation.across_languages`; `text_tokens` is the mean
+        "sizes" and "overlap" (see `localisation.set_tables`; `text_tokens` is the mean
         length of a math text; `control` is "two languages", "same language" or
         "nonmath-specific"), "accuracy" (see `mmlib.study.stats.summarize`) and "travel": weights,
         edited, lang, n, n_correct, accuracy, n_weights, jaccard (of the two languages' sets).
@@ -247,16 +246,16 @@ def profile(
     where = {"data_dir": data_dir}
     samples = draw_samples([math, nonmath], languages, seeds, num_samples=num_samples, **where)
     scores = score_samples(model, tokenizer, samples)
-    sizes, overlap = across_languages(scores, math, nonmath, keep_ratios)
+    tables = set_tables(scores, math, nonmath, keep_ratios)
     encoded = {code: tokenizer(list(samples[code, math, seeds[0]].texts)) for code in languages}
     lengths = {code: sum(map(len, e.input_ids)) / num_samples for code, e in encoded.items()}
-    sizes["text_tokens"] = sizes.lang.map(lengths)
+    sizes = tables.sizes.assign(text_tokens=tables.sizes.lang.map(lengths))
     others = {
-        "two languages": overlap,
-        "nonmath-specific": across_languages(scores, nonmath, math, keep_ratios)[1],
+        "two languages": tables.overlap,
+        "nonmath-specific": tables.nonmath_overlap,
     }
     overlaps = [table.assign(control=name, nonmath=nonmath) for name, table in others.items()]
-    overlaps.append(across_samples(scores, math, nonmath, keep_ratios))
+    overlaps.append(tables.ceiling)
     asking = {"tasks": list(tasks), "items": items, "data_dir": data_dir or None}
     ask = partial(part_answers, tokenizer=tokenizer, **asking)
     answers = ask(model, languages=list(languages), parts=list(parts))

@@ -36,7 +36,7 @@ def layer_views(
     """What each of the three methods says of every layer.
 
     Args:
-        overlap: Rows of `localisation.across_languages` with group "layer", of one seed and
+        overlap: Overlap rows of `localisation.set_tables` with group "layer", of one seed and
             keep ratio.
         rates: Language -> firing rates (layers, neurons), see `mmlib.neurons.Firing.rates`.
         math_update: See `mmlib.merging.update_magnitude`, of the math expert.

@@ -16,7 +16,7 @@ from mmlib.study.ceilings import (
     published_chance,
     shuffled,
 )
-from mmlib.study.localisation import across_languages, collect_scores, draw_samples, score_samples
+from mmlib.study.localisation import collect_scores, draw_samples, score_samples, set_tables
 
 TASKS = ["organism-math", "organism-reading"]
 
@@ -30,7 +30,7 @@ def scored():
 
 @pytest.fixture(scope="module")
 def overlap(scored):
-    return across_languages(scored[3], *TASKS, [0.1])[1]
+    return set_tables(scored[3], *TASKS, [0.1]).overlap
 
 
 def test_shuffling_keeps_the_values_of_the_norms_and_their_pairing(scored):
@@ -57,7 +57,7 @@ def test_shuffling_keeps_the_values_of_the_norms_and_their_pairing(scored):
 
 
 def test_shuffling_destroys_overlap_but_not_what_magnitude_gives(scored, overlap):
-    mixed = across_languages(shuffled(scored[3]), *TASKS, [0.1])[1]
+    mixed = set_tables(shuffled(scored[3]), *TASKS, [0.1]).overlap
     before, after = (t[t.group == "global"].iloc[0] for t in (overlap, mixed))
     expected = after.expected_intersection / (after.size_a + after.size_b)
     assert expected < after.jaccard < before.jaccard / 2

@@ -6,15 +6,14 @@ import torch
 from conftest import pad
 
 from mmlib.forward import batches
+from mmlib.importance import ImportanceScores
 from mmlib.masks import jaccard
 from mmlib.models import load_model
 from mmlib.study.localisation import (
-    across_languages,
-    across_samples,
     collect_scores,
     draw_samples,
-    sampling_noise,
     score_samples,
+    set_tables,
 )
 
 RATIOS = [0.05, 0.2]
@@ -61,7 +60,7 @@ def test_samples_scored_together_are_those_scored_alone(tmp_path, monkeypatch):
 
 
 def test_languages_are_compared_within_a_seed(scores):
-    sizes, overlap = across_languages(scores, "gsm8k", "mmlu", RATIOS)
+    sizes, overlap = set_tables(scores, "gsm8k", "mmlu", RATIOS)[:2]
     for seed, ratio in itertools.product(SEEDS, RATIOS):
         en, hi = (specific(scores, code, seed, ratio) for code in ("en", "hi"))
         assert at(sizes, lang="hi", seed=seed, keep_ratio=ratio).n_math_specific == len(hi)
@@ -71,7 +70,7 @@ def test_languages_are_compared_within_a_seed(scores):
 
 
 def test_ceiling_compares_all_samples_of_one_language(scores):
-    table = across_samples(scores, "gsm8k", "mmlu", RATIOS)
+    table = set_tables(scores, "gsm8k", "mmlu", RATIOS).ceiling
     found = table[(table.group == "global") & (table.lang_a == "hi") & (table.keep_ratio == 0.2)]
     sets = [specific(scores, "hi", seed, 0.2) for seed in SEEDS]
     expected = [jaccard(a, b) for a, b in itertools.combinations(sets, 2)]
@@ -80,20 +79,32 @@ def test_ceiling_compares_all_samples_of_one_language(scores):
 
 
 def test_floor_subtracts_another_sample_of_the_same_text(scores):
-    noise = sampling_noise(scores, "gsm8k", RATIOS)
+    noise = set_tables(scores, "gsm8k", "mmlu", RATIOS).floor
     first, second = (scores["en", "gsm8k", seed].top(0.2) for seed in (1, 101))
     assert at(noise, lang="en", seed=1, keep_ratio=0.2).n_math_specific == len(first - second)
     assert set(noise.seed) == set(SEEDS)
 
 
+def test_every_matrix_is_scored_once_per_sample(scores, monkeypatch):
+    asked = []
+    matrix = ImportanceScores.matrix
+    monkeypatch.setattr(
+        ImportanceScores, "matrix", lambda s, name: asked.append((id(s), name)) or matrix(s, name)
+    )
+    set_tables(scores, "gsm8k", "mmlu", RATIOS)
+    modules = next(iter(scores.values())).weights
+    assert len(asked) == len(set(asked)) == len(scores) * len(modules)
+
+
 def test_one_seed_has_no_ceiling_and_no_floor(scores):
     one = {key: value for key, value in scores.items() if key[2] == 1}
-    assert across_samples(one, "gsm8k", "mmlu", RATIOS).empty
-    assert sampling_noise(one, "gsm8k", RATIOS).empty
+    tables = set_tables(one, "gsm8k", "mmlu", RATIOS)
+    assert tables.ceiling.empty
+    assert tables.floor.empty
 
 
 def test_no_scores_have_empty_tables():
-    assert all(table.empty for table in across_languages({}, "gsm8k", "mmlu", RATIOS))
+    assert all(table.empty for table in set_tables({}, "gsm8k", "mmlu", RATIOS))
 
 
 def test_doubled_or_missing_values_are_refused():

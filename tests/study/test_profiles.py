@@ -8,7 +8,7 @@ import pytest
 
 from mmlib.masks import jaccard
 from mmlib.models import ORGANISMS, load_model
-from mmlib.study.localisation import across_languages, draw_samples, math_sets, score_samples
+from mmlib.study.localisation import draw_samples, math_sets, score_samples, set_tables
 from mmlib.study.profiles import (
     answer_losses,
     beyond_random,
@@ -36,14 +36,13 @@ def test_a_profile_is_its_parts(made):
     model, tokenizer, tables = made
     samples = draw_samples(list(TASKS.values()), LANGS, [1, 101], num_samples=6)
     scores = score_samples(model, tokenizer, samples)
-    sizes, overlap = across_languages(scores, *TASKS.values(), [0.1])
+    sizes, overlap, reverse = set_tables(scores, *TASKS.values(), [0.1])[:3]
     pd.testing.assert_frame_equal(tables["sizes"].drop(columns="text_tokens"), sizes)
     hindi = tokenizer(list(samples["hi", "organism-math", 1].texts)).input_ids
     lengths = tables["sizes"].groupby("lang").text_tokens.first()
     assert lengths["hi"] == pytest.approx(sum(map(len, hindi)) / 6)
     own = tables["overlap"].query("control == 'two languages'")
     assert own.jaccard.to_list() == overlap.jaccard.to_list()
-    reverse = across_languages(scores, *list(TASKS.values())[::-1], [0.1])[1]
     other = tables["overlap"].query("control == 'nonmath-specific'")
     assert other.jaccard.to_list() == reverse.jaccard.to_list()
     ceiling = tables["overlap"].query("control == 'same language' and group == 'global'")

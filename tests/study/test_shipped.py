@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mmlib.__main__ import main
 from mmlib.models import ORGANISMS, load_model, model_hash
 from mmlib.study.evidence import read_evidence
-from mmlib.study.localisation import across_languages, draw_samples, score_samples
+from mmlib.study.localisation import draw_samples, score_samples, set_tables
 from mmlib.study.tables import PACKAGE
 
 CHAPTERS = yaml.safe_load((PACKAGE.parent / "notebooks" / "chapters.yml").read_text())
@@ -89,7 +89,7 @@ def test_untrained_control_on_real_text_can_be_recomputed(kind, real_data, tmp_p
         ["gsm8k", "mmlu"], ["en", "de"], [101], data_dir=str(real_data), **options
     )
     scores = score_samples(model, tokenizer, samples, batch_size=run["parameters"]["batch_size"])
-    _, ours = across_languages(scores, "gsm8k", "mmlu", run["parameters"]["keep_ratios"])
+    ours = set_tables(scores, "gsm8k", "mmlu", run["parameters"]["keep_ratios"]).overlap
     keys = ["lang_a", "lang_b", "keep_ratio", "seed", "layer"]
     ours = ours.query("group == 'layer'").set_index(keys)
     theirs = shipped.query("model == @folder.name and group == 'layer'").set_index(keys)
