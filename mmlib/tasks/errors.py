@@ -25,7 +25,7 @@ from itertools import islice, product
 import pandas as pd
 
 from mmlib.tasks.languages import LANGUAGES, Language, get_language, parse_number
-from mmlib.tasks.numbers import find_numbers, plain_digits
+from mmlib.tasks.numbers import find_numbers, normalised, plain_digits
 
 KINDS = ("slip", "plan", "format", "language", "incomplete")
 
@@ -37,7 +37,7 @@ _OPERATORS = {
 }
 _SIGNS = str.maketrans({"×": "*", "·": "*", "∙": "*", "⋅": "*", "÷": "/", "∕": "/", "–": "-"})
 _LATEX = {r"\times": "*", r"\cdot": "*", r"\div": "/", "**": "", r"\(": "", r"\)": ""}
-_TOKEN = re.compile(r"[-+*/=()%]|[^\W\d_]+(?:['’-][^\W\d_]+)*['’]?|[^\s$€£¥₹৳]")
+_TOKEN = re.compile(r"[-+*÷=()%]|[^\W\d_]+(?:['’-][^\W\d_]+)*['’]?|[^\s$€£¥₹৳]")
 _UNIT_WORDS = 4
 _READINGS = 256
 _SCRIPTS = {
@@ -116,12 +116,12 @@ def _read(line: str, grouping: str) -> list[Step]:
 
 
 def _tokens(line: str, grouping: str) -> Iterator[_Token]:
-    line = plain_digits(line).translate(_SIGNS)
+    line = plain_digits(normalised(line)).translate(_SIGNS)
     for sign, plain in _LATEX.items():
         line = line.replace(sign, plain)
     line = re.sub(r"(?<=[\d\s])[xX](?=\s*[$€£.\d])", "*", line)
     line = re.sub(r"(?<=\d\s):(?=\s\d)", "/", line)
-    line = line.replace("/", " / ")  # a division, not a fraction
+    line = line.replace("/", " ÷ ")  # a division, not a fraction
     end, operand = 0, False
     for start, stop, value in find_numbers(line, grouping):
         for sign in _TOKEN.findall(line[end:start]):
@@ -140,6 +140,7 @@ def _tokens(line: str, grouping: str) -> Iterator[_Token]:
 def _sign(text: str) -> str:
     if text[0].isalpha() or text == "%":
         return "word"
+    text = text.replace("÷", "/")
     return text if text in "+-*/=()" else "|"
 
 
@@ -352,6 +353,7 @@ def corrupted(solution: str, language: str, kind: str, *, other: str = "") -> st
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}: choose from {', '.join(KINDS)}")
     record = get_language(language)
+    solution = normalised(solution)
     numbers = list(find_numbers(solution, record.grouping))
     if len(numbers) < 2 or numbers[-2][2] != numbers[-1][2]:
         raise ValueError(f"{solution!r} does not end in its result and a closing phrase with it")

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
-from mmlib.tasks.numbers import find_numbers, read_number, write_number
+from mmlib.tasks.numbers import find_numbers, normalised, number_at, read_number, write_number
 
 # What may stand between a closing phrase and its number: spaces, a colon, Markdown, a bracket.
-_LEAD = r"[\s:：*_(\\]*"
+_LEAD = r"[\s:：*_(\[\\]*"
+_BOX = r"\\boxed\{"
+_SENTENCE = re.compile(r"[.!?。।](?!\d)|\n")
+# What opens another turn, where a model goes on after its answer.
+_TURN = r"(?:Human|User|Assistant|Question|Problem)\s*[:：]|###|<\|"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,22 +95,53 @@ class Language:
     @cached_property
     def _opening(self) -> re.Pattern:
         """What stands before the number of a closing phrase."""
-        heads = {closing.partition("{answer}")[0].strip() for closing in self.closings}
+        heads = {normalised(closing.partition("{answer}")[0]).strip() for closing in self.closings}
         either = "|".join(re.escape(head) for head in sorted(heads, key=len, reverse=True))
-        return re.compile(f"(?:{either}){_LEAD}")
+        return re.compile(f"(?:{either}|{_BOX}){_LEAD}", re.IGNORECASE)
+
+    def _closes(self, text: str) -> list[tuple[str, int, Fraction]]:
+        """The closing phrases of a normalised text: words, end and value of the number.
+
+        Another turn after the first one ends the answer.
+        """
+        closes = []
+        turn = re.compile(f"{_TURN}|{re.escape(normalised(self.question_label))}")
+        for match in self._opening.finditer(text):
+            start, sign = match.end(), 1
+            if closes and turn.search(text, closes[0][1], match.start()):
+                break
+            if not re.search("[:：\n]", match[0]) and re.match(r"[-–−] (?=\S)", text[start:]):
+                start, sign = start + 2, -1
+            if number := number_at(text, start, self.grouping):
+                closes.append((match[0], number[0], sign * number[1]))
+        return closes
 
     def extract_answer(self, text: str) -> str | None:
-        """Return the number of the last closing phrase in `text`, or None (strict extraction).
+        r"""Return the number of the last closing phrase in `text`, or None (strict extraction).
 
-        It is written as by `mmlib.tasks.numbers.write_number`: "2125" for "२,१२५".
+        It is written as by `mmlib.tasks.numbers.write_number`: "2125" for "२,१२५". A closing
+        phrase may stand within a sentence, and `\boxed{}` is one in every language. What follows
+        in another turn ("Human: ...") does not count.
         """
-        numbers = {start: value for start, _, value in find_numbers(text, self.grouping)}
-        ends = [match.end() for match in self._opening.finditer(text)]
-        closed = [numbers[end] for end in ends if end in numbers]
-        return write_number(closed[-1]) if closed else None
+        closes = self._closes(normalised(text))
+        return write_number(closes[-1][2]) if closes else None
 
     def extract_last_number(self, text: str) -> str | None:
-        """Return the last number anywhere in `text`, or None (flexible extraction)."""
+        """Return the last number of `text`, or None (flexible extraction).
+
+        What follows the sentence of the last closing phrase does not count.
+        """
+        text = normalised(text)
+        # A label of the answer ("उत्तर:") opens a solution and closes none.
+        ends = [
+            (end, value)
+            for words, end, value in self._closes(text)
+            if not (re.search("[:：]", words) and words.strip(" *_([\\") in self.answer_label)
+        ]
+        if ends:
+            stop = _SENTENCE.search(text, ends[-1][0])
+            later = find_numbers(text[ends[-1][0] : stop.start() if stop else None], self.grouping)
+            return write_number([ends[-1][1], *(value for _, _, value in later)][-1])
         values = [value for _, _, value in find_numbers(text, self.grouping)]
         return write_number(values[-1]) if values else None
 
@@ -118,7 +153,7 @@ class Language:
         for closing in self.closings:
             head, _, tail = closing.partition("{answer}")
             end = re.escape(tail or self.full_stop) or r"(?:\n|$)"
-            if found := re.search(f"{re.escape(head)}(.+?){end}", text):
+            if found := re.search(f"{re.escape(head)}(.+?){end}", text, re.IGNORECASE):
                 return found[1].strip() or None
         return None
 

@@ -1,4 +1,5 @@
 import json
+import unicodedata
 
 import pytest
 
@@ -108,6 +109,39 @@ def test_layout_without_a_solution_and_with_full_width_labels():
 def test_numbers_of_a_language(text, code, expected):
     value = parse_number(text, code)
     assert (None if value is None else write_number(value)) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "expected"),
+    [
+        ("en", "Then the answer is 18 pens.", "18"),
+        ("de", "Also ist klar, die Antwort ist 18.", "18"),
+        ("fr", unicodedata.normalize("NFD", "La réponse est 18"), "18"),
+        ("bn", "উত্তর হ\u09b2\u09c7\u09be 18।", "18"),
+        ("hi", "उत्तर रु. 50 है", "50"),
+        ("sw", r"Kwa hiyo \boxed{18}", "18"),
+        ("en", r"The answer is $\boxed{\frac{3}{4}}$.", "0.75"),
+        ("en", "The answer is 3 / 4.", "0.75"),
+        ("de", "Die Antwort ist - 5.", "-5"),
+        ("fr", "La réponse est –5", "-5"),
+        ("fr", "La réponse est - 5", "-5"),
+        ("en", "The answer is:\n- 5", None),
+        ("ru", "Ответ –5", "5"),
+        ("en", "The answer is \u200b18", "18"),
+        ("en", "The answer is 18.Human: A man has 1500 dollars. He buys 7", "18"),
+        ("en", "The answer is 18.\nQ: Two? The answer is 2.", "18"),
+        ("de", "Die Antwort ist 18.\nUser: 1500? Die Antwort ist 3.", "18"),
+    ],
+)
+def test_what_people_and_models_write(code, text, expected):
+    language = get_language(code)
+    assert language.extract_answer(text) == expected
+    assert language.extract_last_number(text) == (expected or "5")
+
+
+def test_a_label_of_the_answer_closes_nothing():
+    text = "సమాధానం: 3 కలాలు ఉన్నాయి. 3 + 4 = 7."
+    assert get_language("te").extract_last_number(text) == "7"
 
 
 def test_unknown_language_is_refused_with_the_choices():

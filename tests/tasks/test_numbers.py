@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmlib.tasks.numbers import find_numbers, plain_digits, read_number, write_number
+from mmlib.tasks.numbers import find_numbers, normalised, plain_digits, read_number, write_number
 
 GROUPING = {"en": ",", "de": ". ", "fr": " .", "ru": " ", "hi": ","}
 
@@ -63,6 +63,30 @@ def values(text, language="en"):
         (".75", "en", "0.75"),
         ("007", "en", "7"),
         ("3.50", "en", "3.5"),
+        ("3 / 4", "en", "0.75"),
+        ("3⁄4", "en", "0.75"),
+        ("3∕4", "en", "0.75"),
+        ("$9{,}500$", "en", "9500"),
+        (r"$\frac{3}{4}$", "en", "0.75"),
+        (r"1\frac{1}{2}", "en", "1.5"),
+        ("1e5", "en", "100000"),
+        ("1.5 × 10^6", "en", "1500000"),
+        (r"1.5 \times 10^{6}", "en", "1500000"),
+        ("1,5·10⁻¹", "de", "0.15"),
+        ("–5", "de", "-5"),
+        ("–5", "fr", "-5"),
+        ("1'234,50", "de", "1234.5"),
+        ("₹.50", "hi", "0.5"),
+        ("₹.50", "en", "0.5"),
+        ("**.5**", "en", "0.5"),
+        ("(.5)", "en", "0.5"),
+        ("5k", "en", "5000"),
+        ("1万", "en", "10000"),
+        ("1万5千", "en", "15000"),
+        ("1億2千万", "en", "120000000"),
+        ("रु. 50", "hi", "50"),
+        ("\u200b18", "en", "18"),
+        ("\u200d\u202b1\u200e8", "en", "18"),
         ("seven", "en", None),
         ("3 and 4", "en", None),
         ("", "en", None),
@@ -85,6 +109,12 @@ def test_one_number(text, language, expected):
         ("12/3=4", ["4", "4"]),
         ("5，300", ["5", "300"]),  # a clause mark
         ("x² m³", []),
+        ("25 m2", ["25"]),
+        ("25 m^2 or 25 km^{2}", ["25", "25"]),
+        ("2千円", ["2000"]),
+        ("5千米 3千克", ["5", "3"]),
+        ("18 kg of 5 Karat", ["18", "5"]),
+        ("2020–2024", ["2020", "2024"]),
     ],
 )
 def test_numbers_of_a_text(text, expected):
@@ -109,6 +139,8 @@ def test_every_script_and_style_of_one_integer(number):
 @given(st.text())
 def test_any_text_keeps_its_length_and_gives_exact_spans(text):
     assert len(plain_digits(text)) == len(text)
+    read = normalised(text)
+    assert normalised(read) == read
     for start, end, value in find_numbers(text, ". "):
-        assert 0 <= start < end <= len(text)
+        assert 0 <= start < end <= len(read)
         assert isinstance(value, Fraction)
