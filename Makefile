@@ -152,6 +152,6 @@ evidence: .venv/.installed sweeps
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer, please: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -c 'import torch' 2> /dev/null || $(PY) -m pip install $(TORCH)
-	$(PY) -m pip install --editable '.[test]'
+	$(PY) -m pip install --editable '.[tasks,study,book,test]'
 	git config filter.nbstripout.clean ".venv/bin/nbstripout --keep-id" 2> /dev/null || true
 	touch $@

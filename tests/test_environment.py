@@ -11,7 +11,8 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PINS = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
+EXTRAS = PROJECT["optional-dependencies"]
+PINS = [*PROJECT["dependencies"], *(pin for pins in EXTRAS.values() for pin in pins)]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -31,7 +32,7 @@ def test_make_installs_the_pinned_torch_first():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     installs = re.findall(r"pip install (.*)", done.stdout)
     assert installs[0] == next(pin for pin in PINS if pin.startswith("torch=="))
-    assert installs[1] == "--editable '.[test]'"
+    assert installs[1] == f"--editable '.[{','.join(EXTRAS)}]'"
 
 
 def test_an_unknown_preset_is_refused():
