@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from mmlib.masks import ParameterMask
-from mmlib.models import decoder_layers
+from mmlib.models import check_float, check_in_memory, decoder_layers, state
 
 _Places = dict[str, tuple[torch.Tensor, torch.Tensor]]
 """Module name -> rows and columns (int64) of the weights to change, on the weight's device."""
@@ -146,10 +146,17 @@ def _draw(places: _Places, fraction: float, seed: int | None) -> _Places:
 def holding(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
     """Let a model hold other weights inside the block; its own are back after it, bit by bit.
 
+    Args:
+        model: Its parameters and its layers' buffers are replaced.
+        tensors: One for each of them, see `mmlib.models.state`.
+
     Raises:
-        ValueError: A tensor is missing, or of another shape.
+        ValueError: A tensor is missing, or of another shape; or weights that cannot be replaced
+            (offloaded, quantised).
     """
-    own = dict(model.named_parameters())
+    check_float(model)
+    check_in_memory(model, "changed")
+    own = state(model)
     if wrong := [n for n, p in own.items() if n not in tensors or tensors[n].shape != p.shape]:
         raise ValueError(f"no fitting tensor for {', '.join(wrong[:5])}")
     new = {n: tensors[n] for n, p in own.items() if tensors[n].data_ptr() != p.data_ptr()}

@@ -22,7 +22,7 @@ from torch import nn
 
 from mmlib.forward import observe
 from mmlib.masks import ParameterMask
-from mmlib.models import linear_modules
+from mmlib.models import check_in_memory, linear_modules
 
 Batch = Mapping[str, torch.Tensor]
 EMPTY = "the calibration set is empty: give at least one prompt"
@@ -281,6 +281,8 @@ def _collect(
     model: nn.Module, batches: Iterable[Batch], counts: torch.Tensor | None, *, include_head: bool
 ) -> list[ActivationNorms]:
     modules = linear_modules(model, include_head=include_head)
+    if model.device.type == "meta":
+        check_in_memory(model, "scored")
     head = model.get_output_embeddings() in modules.values()
     sums, start = _NormSums(modules), 0
     with observe(modules, sums):

@@ -5,24 +5,29 @@ expert, θ_i = w_i θ_i(language) + (1 - w_i) θ_i(math); whole layers move, wit
 biases (Bandarkar et al., arXiv 2410.01335). Arithmetic is in float32, cast at the end.
 """
 
+import functools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args
 
 import numpy as np
 import pandas as pd
 import torch
-from peft import PeftModel
-from peft.utils import merge_utils
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.edits import holding
-from mmlib.models import decoder_layers
+from mmlib.models import check_float, check_in_memory, decoder_layers, state
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 Others = Literal["average", "math", "language", "base"]
+Expert = Union[PreTrainedModel, "PeftModel"]
+"""A model, or its base with a LoRA adapter; peft is needed only for the latter."""
 Tensors = dict[str, torch.Tensor]
 OWN = (
     "_name_or_path",
@@ -34,8 +39,24 @@ OWN = (
     "bos_token_id",
     "eos_token_id",
     "pad_token_id",
+    "pretraining_tp",
+    "initializer_range",
+    "unsloth_fixed",
+    "unsloth_version",
 )
-"""Entries of a config that may differ between experts: none of them changes what a weight is."""
+"""Entries of a config that may differ between experts, like all of dropout: none of them changes
+what a weight is."""
+MORE_THAN_DELTAS = (
+    "use_dora",
+    "lora_bias",
+    "modules_to_save",
+    "trainable_token_indices",
+    "target_parameters",
+    "layer_replication",
+    "alora_invocation_tokens",
+)
+"""Options of a LoRA adapter with which it is more than a sum of base and deltas."""
+PLAIN = "only plain LoRA of one active adapter is a sum of base and deltas: merge it first"
 
 
 @dataclass(frozen=True)
@@ -116,61 +137,104 @@ class LayerPlan:
         return LayerPlan(tuple(np.random.default_rng(seed).permutation(self.weights).tolist()))
 
 
-def dense(model: PreTrainedModel | PeftModel) -> Tensors:
-    """The parameters of a model by name; a tied matrix once.
+def dense(model: Expert) -> Tensors:
+    """The parameters and the layers' buffers of a model by name; a tied matrix once.
 
     Those of a LoRA expert are its base plus its deltas, alpha / r · B A, under the base's names:
     only they are copies, in float32, since a smaller dtype would round small deltas to nothing.
 
     Raises:
-        ValueError: An adapter that is more than LoRA on linear modules, or merged already.
+        ValueError: An adapter that is more than one LoRA on linear modules, or merged already; or
+            weights that are quantised or offloaded.
     """
-    if not isinstance(model, PeftModel):
-        return {name: p.detach() for name, p in model.named_parameters()}
-    inner, adapter = model.get_base_model(), model.active_adapter
-    _check_plain(model)
-    modules, found = dict(inner.named_modules()), {}
-    for name, parameter in inner.named_parameters():
-        if "lora_" in name:
+    inner = _inner(model)
+    check_float(inner)
+    check_in_memory(inner, "merged")
+    adapter = _adapter(model)
+    modules, made, used = dict(inner.named_modules()), {}, set()
+    for name, tensor in state(inner).items():
+        module, below, last = name.rpartition(".base_layer.")
+        if not below and _of_adapter(name, modules):
             continue
-        module, value = name.rpartition(".base_layer.")[0], parameter.detach()
-        if module and name.endswith(".weight"):
+        value = tensor.detach()
+        if last == "weight" and adapter in getattr(modules.get(module), "lora_A", {}):
             delta = modules[module].get_delta_weight(adapter).detach()
             value = value.float() + delta.float()
-        found[name.replace(".base_layer.", ".")] = value
-    return found
+            used |= {f"{module}.lora_{side}.{adapter}.weight" for side in "AB"}
+        made[name.replace(".base_layer.", ".")] = value
+    for name, _ in inner.named_parameters():
+        if _of_adapter(name, modules) and adapter in name.split(".") and name not in used:
+            raise ValueError(f"{name} is no delta of a matrix of its own (a tied one?): {PLAIN}")
+    return made
 
 
-def _check_plain(model: PeftModel) -> None:
-    config = model.peft_config[model.active_adapter]
-    for option in ("use_dora", "lora_bias", "modules_to_save"):
+def _inner(model: Expert) -> PreTrainedModel:
+    """The model below an adapter, or the model itself; peft need not be installed for that."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _of_adapter(name: str, modules: Mapping[str, Any]) -> bool:
+    """Whether a parameter belongs to an adapter, and not to the layer that the adapter wraps."""
+    path = name.rpartition(".")[0]
+    while path:
+        if hasattr(modules[path], "base_layer"):
+            return not name.startswith(f"{path}.base_layer.")
+        path = path.rpartition(".")[0]
+    return False
+
+
+def _adapter(model: Expert) -> str | None:
+    """The name of the one LoRA adapter of a model, None without; whatever else is refused."""
+    if not hasattr(model, "get_base_model"):
+        if any(hasattr(module, "base_layer") for module in model.modules()):
+            raise ValueError(f"an adapter is attached to the model itself: {PLAIN}")
+        return None
+    active = list(model.active_adapters)
+    if len(active) != 1:
+        raise ValueError(f"the active adapters are {active}: {PLAIN}")
+    config = model.peft_config[active[0]]
+    kind = getattr(config.peft_type, "value", config.peft_type)
+    if kind != "LORA":
+        raise ValueError(f"the adapter {active[0]!r} is of type {kind}: {PLAIN}")
+    for option in MORE_THAN_DELTAS:
         if getattr(config, option, None):
-            raise ValueError(f"an adapter with {option} is not a sum of base and deltas: merge it")
-    for name, module in model.get_base_model().named_modules():
+            raise ValueError(f"the adapter {active[0]!r} has {option}: {PLAIN}")
+    for name, module in _inner(model).named_modules():
         if getattr(module, "merged", False):
             raise ValueError(f"the adapter of {name} is merged: unload the model first")
-        if getattr(module, "lora_embedding_A", None):
-            raise ValueError(f"{name} is an embedding with an adapter: only linear modules can be")
+        if hasattr(module, "base_layer") and getattr(module, "disable_adapters", False):
+            raise ValueError(f"the adapter of {name} is switched off: switch it on or unload it")
+        if active[0] in getattr(module, "lora_variant", {}):
+            raise ValueError(f"{name} has a variant of LoRA: {PLAIN}")
+    return active[0]
 
 
-def _shapes(model: PreTrainedModel | PeftModel) -> dict[str, tuple[int, ...]]:
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+def _shapes(model: Expert) -> dict[str, tuple[int, ...]]:
+    inner = _inner(model)
+    modules = dict(inner.named_modules())
     return {
-        name.replace(".base_layer.", "."): tuple(p.shape)
-        for name, p in inner.named_parameters()
-        if "lora_" not in name
+        name.replace(".base_layer.", "."): tuple(tensor.shape)
+        for name, tensor in state(inner).items()
+        if not _of_adapter(name, modules)
     }
 
 
-def check_comparable(*models: PreTrainedModel | PeftModel) -> None:
+def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a configuration, and of those within it, that experts must share."""
+    return {
+        key: _comparable(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if key not in OWN and "dropout" not in str(key) and not str(key).endswith("_pdrop")
+    }
+
+
+def check_comparable(*models: Expert) -> None:
     """Refuse models that are not fine-tuned from one base.
 
     Raises:
         ValueError: Their configurations or parameters differ; the message lists how.
     """
-    configs = [
-        {k: v for k, v in model.config.to_dict().items() if k not in OWN} for model in models
-    ]
+    configs = [_comparable(_inner(model).config.to_dict()) for model in models]
     shapes = [_shapes(model) for model in models]
     for kind, tables in (("configurations", configs), ("parameters", shapes)):
         for other in tables[1:]:
@@ -198,8 +262,8 @@ def check_vocabularies(*tokenizers: PreTrainedTokenizerBase) -> None:
 
 
 def merged(
-    math: PreTrainedModel | PeftModel,
-    language: PreTrainedModel | PeftModel,
+    math: Expert,
+    language: Expert,
     plan: LayerPlan,
     *,
     others: Others = "average",
@@ -227,8 +291,7 @@ def merged(
         raise ValueError(f"others={others!r}: choose {get_args(Others)}")
     if others == "base" and base is None:
         raise ValueError("others='base' needs the base model")
-    plain = math.get_base_model() if isinstance(math, PeftModel) else math
-    prefix, layers = decoder_layers(plain)
+    prefix, layers = decoder_layers(_inner(math))
     if len(plan.weights) != len(layers):
         raise ValueError(f"the plan has {len(plan.weights)} layers, the model {len(layers)}")
     own, other = dense(math), dense(language)
@@ -248,6 +311,8 @@ def merged(
 def _mix(math: torch.Tensor, language: torch.Tensor, weight: float) -> torch.Tensor:
     """Weighted mean in float32; exactly one of them for a weight of 0 or 1."""
     language = language.to(math.device)
+    if not math.is_floating_point():  # a count in a buffer has no mean
+        weight = round(weight)
     if weight in (0, 1):
         return language.to(math.dtype) if weight else math
     return (weight * language.float() + (1 - weight) * math.float()).to(math.dtype)
@@ -256,7 +321,7 @@ def _mix(math: torch.Tensor, language: torch.Tensor, weight: float) -> torch.Ten
 @contextmanager
 def swapped_layers(
     math: PreTrainedModel,
-    language: PreTrainedModel | PeftModel,
+    language: Expert,
     plan: LayerPlan,
     *,
     others: Others = "average",
@@ -295,7 +360,7 @@ def save_merged(
     return partial.rename(out)
 
 
-def soup(experts: Sequence[PreTrainedModel | PeftModel], weights: Sequence[float]) -> Tensors:
+def soup(experts: Sequence[Expert], weights: Sequence[float]) -> Tensors:
     """Weighted mean of whole experts, Σ w_e θ_e / Σ w_e."""
     if len(experts) != len(weights) or not sum(weights) > 0:
         raise ValueError(f"{len(experts)} experts need as many weights, not {list(weights)}")
@@ -311,9 +376,7 @@ def soup(experts: Sequence[PreTrainedModel | PeftModel], weights: Sequence[float
     }
 
 
-def adjusted_weights(
-    base: PreTrainedModel, experts: Sequence[PreTrainedModel | PeftModel]
-) -> list[float]:
+def adjusted_weights(base: PreTrainedModel, experts: Sequence[Expert]) -> list[float]:
     """Weights of a magnitude-adjusted soup: w_e ∝ 1 / mean |ΔW_e|, summing to 1.
 
     Raises:
@@ -326,22 +389,22 @@ def adjusted_weights(
     return [w / sum(inverse) for w in inverse]
 
 
-def mean_update(base: PreTrainedModel, expert: PreTrainedModel | PeftModel) -> float:
+def mean_update(base: PreTrainedModel, expert: Expert) -> float:
     """Mean |ΔW| over all parameters."""
     table = update_magnitude(base, expert)
     return float((table.absolute * table.n).sum() / table.n.sum())
 
 
 def task_arithmetic(
-    base: PreTrainedModel, experts: Sequence[PreTrainedModel | PeftModel], weights: Sequence[float]
+    base: PreTrainedModel, experts: Sequence[Expert], weights: Sequence[float]
 ) -> Tensors:
     """θ_base + Σ w_e (θ_e - θ_base) (Ilharco et al., 2023)."""
-    return _on_base(base, experts, merge_utils.task_arithmetic, weights)
+    return _on_base(base, experts, _rules().task_arithmetic, weights)
 
 
 def ties(
     base: PreTrainedModel,
-    experts: Sequence[PreTrainedModel | PeftModel],
+    experts: Sequence[Expert],
     weights: Sequence[float],
     *,
     density: float = 0.2,
@@ -354,7 +417,17 @@ def ties(
         weights: Of the experts' updates.
         density: Share of each tensor's update that is kept, by magnitude.
     """
-    return _on_base(base, experts, lambda d, w: merge_utils.ties(d, w, density=density), weights)
+    rule = functools.partial(_rules().ties, density=density)
+    return _on_base(base, experts, rule, weights)
+
+
+def _rules() -> ModuleType:
+    """The rules of peft, which a plain install has not."""
+    try:
+        from peft.utils import merge_utils
+    except ImportError as error:
+        raise ImportError("task arithmetic and TIES need peft: pip install peft") from error
+    return merge_utils
 
 
 def _on_base(base, experts, rule, weights) -> Tensors:
@@ -369,7 +442,7 @@ def _on_base(base, experts, rule, weights) -> Tensors:
     return made
 
 
-def update_magnitude(base: PreTrainedModel, expert: PreTrainedModel | PeftModel) -> pd.DataFrame:
+def update_magnitude(base: PreTrainedModel, expert: Expert) -> pd.DataFrame:
     """How far fine-tuning moved each tensor.
 
     Args:
@@ -386,8 +459,9 @@ def update_magnitude(base: PreTrainedModel, expert: PreTrainedModel | PeftModel)
     """
     check_comparable(base, expert)
     prefix, _ = decoder_layers(base)
-    after, rows = dense(expert), []
-    for name, tensor in dense(base).items():
+    before, after, rows = dense(base), dense(expert), []
+    for name, _ in base.named_parameters():  # buffers are not what fine-tuning moves
+        tensor = before[name]
         layer, module = pd.NA, name.removesuffix(".weight")
         if name.startswith(f"{prefix}."):
             index, _, module = module.removeprefix(f"{prefix}.").partition(".")

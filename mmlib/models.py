@@ -18,6 +18,11 @@ from transformers import (
 
 ORGANISMS = Path(__file__).parent / "organisms"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+UNSCORED_KINDS = (nn.Conv1d, nn.Conv2d)
+UNSCORED_NAMES = ("A_log", "D", "dt_bias")
+"""The matrices of a decoder layer that may lie outside of its `nn.Linear`, since no score is
+defined for them: kernels of convolutions, and the constants of state-space models."""
+WAY_OUT = "load the checkpoint in a float dtype, or call model.dequantize() before"
 
 
 def resolve(name: str) -> str:
@@ -52,7 +57,7 @@ def load_model(
             the CPU; "cuda" puts the whole model on the first GPU.
 
     Raises:
-        ValueError: Unknown organism or dtype.
+        ValueError: Unknown organism or dtype; or an adapter without its base merged into it.
         OSError: Neither a folder nor a hub id that can be reached, or damaged weights; the message
             names the file or folder.
     """
@@ -61,6 +66,8 @@ def load_model(
     path = resolve(name)
     if path.startswith((".", "/", "~")) and not Path(path).is_dir():
         raise OSError(f"cannot load {name!r}: there is no such folder")
+    if (Path(path) / "adapter_config.json").is_file():
+        raise ValueError(_adapter(name))
     model, missing = _load(
         name,
         "weights",
@@ -76,8 +83,18 @@ def load_model(
             f"the weights of {name!r} are incomplete: {len(missing)} tensors are missing or have "
             f"another shape, for instance {missing[0]}. Write or download the checkpoint again"
         )
+    if getattr(model, "_hf_peft_config_loaded", False):  # an adapter's hub id
+        raise ValueError(_adapter(name))
     tokenizer = _load(name, "tokenizer", AutoTokenizer, path, revision=revision)
     return model.eval(), tokenizer
+
+
+def _adapter(name: str) -> str:
+    return (
+        f"{name!r} is an adapter, not a model: merge it into its base with peft "
+        "(PeftModel.from_pretrained(base, adapter).merge_and_unload(), then save_pretrained), and "
+        "give the folder of the merged model"
+    )
 
 
 def model_hash(model: PreTrainedModel) -> str:
@@ -85,7 +102,11 @@ def model_hash(model: PreTrainedModel) -> str:
 
     The configuration counts because it changes activations too (rotary base, norm epsilon); names,
     versions and dtype entries of it do not, since the dtype of every weight is hashed.
+
+    Raises:
+        ValueError: Weights are offloaded.
     """
+    check_in_memory(model, "scored")
     ignored = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures"}
     config = {k: v for k, v in model.config.to_dict().items() if k not in ignored}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
@@ -151,6 +172,56 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return found[0]
 
 
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What a model has learnt, by name: its parameters and its layers' persistent buffers.
+
+    A tied matrix is there once. Some models keep in buffers what scales or routes a layer; buffers
+    outside of the layers, and those that are not saved, follow from the configuration.
+    """
+    prefix, _ = decoder_layers(model)
+    saved = model.state_dict().keys()
+    buffers = {n: b for n, b in model.named_buffers() if n in saved and n.startswith(f"{prefix}.")}
+    return dict(model.named_parameters()) | buffers
+
+
+def check_float(model: nn.Module) -> None:
+    """Refuse weights that are not the numbers which the model multiplies by.
+
+    Raises:
+        ValueError: The model is quantised; the message tells the way out.
+    """
+    config = getattr(model, "config", None)
+    if getattr(model, "is_quantized", False) or getattr(config, "quantization_config", None):
+        raise ValueError(f"{type(model).__name__} is quantised: {WAY_OUT}")
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        codes = any(hasattr(owner, "quant_state") for owner in (module, weight))
+        codes |= type(module).__name__ in ("Linear8bitLt", "Linear4bit") or "qweight" in dir(module)
+        if isinstance(weight, torch.Tensor):
+            codes |= not weight.is_floating_point() or weight.element_size() < 2
+        if codes:
+            kind = getattr(weight, "dtype", type(module).__name__)
+            raise ValueError(f"{name} is quantised ({kind}): {WAY_OUT}")
+
+
+def check_in_memory(model: nn.Module, purpose: str) -> None:
+    """Refuse a model that is not all in memory.
+
+    Args:
+        model: Perhaps spread by accelerate.
+        purpose: What cannot be done, a participle for the message.
+
+    Raises:
+        ValueError: A parameter is on `meta`.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(
+                f"{name} is offloaded (on meta) and cannot be {purpose}: load the model so that it "
+                "fits (smaller dtype, more devices)"
+            )
+
+
 def linear_modules(model: nn.Module, *, include_head: bool = False) -> dict[str, nn.Linear]:
     """All `nn.Linear` of the decoder layers, by dotted name, in the model's order.
 
@@ -160,9 +231,11 @@ def linear_modules(model: nn.Module, *, include_head: bool = False) -> dict[str,
             published runs, a tied head is the embedding matrix and is not scored.
 
     Raises:
-        ValueError: The layers hold no `nn.Linear` (for instance `Conv1D`, or quantised modules).
+        ValueError: The layers hold no `nn.Linear` (for instance `Conv1D`), matrices outside of them
+            (experts of a mixture), quantised weights, or an adapter.
     """
     prefix, layers = decoder_layers(model)
+    check_float(model)
     found = {
         f"{prefix}.{name}": module
         for name, module in layers.named_modules()
@@ -170,6 +243,7 @@ def linear_modules(model: nn.Module, *, include_head: bool = False) -> dict[str,
     }
     if not found:
         raise ValueError(f"{type(model).__name__} has no nn.Linear in {prefix!r}")
+    _check_coverage(model, prefix, layers)
     head = model.get_output_embeddings()
     if include_head and head is not None and not _tied(model):
         name = next(name for name, module in model.named_modules() if module is head)
@@ -177,10 +251,46 @@ def linear_modules(model: nn.Module, *, include_head: bool = False) -> dict[str,
     return found
 
 
+def _check_coverage(model: nn.Module, prefix: str, layers: nn.ModuleList) -> None:
+    """Refuse layers whose matrices are not all scored: a set of the others would say little."""
+    if wrapped := [
+        name for name, module in layers.named_modules() if hasattr(module, "base_layer")
+    ]:
+        raise ValueError(
+            f"{prefix}.{wrapped[0]} has an adapter, whose matrices are no weights of the model: "
+            "merge it (merge_and_unload) first"
+        )
+    outside, total = {}, 0
+    for name, parameter in layers.named_parameters():
+        total += parameter.numel()
+        path, _, last = name.rpartition(".")
+        owner = layers.get_submodule(path)
+        if isinstance(owner, (nn.Linear, *UNSCORED_KINDS)) or last in UNSCORED_NAMES:
+            continue
+        if sum(size > 1 for size in parameter.shape) > 1:
+            outside[f"{prefix}.{name}"] = parameter.numel()
+    if outside:
+        shown = ", ".join(list(outside)[:4])
+        raise ValueError(
+            f"{type(model).__name__} has {len(outside)} matrices outside of nn.Linear, "
+            f"{sum(outside.values()) / total:.0%} of its layers' weights, which would not be "
+            f"scored: {shown}{', ...' * (len(outside) > 4)}. Models of that kind (such as mixtures "
+            "of experts) are not supported"
+        )
+
+
 def _tied(model: nn.Module) -> bool:
-    """Whether head and embeddings share one weight (by configuration too: meta has no storage)."""
-    same = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    return same or bool(model.config.get_text_config().tie_word_embeddings)
+    """Whether head and embeddings share one weight, whatever the configuration says.
+
+    A checkpoint may have a head of its own and a configuration that calls it tied. On meta, where
+    nothing is stored, the configuration is all that there is.
+    """
+    head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    if head is embeddings:
+        return True
+    if head.is_meta or embeddings.is_meta:
+        return bool(model.config.get_text_config().tie_word_embeddings)
+    return head.data_ptr() == embeddings.data_ptr()
 
 
 def layer_index(module_name: str) -> int | None:

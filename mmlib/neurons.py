@@ -84,8 +84,9 @@ def gates(model: nn.Module) -> dict[str, nn.Linear]:
     """The gate projections of a model, one per decoder layer, in their order.
 
     Raises:
-        ValueError: A layer has no gate, several (a mixture of experts), or an activation function
-            that is positive elsewhere than its input.
+        ValueError: A layer has no gate, several (a mixture of experts), one that is cut before the
+            activation function, or an activation function that is positive elsewhere than its
+            input.
     """
     prefix, layers = decoder_layers(model)
     found = {}
@@ -99,6 +100,12 @@ def gates(model: nn.Module) -> dict[str, nn.Linear]:
                 "as Llama's, Qwen's and Mistral's"
             )
         block = layer.get_submodule(own[0].rpartition(".")[0])
+        if cut := getattr(block, "activation_sparsity", 0):
+            raise ValueError(
+                f"layer {index} of {type(model).__name__} cuts its gates (activation_sparsity="
+                f"{cut}): a neuron may be silent where its gate is positive, so that firing is not "
+                "defined by the gate's sign"
+            )
         _check_sign(getattr(block, "act_fn", None), index)
         found[f"{prefix}.{index}.{own[0]}"] = layer.get_submodule(own[0])
     return found
