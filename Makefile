@@ -1,5 +1,6 @@
 # make reproduce   environment, every chapter executed, book built in _build/html
 # make test        environment, lint, book from the committed chapters, tests
+# make test-all    every test: the chapters on other models too (an hour and more)
 # make book        only chapters that are stale are executed, then the book is built
 # make html        the book from the chapters as they are
 # make rungs       the shares of non-English math that were tried for organism-base (hours)
@@ -23,9 +24,9 @@ TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
 export MMLIB_CACHE ?= $(CURDIR)/.cache
 # Two processes of tests on two cores: more threads than cores only wait for each other.
-test: export OMP_NUM_THREADS ?= 1
+test test-all: export OMP_NUM_THREADS ?= 1
 
-.PHONY: reproduce test book html rungs small evidence sweeps
+.PHONY: reproduce test test-all book html rungs small evidence sweeps
 .DELETE_ON_ERROR:
 
 reproduce: .venv/.installed
@@ -44,6 +45,10 @@ test: .venv/.installed
 	$(PY) -m ruff format --check .
 	$(MAKE) html
 	$(PY) -m pytest -n 2
+
+# Everything: the chapters on other models and architectures too (an hour and more).
+test-all: .venv/.installed
+	$(PY) -m pytest -n 2 -m ""
 
 book: .venv/.installed
 	$(PY) -m mmlib run --stale
