@@ -68,7 +68,7 @@ def make_checkout(root):
     write_notebook(root / "notebooks/chapters/02_other.ipynb", ["# B", "x: int = 1  # an x", "x"])
     (root / "notebooks/chapters.yml").write_text(yaml.safe_dump(CHAPTERS, sort_keys=False))
     (root / "mmlib/__init__.py").touch()
-    (root / "mmlib/toy.py").write_text('"""Toys."""\nfrom .deep import TWO\n\n\n')
+    (root / "mmlib/toy.py").write_text('"""Toys."""\nfrom mmlib.deep import TWO\n\n\n')
     with (root / "mmlib/toy.py").open("a") as file:
         file.write('def double(x):\n    """Twice."""\n    return x * TWO  # so\n')
     (root / "mmlib/deep.py").write_text("TWO = 2\n")
