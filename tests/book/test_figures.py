@@ -544,7 +544,7 @@ def test_ledger_refuses_unknown_verdicts_and_missing_columns():
 def test_every_verdict_of_the_ledger_has_a_badge():
     claims = pytest.importorskip("mmlib.claims.ledger")
     assert set(claims.VERDICTS) == set(pages.VERDICTS)
-    ours = len(claims.meaning.CLAIMS) + len(claims.advice_checks.CLAIMS)
+    ours = len(claims.meaning.CLAIMS) + len(claims.advice.CLAIMS)
     rows = len(published("claims")) + ours
     assert pages.ledger_html(claims.ledger()).count("<tr") == rows + 1
 
