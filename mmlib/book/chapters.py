@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from mmlib import _HOME
+import mmlib
 
 SCALARS = {"str": (str,), "int": (int, str), "float": (int, float, str), "bool": (bool, str)}
 """Types of parameters (and of list items) -> what may be given for them."""
@@ -248,6 +248,14 @@ def _shape(node: Any) -> Any:
     return [type(node).__name__, {key: _shape(value) for key, value in fields.items()}]
 
 
+def _home() -> Mapping[str, str]:
+    """Public names of the package and the modules that they come from.
+
+    A checkout may have another `mmlib` in front of this one, which has none.
+    """
+    return vars(mmlib).get("_HOME", {})
+
+
 def imported_modules(tree: ast.AST) -> Iterator[str]:
     """Modules of `mmlib` that a syntax tree imports anywhere: `importance`, `study.tables`, ...
 
@@ -258,7 +266,7 @@ def imported_modules(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module == "mmlib":
-            names = [_HOME.get(a.name, f"mmlib.{a.name}") for a in node.names]
+            names = [_home().get(a.name, f"mmlib.{a.name}") for a in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         yield from (name.removeprefix("mmlib.") for name in names if name.startswith("mmlib."))
