@@ -35,7 +35,7 @@ ifeq ($(PRESET),full)
 else ifneq ($(PRESET),laptop)
 	$(error PRESET=$(PRESET): choose laptop or full)
 endif
-	$(PY) -m mmlib run --all --force
+	$(PY) -m mmlib run --all --force --workers $(WORKERS)
 	$(MAKE) html
 
 # The book comes before the tests: they look at its pages.
@@ -46,7 +46,7 @@ test: .venv/.installed
 	$(PY) -m pytest -n 2
 
 book: .venv/.installed
-	$(PY) -m mmlib run --stale
+	$(PY) -m mmlib run --stale --workers $(WORKERS)
 	$(MAKE) html
 
 html: .venv/.installed
