@@ -36,7 +36,7 @@ ifeq ($(PRESET),full)
 else ifneq ($(PRESET),laptop)
 	$(error PRESET=$(PRESET): choose laptop or full)
 endif
-	$(PY) -m mmlib run --all --force
+	$(PY) -m mmlib run --all --force --workers $(WORKERS)
 	$(MAKE) html
 
 # The book comes before the tests: they look at its pages.
@@ -51,7 +51,7 @@ test-all: .venv/.installed
 	$(PY) -m pytest -n 2 -m ""
 
 book: .venv/.installed
-	$(PY) -m mmlib run --stale
+	$(PY) -m mmlib run --stale --workers $(WORKERS)
 	$(MAKE) html
 
 html: .venv/.installed

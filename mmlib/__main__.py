@@ -12,8 +12,9 @@ from pathlib import Path
 
 import yaml
 
-from mmlib.book import grid, runner
-from mmlib.book.chapters import ChapterError, Project, parameters, resolve
+from mmlib.book import grid, pool, runner
+from mmlib.book.chapters import ChapterError, Project, parameters, resolve, sources
+from mmlib.book.pool import Job
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     execute.add_argument(
         "-p", dest="given", action="append", default=[], metavar="NAME=VALUE", help="VALUE is YAML"
     )
+    execute.add_argument("--workers", type=int, default=1, help="chapters at a time (default: 1)")
     commands.add_parser("status", help="say which chapters are stale, why, and how long they took")
 
     many = commands.add_parser("grid", help="execute a chapter with many parameters")
@@ -111,10 +113,21 @@ def _run(project: Project, arguments: argparse.Namespace) -> int:
     names = [project.chapter(name).name for name in names]
     for name in names:
         resolve(project, name, given)  # a wrong parameter is refused before the first hour
+    if arguments.workers != 1:
+        return _side_by_side(project, names, arguments)
     for position, name in enumerate(names, 1):
         label = f"[{position}/{len(names)}] " if len(names) > 1 else ""
         runner.run(project, name, given, force=arguments.force, label=label)
     return 0
+
+
+def _side_by_side(project: Project, names: list[str], arguments: argparse.Namespace) -> int:
+    """Run chapters in processes of their own: each after those it reads from, the longest first."""
+    options = [word for text in arguments.given for word in ("-p", text)]
+    options += ["--force"] if arguments.force else []
+    names = sorted(names, key=lambda name: -project.chapters[name].budget_s)
+    jobs = [Job(name, ["run", name, *options], sources(project, name)) for name in names]
+    return int(bool(pool.run(project.root, jobs, workers=arguments.workers)))
 
 
 def _grid(project: Project, arguments: argparse.Namespace) -> int:
@@ -125,8 +138,6 @@ def _grid(project: Project, arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         grid.explain(runs, force=arguments.force)
         return 0
-    if arguments.workers < 1:
-        raise ValueError(f"--workers is {arguments.workers}: give 1 or more")
     return int(bool(grid.execute(project, runs, workers=arguments.workers, force=arguments.force)))
 
 

@@ -272,11 +272,15 @@ def imported_modules(tree: ast.AST) -> Iterator[str]:
         yield from (name.removeprefix("mmlib.") for name in names if name.startswith("mmlib."))
 
 
+def _code_tree(notebook: Mapping[str, Any]) -> ast.Module:
+    """The code of a notebook without lines for IPython."""
+    code = [_text(cell) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return ast.parse(re.sub(r"^\s*[%!].*$", "", "\n".join(code), flags=re.MULTILINE))
+
+
 def _code_hashes(project: Project, notebook: Mapping[str, Any]) -> dict[str, str]:
     """Hash every module of `mmlib` that a chapter imports, directly or through another one."""
-    code = [_text(cell) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    plain = re.sub(r"^\s*[%!].*$", "", "\n".join(code), flags=re.MULTILINE)
-    queue = list(imported_modules(ast.parse(plain)))
+    queue = list(imported_modules(_code_tree(notebook)))
     found: dict[str, str] = {}
     while queue:
         module = queue.pop()
@@ -354,6 +358,34 @@ def run_record(path: Path) -> dict[str, Any]:
         return read_notebook(path)["metadata"].get("mmlib", {})
     except (FileNotFoundError, ChapterError):
         return {}
+
+
+def sources(project: Project, name: str) -> list[str]:
+    """Chapters that write a `results/` table which a chapter reads.
+
+    A table belongs to the chapters that recorded it when they last ran, or else to those before
+    this one whose code spells its name.
+    """
+    names = list(project.chapters)
+    earlier = names[: names.index(name)]
+    written = {other: run_record(project.executed(other)).get("tables", ()) for other in earlier}
+    spelled: dict[str, set[Any]] = {}
+    writers = set()
+    for entry in project.chapters[name].reads:
+        place, _, table = entry.partition("/")
+        if place != "results":
+            continue
+        recorded = [other for other in earlier if f"{table}.csv" in written[other]]
+        if not recorded and not spelled:
+            spelled = {other: _literals(project, other) for other in earlier}
+        writers |= set(recorded or [other for other in earlier if table in spelled[other]])
+    return [other for other in earlier if other in writers]
+
+
+def _literals(project: Project, name: str) -> set[Any]:
+    """Every literal value in the code of a chapter."""
+    tree = _code_tree(read_notebook(project.source(name)))
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
 
 
 def stale_reasons(

@@ -13,21 +13,16 @@ up to date is not run again.
 """
 
 import json
-import os
-import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from mmlib.book import runner
+from mmlib.book import pool, runner
 from mmlib.book.chapters import ChapterError, Project, resolve
+from mmlib.book.pool import Job
 
 KEYS = {"chapter", "parameters", "vary"}
 
@@ -39,14 +34,14 @@ class Run(NamedTuple):
     given: Mapping[str, Any]
     plan: runner.Plan
 
-    def command(self, root: Path) -> list[str]:
-        """The command that runs it alone."""
+    def command(self, *, force: bool = False) -> list[str]:
+        """The words after `python -m mmlib` that run it alone."""
         pairs = [
             f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
             for key, value in self.given.items()
         ]
         options = [part for pair in pairs for part in ("-p", pair)]
-        return [sys.executable, "-m", "mmlib", "--root", str(root), "run", self.chapter, *options]
+        return ["run", self.chapter, *options, *(["--force"] if force else [])]
 
 
 def read(project: Project, path: str | Path) -> list[Run]:
@@ -123,59 +118,9 @@ def execute(
         The runs that failed; the output of each run is in `runs/logs/ID.log`.
     """
     waiting = explain(runs, force=force)
-    failed, start, alive = [], time.monotonic(), set()
-    with ThreadPoolExecutor(workers) as pool:
-        started = {
-            pool.submit(_process, project, run, workers, force, alive): run for run in waiting
-        }
-        try:
-            for number, future in enumerate(as_completed(started), 1):
-                run, seconds = started[future], future.result()
-                failed += [run] if seconds is None else []
-                word = "FAILED" if seconds is None else f"done in {seconds:.0f} s"
-                left = (time.monotonic() - start) / number * (len(waiting) - number)
-                about = f"{len(failed)} failed, about {left / 60:.0f} min left"
-                print(f"[{number}/{len(waiting)}] {run.plan.id}: {word} ({about})", flush=True)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in tuple(alive):
-                process.terminate()  # a chapter that is stopped removes what it had begun
-            raise
-    for run in failed:
-        log = project.runs / "logs" / f"{run.plan.id}.log"
-        print(f"failed: {shlex.join(run.command(project.root))}\n  {_last_line(log)}", flush=True)
-    return failed
-
-
-def _process(
-    project: Project, run: Run, workers: int, force: bool, alive: set[subprocess.Popen]
-) -> float | None:
-    """Run one in a process of its own, in `alive` meanwhile; its seconds, or None if it failed."""
-    log, start = project.runs / "logs" / f"{run.plan.id}.log", time.monotonic()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
-    command = [*run.command(project.root), *(["--force"] if force else [])]
-    with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            command,
-            cwd=project.root,
-            env=os.environ | {"OMP_NUM_THREADS": threads},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-        alive.add(process)
-        code = process.wait()
-        alive.discard(process)
-    return time.monotonic() - start if code == 0 else None
-
-
-def _last_line(log: Path) -> str:
-    lines = [
-        line
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if line.strip()
-    ]
-    return lines[-1] if lines else "it left no output (killed?)"
+    jobs = [Job(run.plan.id, run.command(force=force)) for run in waiting]
+    failed = pool.run(project.root, jobs, workers=workers)
+    return [run for run in waiting if run.plan.id in failed]
 
 
 def tables(runs: Sequence[Run], name: str) -> list[Path]:

@@ -113,7 +113,7 @@ def test_a_wrong_grid_is_refused_before_anything_runs(fresh, text, message):  # 
 
 
 def test_the_command_of_a_run_is_one_that_can_be_typed(project, path):  # noqa: F811
-    command = grid.read(project, path)[1].command(project.root)
+    command = grid.read(project, path)[1].command()
     given = dict(part.split("=", 1) for part in command if "=" in part)
     assert json.loads(given["languages"]) == ["de", "no"]
     assert command[command.index("run") + 1] == "01_toy"
@@ -123,7 +123,7 @@ def test_a_text_reaches_its_run_as_it_is(project, tmp_path):  # noqa: F811
     path = tmp_path / "grid.yml"
     path.write_text("chapter: 01_toy\nvary: {model: [a name, other]}\n")
     for run, name in zip(grid.read(project, path), ("a name", "other"), strict=True):
-        given = dict(part.split("=", 1) for part in run.command(project.root) if "=" in part)
+        given = dict(part.split("=", 1) for part in run.command() if "=" in part)
         assert given == {"model": name}
         values, _ = resolve(project, "01_toy", given)
         assert values["model"] == name
