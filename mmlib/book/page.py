@@ -27,7 +27,7 @@ from mmlib.book.figures import (
     token_lengths,
     training_curve,
 )
-from mmlib.claims.ledger import ledger
+from mmlib.claims import rules
 from mmlib.study.tables import RunInfo, write_table
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "curves",
     "dots",
     "layer_profile",
-    "ledger",
     "ledger_html",
     "matrix",
     "open",
@@ -176,13 +175,13 @@ def verdicts(tables: Mapping[str, pd.DataFrame], *claims: str) -> pd.DataFrame:
     """Decide claims on the tables of this page, and make their verdicts known to its text.
 
     Args:
-        tables: See `mmlib.claims.ledger.judge`.
+        tables: See `mmlib.claims.rules.judge`.
         *claims: Ids. The text may say `published_ID` and `organism_ID`.
 
     Returns:
         The rows of the ledger by id.
     """
-    rows = ledger(tables).set_index("id").loc[list(claims)]
+    rows = rules.verdicts(list(claims), tables).set_index("id")
     for claim, row in rows.iterrows():
         show(f"published_{claim}", row.published_data)
         show(f"organism_{claim}", row.organism)

@@ -9,35 +9,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mmlib.claims.rules import NotTestableError, Tables, decides
+from mmlib.claims.rules import (
+    NotTestableError,
+    Tables,
+    ours,
+)
 from mmlib.claims.slam import MATH, TRAININGS
 from mmlib.study.tables import require_columns
-
-CLAIMS = pd.DataFrame(
-    [
-        (
-            "R1",
-            "To teach math in many languages, fine-tune the middle layers.",
-            "mean accuracy after tuning the middle half of the layers above that after tuning the "
-            "outer half and random layers, as many each",
-        ),
-        (
-            "R2",
-            "To help a weak language, tune the math weights that only it has.",
-            "its accuracy after tuning them above that after tuning shared math weights and "
-            "random weights, as many per matrix each",
-        ),
-        (
-            "R3",
-            "Pruning a few math weights mends the form of answers.",
-            "at K = .001 more answers are closed as asked, without examples and as in the "
-            "examples, than in the whole model (where it leaves something to mend) and after "
-            "pruning random weights",
-        ),
-    ],
-    columns=["id", "claim", "restatement"],
-)
-"""Rows of the ledger, in the columns of `mmlib.claims.meaning.CLAIMS`."""
 
 
 def _means(rows: pd.DataFrame, value: str, wanted: set[str]) -> pd.DataFrame:
@@ -59,7 +37,15 @@ def _means(rows: pd.DataFrame, value: str, wanted: set[str]) -> pd.DataFrame:
     return means
 
 
-@decides("R1", "advice_layers", **TRAININGS)
+@ours(
+    "R1",
+    "To teach math in many languages, fine-tune the middle layers.",
+    "mean accuracy after tuning the middle half of the layers above that after tuning the outer"
+    " half and random layers, as many each",
+    "advice_layers",
+    committed="2026-11-22",
+    **TRAININGS,
+)
 def _middle_layers_best(tables: Tables) -> pd.Series:
     """Accuracy after tuning the middle layers - the higher of outer ones and random ones.
 
@@ -72,7 +58,15 @@ def _middle_layers_best(tables: Tables) -> pd.Series:
     return means["middle"] - np.maximum(means["outer"], means["random"])
 
 
-@decides("R2", "advice_weights", **TRAININGS)
+@ours(
+    "R2",
+    "To help a weak language, tune the math weights that only it has.",
+    "its accuracy after tuning them above that after tuning shared math weights and random "
+    "weights, as many per matrix each",
+    "advice_weights",
+    committed="2026-11-22",
+    **TRAININGS,
+)
 def _own_weights_best(tables: Tables) -> pd.Series:
     """Accuracy after tuning a language's own weights - the higher of shared and random ones.
 
@@ -86,7 +80,17 @@ def _own_weights_best(tables: Tables) -> pd.Series:
     return means["own"] - np.maximum(means["shared"], means["random"])
 
 
-@decides("R3", "advice_format", keep_ratios=(0.001,), replicates="trainings")
+@ours(
+    "R3",
+    "Pruning a few math weights mends the form of answers.",
+    "at K = .001 more answers are closed as asked, without examples and as in the examples, "
+    "than in the whole model (where it leaves something to mend) and after pruning random "
+    "weights",
+    "advice_format",
+    committed="2026-11-22",
+    keep_ratios=(0.001,),
+    replicates="trainings",
+)
 def _pruning_mends_form(tables: Tables) -> pd.Series:
     """Share of answers closed as asked after pruning - the higher of none and random, the smaller.
 

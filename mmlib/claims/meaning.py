@@ -9,116 +9,15 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mmlib.claims.rules import CELL, NotTestableError, Tables, decides, weakest
+from mmlib.claims.rules import (
+    CELL,
+    NotTestableError,
+    Tables,
+    ours,
+    weakest,
+)
 from mmlib.study.stats import rank_correlation
 from mmlib.study.tables import require_columns
-
-BOOK = "This book (ours)"
-CLAIMS = pd.DataFrame(
-    [
-        (
-            "O1",
-            "Languages share more math weights than the same network does before training.",
-            "Jaccard of every pair of languages above that of the untrained network",
-        ),
-        (
-            "O2",
-            "Sets made the other way round, nonmath - math, overlap less.",
-            "Jaccard of every pair of languages above that of its sets nonmath - math",
-        ),
-        (
-            "O3",
-            "Edits travel: pruning the math weights of one language lowers math in every other.",
-            "every ordered pair loses more than 2 points beyond random weights, as many per matrix",
-        ),
-        (
-            "O4",
-            "What only one language's set has does not matter to the others.",
-            "every ordered pair loses less than 2 points beyond random weights, as many per matrix",
-        ),
-        (
-            "O5",
-            "The Jaccard of two languages predicts how far an edit travels between them.",
-            "rank correlation of Jaccard and loss above 1/2 over the ordered pairs",
-        ),
-        (
-            "O6",
-            "Running sums in bfloat16, as published, select other weights than exact sums.",
-            "Jaccard of the two sets below .95 in every language",
-        ),
-        (
-            "O7",
-            "The overlap between languages does not depend on the precision of the sums.",
-            "Jaccard of every pair of languages changes by less than .01",
-        ),
-        (
-            "O8",
-            "Set sizes follow the shares of the training text.",
-            "rank correlation of size and share is higher where the shares differ than where the "
-            "same languages have equal shares",
-        ),
-        (
-            "O9",
-            "A shared script raises the overlap with English.",
-            "Jaccard of English and romanised Hindi above that of English and Hindi",
-        ),
-        (
-            "O10",
-            "Some change of format moves the set further than a change of language does.",
-            "English in some other format has a lower Jaccard with English than the other "
-            "languages have on average",
-        ),
-        (
-            "O11",
-            "Sharing comes before ability.",
-            "overlap is halfway from untrained to final at an earlier step than accuracy is",
-        ),
-        (
-            "O12",
-            "The part that all languages share matters more than as many random weights of a set.",
-            "in every language it costs over 2 points more than such a draw, shared weights among "
-            "it, from any set",
-        ),
-        (
-            "S14",
-            "Full fine-tuning on translations alone forgets math.",
-            "English accuracy after stage 1 of QAlign is over 2 points below the base's",
-        ),
-        (
-            "S15",
-            "Selective alignment brings translations of a question together.",
-            "retrieval of the English question at two thirds of the depth rises in every language",
-        ),
-        (
-            "S16",
-            "Languages with few pairs gain less than with balanced pairs.",
-            "accuracy of the two languages with the fewest pairs, balanced above unbalanced",
-        ),
-        (
-            "S17",
-            "Selective alignment also helps a stronger English expert.",
-            "mean accuracy of the other languages rises",
-        ),
-        (
-            "L4",
-            "A swap needs both ends, and these layers.",
-            "mean accuracy of the swap above that of its bottom or top alone, of the experts "
-            "exchanged, of the base's layers in their place and of random layers",
-        ),
-        (
-            "L5",
-            "Transition zones matter once the experts were trained for long.",
-            "the gain by averaged layers grows from the shortest to the longest training",
-        ),
-        (
-            "L6",
-            "The weaker a language, the more a swap brings it.",
-            "rank correlation of gain over the math expert and accuracy of the base is negative",
-        ),
-    ],
-    columns=["id", "claim", "restatement"],
-)
-"""The book's own rows of the ledger."""
 
 
 def _rows(tables: Tables, name: str, columns: str, wanted: str) -> pd.DataFrame:
@@ -148,13 +47,27 @@ def _beyond(tables: Tables, control: str) -> pd.Series:
     return weakest(sides[0] - sides[1].reindex(sides[0].index))
 
 
-@decides("O1", "ceilings", keep_ratios=(0.1,))
+@ours(
+    "O1",
+    "Languages share more math weights than the same network does before training.",
+    "Jaccard of every pair of languages above that of the untrained network",
+    "ceilings",
+    committed="2026-11-21",
+    keep_ratios=(0.1,),
+)
 def _learned(tables: Tables) -> pd.Series:
     """Smallest difference over pairs between a Jaccard and that of the untrained network."""
     return _beyond(tables, "untrained")
 
 
-@decides("O2", "ceilings", keep_ratios=(0.1,))
+@ours(
+    "O2",
+    "Sets made the other way round, nonmath - math, overlap less.",
+    "Jaccard of every pair of languages above that of its sets nonmath - math",
+    "ceilings",
+    committed="2026-11-21",
+    keep_ratios=(0.1,),
+)
 def _about_math(tables: Tables) -> pd.Series:
     """Smallest difference over pairs between a Jaccard and that of the sets nonmath - math."""
     return _beyond(tables, "nonmath-specific")
@@ -169,7 +82,14 @@ def _travel(tables: Tables, weights: str) -> pd.DataFrame:
     return _rows(tables, "transfer", "weights edited lang kind difference n", wanted)
 
 
-@decides("O3", "transfer", keep_ratios=(0.01,))
+@ours(
+    "O3",
+    "Edits travel: pruning the math weights of one language lowers math in every other.",
+    "every ordered pair loses more than 2 points beyond random weights, as many per matrix",
+    "transfer",
+    committed="2026-11-21",
+    keep_ratios=(0.01,),
+)
 def _edits_travel(tables: Tables) -> pd.Series:
     """Smallest loss of math over ordered pairs by pruning the whole set of another - 2 points.
 
@@ -178,13 +98,27 @@ def _edits_travel(tables: Tables) -> pd.Series:
     return weakest(_travel(tables, "whole").difference - 0.02)
 
 
-@decides("O4", "transfer", keep_ratios=(0.01,))
+@ours(
+    "O4",
+    "What only one language's set has does not matter to the others.",
+    "every ordered pair loses less than 2 points beyond random weights, as many per matrix",
+    "transfer",
+    committed="2026-11-21",
+    keep_ratios=(0.01,),
+)
 def _own_parts_stay(tables: Tables) -> pd.Series:
     """2 points - largest loss of math over ordered pairs by pruning another one's own part."""
     return weakest(0.02 - _travel(tables, "own").difference)
 
 
-@decides("O5", "transfer", keep_ratios=(0.01,))
+@ours(
+    "O5",
+    "The Jaccard of two languages predicts how far an edit travels between them.",
+    "rank correlation of Jaccard and loss above 1/2 over the ordered pairs",
+    "transfer",
+    committed="2026-11-21",
+    keep_ratios=(0.01,),
+)
 def _jaccard_predicts(tables: Tables) -> pd.Series:
     """Spearman's rho of Jaccard and loss over the ordered pairs - 1/2."""
     t = _travel(tables, "whole")
@@ -198,7 +132,15 @@ def _jaccard_predicts(tables: Tables) -> pd.Series:
     return pd.Series(rhos).rename_axis("seed")
 
 
-@decides("O12", "transfer", keep_ratios=(0.01,))
+@ours(
+    "O12",
+    "The part that all languages share matters more than as many random weights of a set.",
+    "in every language it costs over 2 points more than such a draw, shared weights among it, "
+    "from any set",
+    "transfer",
+    committed="2026-11-21",
+    keep_ratios=(0.01,),
+)
 def _shared_matters(tables: Tables) -> pd.Series:
     """Smallest excess loss by the shared part over as many random weights of a set - 2 points."""
     cell = ["model", "nonmath", "keep_ratio", "lang"]
@@ -215,14 +157,28 @@ def _shared_matters(tables: Tables) -> pd.Series:
 # --- precision ------------------------------------------------------------------------------------
 
 
-@decides("O6", "precision", keep_ratios=(0.01,))
+@ours(
+    "O6",
+    "Running sums in bfloat16, as published, select other weights than exact sums.",
+    "Jaccard of the two sets below .95 in every language",
+    "precision",
+    committed="2026-11-21",
+    keep_ratios=(0.01,),
+)
 def _sums_matter(tables: Tables) -> pd.Series:
     """.95 - largest Jaccard, over languages, of a set by bfloat16 sums with that by exact ones."""
     wanted = "what == 'membership' and num_samples == 500"
     return weakest(0.95 - _rows(tables, "precision", "what num_samples value", wanted).value)
 
 
-@decides("O7", "precision", keep_ratios=(0.01, 0.1))
+@ours(
+    "O7",
+    "The overlap between languages does not depend on the precision of the sums.",
+    "Jaccard of every pair of languages changes by less than .01",
+    "precision",
+    committed="2026-11-21",
+    keep_ratios=(0.01, 0.1),
+)
 def _overlap_stays(tables: Tables) -> pd.Series:
     """.01 - largest change of the Jaccard of a pair by bfloat16 sums, over pairs and K."""
     wanted = "what == 'overlap' and num_samples == 500"
@@ -241,7 +197,15 @@ def _sizes(tables: Tables, mix: str) -> pd.DataFrame:
     return t.pivot_table(index="seed", columns="lang", values="n_math_specific")
 
 
-@decides("O8", "mixes", **_TRAINED)
+@ours(
+    "O8",
+    "Set sizes follow the shares of the training text.",
+    "rank correlation of size and share is higher where the shares differ than where the same "
+    "languages have equal shares",
+    "mixes",
+    committed="2026-11-21",
+    **_TRAINED,
+)
 def _sizes_follow_shares(tables: Tables) -> pd.Series:
     """Spearman's rho of size and skewed share: skewed organisms - even ones of the same seed."""
     wanted = _rows(tables, "mixes", "mix lang share", "mix == 'skewed'")
@@ -253,7 +217,14 @@ def _sizes_follow_shares(tables: Tables) -> pd.Series:
     return pd.Series(skewed - even, sizes[0].index)
 
 
-@decides("O9", "mix_overlap", **_TRAINED)
+@ours(
+    "O9",
+    "A shared script raises the overlap with English.",
+    "Jaccard of English and romanised Hindi above that of English and Hindi",
+    "mix_overlap",
+    committed="2026-11-21",
+    **_TRAINED,
+)
 def _script_matters(tables: Tables) -> pd.Series:
     """Jaccard of English and romanised Hindi - that of English and Hindi, even shares."""
     sides = []
@@ -269,7 +240,15 @@ def _script_matters(tables: Tables) -> pd.Series:
 # --- format, emergence ----------------------------------------------------------------------------
 
 
-@decides("O10", "formats", keep_ratios=(0.1,))
+@ours(
+    "O10",
+    "Some change of format moves the set further than a change of language does.",
+    "English in some other format has a lower Jaccard with English than the other languages "
+    "have on average",
+    "formats",
+    committed="2026-11-21",
+    keep_ratios=(0.1,),
+)
 def _format_moves_more(tables: Tables) -> pd.Series:
     """Mean Jaccard of English and the other languages - lowest one of English in two formats."""
     columns = "what lang_a lang_b jaccard"
@@ -279,7 +258,14 @@ def _format_moves_more(tables: Tables) -> pd.Series:
     return others.groupby(level="seed").jaccard.mean() - lowest
 
 
-@decides("O11", "emergence", **_TRAINED)
+@ours(
+    "O11",
+    "Sharing comes before ability.",
+    "overlap is halfway from untrained to final at an earlier step than accuracy is",
+    "emergence",
+    committed="2026-11-21",
+    **_TRAINED,
+)
 def _sharing_first(tables: Tables) -> pd.Series:
     """log2 of the step at which accuracy is halfway over that at which the overlap is.
 
