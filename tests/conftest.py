@@ -80,16 +80,15 @@ def heldout(tmp_path_factory):
     """Held-out items of a small corpus, in the layout of an organism's folder."""
     folder = tmp_path_factory.mktemp("heldout")
     sizes = dict.fromkeys(corpus.language_file("structure")["frozen"]["heldout"], 6)
-    corpus.frozen("heldout", sizes | {"math-2": 0, "math-3": 0, "reading-same": 0}).to_parquet(
-        folder / "heldout.parquet"
-    )
+    sizes |= {"math-2": 0, "math-3": 0, "reading-same": 0}
+    corpus.write_table(corpus.frozen("heldout", sizes), folder / "heldout.jsonl.gz")
     return folder
 
 
 @pytest.fixture(scope="session")
 def checkpoint(heldout):
     """A random model and its tokenizer."""
-    texts = pd.read_parquet(heldout / "heldout.parquet")["prompt"].tolist()
+    texts = pd.read_json(heldout / "heldout.jsonl.gz", lines=True)["prompt"].tolist()
     tokenizer = organism.train_tokenizer(texts, vocab_size=600)
     model = organism.new_model(
         "llama",

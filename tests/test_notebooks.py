@@ -199,6 +199,10 @@ def test_miniature(name, borrowed, monkeypatch):
 # Each chapter: at least one number against a calculation that does not use the package.
 
 
+def frozen(folder, name):
+    return pd.read_json(folder / f"{name}.jsonl.gz", lines=True, dtype=False)
+
+
 def organism(given):
     return ROOT / "mmlib" / "organisms" / given["model"]
 
@@ -218,7 +222,7 @@ def matrices(folder):
 def check_problems(tables, given):
     """Tokens per language, by the tokenizer's own library on the frozen file."""
     tokenizer = Tokenizer.from_file(str(organism(given) / "tokenizer.json"))
-    problems = pd.read_parquet(organism(given) / "heldout.parquet")
+    problems = frozen(organism(given), "heldout")
     for lang, part in problems[problems.lang.isin(given["languages"])].groupby("lang"):
         encoded = tokenizer.encode_batch((part.prompt + part.response).tolist(), False, False)
         lengths = tables["token_lengths"]
@@ -446,7 +450,7 @@ def check_neurons(tables, given):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    table = pd.read_parquet(ROOT / "mmlib/organisms/organism-base/calibration.parquet")
+    table = frozen(ROOT / "mmlib/organisms/organism-base", "calibration")
     math = table[table.task == "math"]
     shared = sorted(set.intersection(*(set(own.id) for _, own in math.groupby("lang"))))
     chosen = np.random.default_rng(101).choice(shared, given["num_questions"], replace=False)
@@ -474,7 +478,7 @@ def check_align(tables, given):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = ROOT / "mmlib" / "organisms" / "organism-base"
-    table = pd.read_parquet(folder / "translations.parquet").query("kind == 'math'")
+    table = frozen(folder, "translations").query("kind == 'math'")
     ids = sorted(table[table.lang == "hi"].id.unique())
     aside = np.random.default_rng(1).choice(ids, given["heldout"], replace=False)
     pairs = table[(table.lang == "hi") & table.id.isin(aside)]
@@ -601,7 +605,7 @@ def test_gains_of_chapter_16_counted_in_the_evidence():
     for key, grades in main.drop_duplicates(keys).set_index(keys).correct.items():
         assert told[key] == pytest.approx(grades.count("1") / len(grades))
     knowledge = rows.query("pair_source == 'organism-knowledge' and lang == 'hi' and seed == 1")
-    table = pd.read_parquet(ROOT / "mmlib/organisms/organism-base/heldout.parquet")
+    table = frozen(ROOT / "mmlib/organisms/organism-base", "heldout")
     ids = sorted(table[(table.task == "knowledge") & (table.lang == "hi")].id)
     unseen = np.random.default_rng(1).choice(ids, 150, replace=False)
     grades = dict(zip(ids, knowledge.correct.item(), strict=True))

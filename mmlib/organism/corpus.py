@@ -611,6 +611,12 @@ def frozen(
     )
 
 
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as gzipped JSON lines (`*.jsonl.gz`): read without pyarrow, equal each time."""
+    gzip = {"method": "gzip", "mtime": 0}
+    table.to_json(path, orient="records", lines=True, force_ascii=False, compression=gzip)
+
+
 def translations(size: int | None = None) -> pd.DataFrame:
     """Pairs of a sentence and its English version, for alignment: questions and general text.
 

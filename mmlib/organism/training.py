@@ -563,7 +563,7 @@ def _finish(run: _Run, recipe: Recipe, tokenizer, *, corpus_hash: str) -> None:
     """Write everything but the model card into the unfinished folder."""
     _save_checkpoint(run.folder, run.model.to(torch.bfloat16), tokenizer)
     for name, table in frozen_tables(tuple(recipe.mix.languages)).items():
-        table.to_parquet(run.folder / f"{name}.parquet", compression="zstd")
+        corpus.write_table(table, run.folder / f"{name}.jsonl.gz")
     pd.DataFrame(run.log).to_csv(run.folder / "training_log.csv", index=False)
     for name in ("state.safetensors", "recipe.json"):
         (run.folder / name).unlink(missing_ok=True)

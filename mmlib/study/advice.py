@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mmlib.edits import tuned_weights
 from mmlib.finetune import encode, fine_tune
 from mmlib.masks import ParameterMask, digest, random_mask
-from mmlib.organism.corpus import draw, language_file, render
+from mmlib.organism.corpus import draw, language_file, render, write_table
 from mmlib.study.systems import Stage
 from mmlib.study.tables import pack_answers
 from mmlib.study.transfer import ALL, parts_of
@@ -243,7 +243,7 @@ def closing_items(
         row["prompt"] = with_shots(problem, before, phrases, phrase)
         rows.append(row | {"response": closed(problem, phrases, phrase)})
     Path(out).mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_parquet(Path(out) / "heldout.parquet")
+    write_table(pd.DataFrame(rows), Path(out) / "heldout.jsonl.gz")
     return Path(out)
 
 

@@ -38,6 +38,7 @@ from mmlib.study.tables import RunInfo, pack_answers
 from mmlib.tasks.evaluation import part_answers
 from mmlib.tasks.languages import get_language
 from mmlib.tasks.problems import load_problems, organism_folder
+from mmlib.tasks.sources import read_table
 
 MATH = "math"
 """The role of an expert in English math; others are named by their language."""
@@ -100,7 +101,9 @@ def _fresh(tasks, code: str, number: int, heldout: int, seed: int) -> tuple[Text
     shares = Mix().tasks | {"math-new": Mix().tasks["math"]}
     if unknown := [name for name in names if name not in shares]:
         raise ValueError(f"the corpus has no {unknown[0]!r}: choose from {', '.join(shares)}")
-    table = pd.read_parquet(organism_folder(None) / "heldout.parquet")
+    table = read_table(
+        organism_folder(None) / "heldout.jsonl.gz", ["part", "lang", "template", "prompt"]
+    )
     table = table[table.part.eq("math-new") & table.lang.eq("en")]
     asked = {_numbers(*row) for row in table[["template", "prompt"]].itertuples(index=False)}
 

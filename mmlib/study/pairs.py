@@ -83,7 +83,7 @@ def load_pairs(
         raise ValueError(f"unknown source {source!r}: choose from {', '.join(SOURCES)}")
     codes = [get_language(code).code for code in languages if code != "en"]
     if source == "organism":
-        path = organism_folder(data_dir) / "translations.parquet"
+        path = organism_folder(data_dir) / "translations.jsonl.gz"
         table = read_table(path, COLUMNS)
         table = table[table.lang.isin(codes)]
     else:

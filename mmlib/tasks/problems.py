@@ -92,7 +92,7 @@ def _organism(task: str, language: str, data_dir: str | Path | None, split: str)
     folder = organism_folder(data_dir)
     if split not in ("heldout", "calibration"):
         raise ValueError(f"unknown split {split!r}: choose heldout or calibration")
-    path = folder / f"{split}.parquet"
+    path = folder / f"{split}.jsonl.gz"
     table = _items(path, path.stat().st_mtime_ns if path.is_file() else 0)
     kind = task.removeprefix("organism-")
     rows = table[(table.lang == language) & (table.task == kind)]
@@ -111,7 +111,7 @@ def _sentences(task: str, language: str, data_dir: str | Path | None, split: str
     """General sentences of an organism's translation pairs: text that asks and answers nothing."""
     if split != "calibration":
         raise ValueError(f"{task} has the split calibration only, not {split!r}")
-    path = organism_folder(data_dir) / "translations.parquet"
+    path = organism_folder(data_dir) / "translations.jsonl.gz"
     table = read_table(path, ["id", "lang", "kind", "text", "english"])
     table = table[table.kind == "general"]
     if language == "en":

@@ -131,9 +131,9 @@ READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".tsv": lambda path: pd.read_csv(
         path, sep="\t", names=["question", "answer"], quoting=3, dtype=str, keep_default_na=False
     ),
-    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False, convert_dates=False),
+    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False),
 }
-READERS[".json"] = READERS[".jsonl"]
+READERS[".json"] = READERS[".gz"] = READERS[".jsonl"]
 READERS[".dev"] = READERS[".devtest"] = lambda path: pd.DataFrame(
     {"sentence": path.read_text(encoding="utf-8").removesuffix("\n").split("\n")}
 )

@@ -236,7 +236,7 @@ def test_finished_folder(trained):
     assert manifest["recipe"]["seed"] == TINY.seed
     names = {p.name for p in trained.iterdir()}
     assert set(manifest["files"]) == names - {"manifest.json"}
-    data = {"heldout.parquet", "calibration.parquet", "translations.parquet"}
+    data = {"heldout.jsonl.gz", "calibration.jsonl.gz", "translations.jsonl.gz"}
     assert data | {"model.safetensors"} <= names
     model = AutoModelForCausalLM.from_pretrained(trained)
     assert model.dtype == torch.bfloat16
@@ -259,7 +259,7 @@ def test_model_card_tells_the_accuracies_and_is_hashed(trained, tmp_path):
 
 # --- the shipped folder ---
 
-SHIPPED = [p.parent.name for p in organism.ORGANISMS.glob("organism-*/heldout.parquet")]
+SHIPPED = [p.parent.name for p in organism.ORGANISMS.glob("organism-*/heldout.jsonl.gz")]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -277,5 +277,5 @@ def test_shipped_organism_is_what_its_recipe_says(name):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["recipe"] == json.loads(json.dumps(dataclasses.asdict(RECIPES[name])))
     for table, written in organism.frozen_tables().items():
-        shipped = pd.read_parquet(folder / f"{table}.parquet")
+        shipped = pd.read_json(folder / f"{table}.jsonl.gz", lines=True, dtype=False)
         assert shipped.to_dict("list") == written.to_dict("list")

@@ -36,12 +36,12 @@ def test_every_shipped_table_says_which_runs_made_it(name):
 def test_answers_are_those_of_the_shipped_weights_to_every_item():
     table, manifest = read_evidence("family_answers")
     (run,) = manifest["run"]["parameters"]["runs"]
-    shipped = {path.parent.name for path in ORGANISMS.glob("organism-*/heldout.parquet")}
+    shipped = {path.parent.name for path in ORGANISMS.glob("organism-*/heldout.jsonl.gz")}
     assert set(table.model) == shipped
     for name in shipped:
         digest = run["parameters"]["hashes"][name]
         assert model_hash(load_model(name, dtype=run["dtype"])[0]) == digest
-        items = pd.read_parquet(ORGANISMS / name / "heldout.parquet")
+        items = pd.read_json(ORGANISMS / name / "heldout.jsonl.gz", lines=True)
         cells = table[table.model == name].set_index(["part", "lang"]).correct
         assert cells.str.len().to_dict() == items.groupby(["part", "lang"]).size().to_dict()
         card = json.loads((ORGANISMS / name / "manifest.json").read_text())["accuracy"]

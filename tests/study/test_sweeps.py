@@ -25,7 +25,7 @@ TASKS = ("organism-math", "organism-reading")
 def localised(checkpoint, heldout, tmp_path_factory):
     """Model, tokenizer, and scores on a few held-out texts."""
     folder = tmp_path_factory.mktemp("calibration")
-    (folder / "calibration.parquet").write_bytes((heldout / "heldout.parquet").read_bytes())
+    (folder / "calibration.jsonl.gz").write_bytes((heldout / "heldout.jsonl.gz").read_bytes())
     samples = draw_samples(TASKS, ["en", "sw"], [1, 2], num_samples=6, data_dir=str(folder))
     return *checkpoint, score_samples(*checkpoint, samples)
 

@@ -151,7 +151,7 @@ def family(tmp_path_factory):
     folder = tmp_path_factory.mktemp("family")
     for split in ("heldout", "calibration"):
         sizes = dict.fromkeys(corpus.language_file("structure")["frozen"][split], 12)
-        corpus.frozen(split, sizes).to_parquet(folder / f"{split}.parquet")
+        corpus.write_table(corpus.frozen(split, sizes), folder / f"{split}.jsonl.gz")
     return folder
 
 
