@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
@@ -176,7 +177,8 @@ def verdicts(tables: Mapping[str, pd.DataFrame], *claims: str) -> pd.DataFrame:
 
     Args:
         tables: See `mmlib.claims.rules.judge`.
-        *claims: Ids. The text may say `published_ID` and `organism_ID`.
+        *claims: Ids. The text may say `published_ID`, `organism_ID`, and `effect_ID`, `low_ID` and
+            `high_ID` of the organism.
 
     Returns:
         The rows of the ledger by id.
@@ -185,6 +187,8 @@ def verdicts(tables: Mapping[str, pd.DataFrame], *claims: str) -> pd.DataFrame:
     for claim, row in rows.iterrows():
         show(f"published_{claim}", row.published_data)
         show(f"organism_{claim}", row.organism)
+        for number in ("effect", "low", "high"):
+            show(f"{number}_{claim}", row[number])
     return rows
 
 
@@ -192,7 +196,8 @@ def show(name: str, value: Any) -> None:
     """Make a number or a figure known to the text of the page, without displaying it."""
     from myst_nb import glue
 
-    glue(name, value, display=False)
+    # A number of numpy's would be shown with its type.
+    glue(name, value.item() if isinstance(value, np.generic) else value, display=False)
 
 
 def close(

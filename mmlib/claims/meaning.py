@@ -78,8 +78,8 @@ def _about_math(tables: Tables) -> pd.Series:
 
 def _travel(tables: Tables, weights: str) -> pd.DataFrame:
     """Losses of math in one language by an edit of another one's weights."""
-    wanted = f"weights == '{weights}' and kind == 'math' and edited != lang"
-    return _rows(tables, "transfer", "weights edited lang kind difference n", wanted)
+    wanted = f"weights == '{weights}' and drawn == '' and kind == 'math' and edited != lang"
+    return _rows(tables, "transfer", "weights drawn edited lang kind difference n", wanted)
 
 
 @ours(
@@ -145,10 +145,15 @@ def _shared_matters(tables: Tables) -> pd.Series:
     """Smallest excess loss by the shared part over as many random weights of a set - 2 points."""
     cell = ["model", "nonmath", "keep_ratio", "lang"]
     shared, within = (
-        _rows(tables, "transfer", "weights lang kind difference", f"{of} and kind == 'math'")
+        _rows(
+            tables,
+            "transfer",
+            "weights drawn lang kind difference",
+            f"weights == 'shared' and drawn == '{drawn}' and kind == 'math'",
+        )
         .set_index(cell, append=True)
         .difference
-        for of in ("weights == 'shared'", "weights == 'within shared'")
+        for drawn in ("", "sets")
     )
     most = within.groupby(level=within.index.names).max()
     return weakest(shared - most.reindex(shared.index) - 0.02)

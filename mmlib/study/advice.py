@@ -23,7 +23,7 @@ from mmlib.masks import ParameterMask, digest, random_mask
 from mmlib.organism.corpus import draw, language_file, render, write_table
 from mmlib.study.systems import Stage
 from mmlib.study.tables import pack_answers
-from mmlib.study.transfer import ALL, parts_of
+from mmlib.study.travel import ALL, parts_of
 from mmlib.tasks.evaluation import evaluate
 from mmlib.tasks.problems import Problem, load_problems
 

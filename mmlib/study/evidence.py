@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mmlib.study.tables import (
     _check_answers,
     _load,
     require_columns,
+    unpack_answers,
     write_table,
 )
 
@@ -89,6 +90,76 @@ def draw(
 def read_evidence(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """A table too long to recompute in the laptop edition, and its manifest."""
     return _load(name, PACKAGE / "evidence")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep of answers that a page shows: how it is shipped, and what is audited."""
+
+    evidence: str
+    """Name of the shipped table."""
+    name: Sequence[str]
+    """Columns that name what is computed at one time, such as an edit and a part of a task."""
+    per: Sequence[str]
+    """Of every combination of their values one is computed again."""
+    made_with: Sequence[str] = MADE_WITH
+    """See `shipped`."""
+
+    def rows(
+        self,
+        wanted: pd.DataFrame,
+        compute: Callable[[pd.DataFrame], pd.DataFrame],
+        run: RunInfo,
+        *,
+        drawn_from: str = "",
+    ) -> Rows:
+        """Take what is shipped and compute a part of it again, or compute everything.
+
+        Args:
+            wanted: One row per row of the table: the columns that name it.
+            compute: From such rows to the table, without its column `model`.
+            run: The present run; its parameters `sweep` and `audit_seed` say what is computed.
+            drawn_from: `DataFrame.query` expression; only such rows are computed again.
+
+        Raises:
+            ValueError: As in `shipped`.
+        """
+        table, again = None, wanted
+        if not run.parameters["sweep"]:
+            told = read_evidence(self.evidence)
+            table = shipped(wanted, *told, run, made_with=self.made_with)
+            drawable = table.query(drawn_from) if drawn_from else table
+            seed = run.parameters["audit_seed"]
+            drawn = draw(drawable, per=self.per, seed=seed, name=self.name)
+            again = drawn.merge(wanted, on=list(self.name))
+        made = compute(again)
+        made.insert(0, "model", run.model)
+        return Rows(made if table is None else table, made)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Packed answers of a sweep, and those of them that this run computed."""
+
+    table: pd.DataFrame
+    made: pd.DataFrame
+
+    def answers(self, problems: pd.DataFrame) -> pd.DataFrame:
+        """All answers, one row per problem; see `unpack_answers`."""
+        return unpack_answers(self.table, problems)
+
+    def audit(
+        self, problems: pd.DataFrame, asked_again: pd.DataFrame, *, by: Sequence[str]
+    ) -> pd.DataFrame:
+        """Compare what was computed again with what is shipped; see `audit`.
+
+        Args:
+            problems: All problems of the table.
+            asked_again: Those that this run asked.
+            by: Columns that define the groups.
+        """
+        kept, again = self.answers(problems), unpack_answers(self.made, asked_again)
+        return audit(kept, again[list(kept)], by=by)
 
 
 def keep_evidence(

@@ -19,7 +19,7 @@ from mmlib.study.localisation import (
     set_tables,
 )
 from mmlib.study.stats import summarize
-from mmlib.study.transfer import RANDOM, edits, predictors, transfer
+from mmlib.study.travel import Sets, edits, predictors, transfer
 from mmlib.tasks.evaluation import part_answers
 from mmlib.tasks.problems import Problem, load_problems, organism_folder
 
@@ -241,7 +241,7 @@ def profile(
         "sizes" and "overlap" (see `localisation.set_tables`; `text_tokens` is the mean
         length of a math text; `control` is "two languages", "same language" or
         "nonmath-specific"), "accuracy" (see `mmlib.study.stats.summarize`) and "travel": weights,
-        edited, lang, n, n_correct, accuracy, n_weights, jaccard (of the two languages' sets).
+        drawn, edited, lang, n, n_correct, accuracy, n_weights, jaccard (of both languages' sets).
     """
     where = {"data_dir": data_dir}
     samples = draw_samples([math, nonmath], languages, seeds, num_samples=num_samples, **where)
@@ -273,11 +273,21 @@ def profile(
 
 def _travel(model, scores, wanted, ask, sets, part, math, nonmath) -> pd.DataFrame:
     """Accuracies after the wanted edits, with the overlap that might predict them."""
-    columns = ["weights", "edited", "lang", "n", "n_correct", "accuracy", "n_weights", "jaccard"]
+    columns = [
+        "weights",
+        "drawn",
+        "edited",
+        "lang",
+        "n",
+        "n_correct",
+        "accuracy",
+        "n_weights",
+        "jaccard",
+    ]
     if wanted.empty:
         return pd.DataFrame(columns=columns)
     asked = wanted.merge(pd.DataFrame({"lang": list(sets)}), how="cross").assign(part=part)
-    table = transfer(model, scores, asked, ask, math=math, nonmath=nonmath)
+    table = transfer(model, Sets(scores, math, nonmath), asked, ask)
     table["n"] = table.correct.str.len()
     table["n_correct"] = table.correct.str.count("1")
     table["accuracy"] = table.n_correct / table.n
@@ -298,7 +308,7 @@ def beyond_random(travel: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         nothing was right), jaccard.
     """
     name = [*by, "edited", "lang"]
-    drawn = travel.weights.str.startswith(RANDOM)
+    drawn = travel.drawn == "matrices"
     random = travel[drawn].groupby(name).accuracy.mean().rename("control")
     own = travel[~drawn].join(random, on=name)
     own["difference"] = own.control - own.accuracy

@@ -38,8 +38,8 @@ def transfer(weights, losses, *, jaccard=None):
         for j, b in enumerate(LANGS):
             for kind in ("math", "nonmath"):
                 value = losses(i, j) if kind == "math" and a != b else 0.5 * (weights == "own")
-                rows.append((weights, a, b, kind, 0.01, 1000, jaccard(i, j), value))
-    names = "weights edited lang kind keep_ratio n jaccard difference"
+                rows.append((weights, "", a, b, kind, 0.01, 1000, jaccard(i, j), value))
+    names = "weights drawn edited lang kind keep_ratio n jaccard difference"
     return {"transfer": table(rows, names)}
 
 
@@ -111,12 +111,12 @@ def test_rank_correlation_of_overlap_and_damage():
 
 @pytest.mark.parametrize(("worst", "verdict"), [(0.2, YES), (0.39, NO)])
 def test_shared_part_against_the_worst_draw_of_any_set(worst, verdict):
-    names = "weights edited lang kind keep_ratio n difference"
-    rows = [("shared", "all", code, "math", 0.01, 1000, 0.4) for code in LANGS]
+    names = "weights drawn edited lang kind keep_ratio n difference"
+    rows = [("shared", "", "all", code, "math", 0.01, 1000, 0.4) for code in LANGS]
     for a in LANGS:
         value = worst if a == LANGS[0] else 0.1
-        rows += [("within shared", a, b, "math", 0.01, 1000, value) for b in LANGS]
-    rows.append(("within shared", "en", "en", "nonmath", 0.01, 1000, 0.9))
+        rows += [("shared", "sets", a, b, "math", 0.01, 1000, value) for b in LANGS]
+    rows.append(("shared", "sets", "en", "en", "nonmath", 0.01, 1000, 0.9))
     outcome = judge("O12", {"transfer": table(rows, names)})
     assert outcome.effect == pytest.approx(0.4 - worst - 0.02)
     assert outcome.verdict == verdict

@@ -61,21 +61,21 @@ def test_a_profile_is_its_parts(made):
 
 def test_edits_of_a_profile_travel_beside_random_ones(made):
     model, tokenizer, tables = made
-    travel = tables["travel"].set_index(["weights", "edited", "lang"])
+    travel = tables["travel"].set_index(["drawn", "edited", "lang"])
     assert set(travel.index) == {
-        (kind, "hi", code) for kind in ("whole", "random whole") for code in LANGS
+        (drawn, "hi", code) for drawn in ("", "matrices") for code in LANGS
     }
     samples = draw_samples(list(TASKS.values()), LANGS, [1], num_samples=6)
     sets = math_sets(score_samples(model, tokenizer, samples), **TASKS, keep_ratio=0.01, seed=1)
     assert set(travel.n_weights) == {len(sets["hi"])}
-    assert travel.jaccard["whole", "hi", "en"] == jaccard(sets["en"], sets["hi"])
+    assert travel.jaccard["", "hi", "en"] == jaccard(sets["en"], sets["hi"])
     assert (travel.n == 4).all()
 
 
 def test_losses_are_shares_of_what_random_weights_left():
-    rows = [("whole", 30), ("random whole", 60), ("random whole", 100)]
-    table = pd.DataFrame(rows, columns=["weights", "n_correct"]).assign(
-        edited="en", lang="hi", step=7, n=100, n_weights=5, jaccard=0.4
+    rows = [("", 30), ("matrices", 60), ("matrices", 100)]
+    table = pd.DataFrame(rows, columns=["drawn", "n_correct"]).assign(
+        weights="whole", edited="en", lang="hi", step=7, n=100, n_weights=5, jaccard=0.4
     )
     table["accuracy"] = table.n_correct / table.n
     row = beyond_random(table, ["step"]).iloc[0]

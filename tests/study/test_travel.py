@@ -12,10 +12,10 @@ from mmlib.models import load_model
 from mmlib.study.localisation import draw_samples, score_samples
 from mmlib.study.stats import equivalence
 from mmlib.study.tables import unpack_answers
-from mmlib.study.transfer import (
+from mmlib.study.travel import (
     ALL,
     CELL,
-    WITHIN,
+    Sets,
     edits,
     losses,
     math_sets,
@@ -75,14 +75,14 @@ def test_predictors_are_directed(sets):
 def test_every_edit_stands_beside_its_random_counterparts():
     table = edits(languages=LANGS, keep_ratios=[0.01, 0.1], seeds=[1, 101], sample_seeds=[1, 2])
     assert (table.weights == "none").sum() == 1
-    counts = table.weights.value_counts()
-    assert counts["whole"] == 3 * 4
-    assert counts["random whole"] == 2 * counts["whole"]
-    assert counts["random shared"] == 2 * counts["shared"] == 8
-    assert set(table[table.weights == "shared"].edited) == {ALL}
+    counts = table.groupby(["weights", "drawn"]).size()
+    assert counts["whole", ""] == 3 * 4
+    assert counts["whole", "matrices"] == 2 * counts["whole", ""]
+    assert counts["shared", "matrices"] == 2 * counts["shared", ""] == 8
+    assert set(table[(table.weights == "shared") & (table.drawn == "")].edited) == {ALL}
     # Of a set: once per set, however often the matrix is drawn from.
-    assert counts["within shared"] == counts["within own"] == 3 * 4
-    assert "within whole" not in counts
+    assert counts["shared", "sets"] == counts["own", "sets"] == 3 * 4
+    assert ("whole", "sets") not in counts
     assert not table.duplicated().any()
 
 
@@ -158,17 +158,17 @@ def test_edits_are_undone_and_matched(organism):
     )
     wanted = edits(languages=LANGS, keep_ratios=[0.1], seeds=[1], sample_seeds=[1, 2])
     cells = wanted.assign(part="math-1").merge(pd.DataFrame({"lang": LANGS}), how="cross")
-    table = transfer(model, scores, cells, ask, **TASKS)
+    table = transfer(model, Sets(scores, **TASKS), cells, ask)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert len(table) == len(wanted) * len(LANGS)
-    by_edit = table.groupby(["weights", "edited"]).n_weights.agg(["min", "max"])
+    by_edit = table.groupby(["weights", "drawn", "edited"]).n_weights.agg(["min", "max"])
     sets = math_sets(scores, **TASKS, keep_ratio=0.1, seed=1)
     for code in LANGS:
-        assert set(by_edit.loc["whole", code]) == {len(sets[code])}
-        assert set(by_edit.loc["random whole", code]) == {len(sets[code])}
+        assert set(by_edit.loc["whole", "", code]) == {len(sets[code])}
+        assert set(by_edit.loc["whole", "matrices", code]) == {len(sets[code])}
         for part, whose in (("own", code), ("shared", ALL)):
-            assert set(by_edit.loc[f"within {part}", code]) == set(by_edit.loc[part, whose])
-    assert by_edit.loc[("shared", ALL), "min"] < min(map(len, sets.values()))
+            assert set(by_edit.loc[part, "sets", code]) == set(by_edit.loc[part, "", whose])
+    assert by_edit.loc[("shared", "", ALL), "min"] < min(map(len, sets.values()))
     masks = table[table.weights != "none"].groupby([*CELL]).mask.first()
     assert masks.is_unique
 
@@ -177,24 +177,25 @@ def test_edits_are_undone_and_matched(organism):
     )[["part", "problem_id"]]
     unpacked = unpack_answers(table, problems)
     lost = losses(unpacked, ["keep_ratio", "seed"])
-    compared = [name for name in by_edit.index if not name[0].startswith(("none", "random"))]
-    assert set(zip(lost.weights, lost.edited, strict=True)) == set(compared)
-    mean = unpacked.groupby(["weights", "edited", "lang"]).correct.mean()
-    lost = lost.set_index(["weights", "edited", "lang"])
-    for weights, edited, random in (
-        ("whole", "en", ("random whole", "en")),
-        ("shared", ALL, ("random shared", ALL)),
-        ("within own", "hi", ("random own", "hi")),
-        ("within shared", "hi", ("random shared", ALL)),
+    compared = [name for name in by_edit.index if name[0] != "none" and name[1] != "matrices"]
+    assert set(zip(lost.weights, lost.drawn, lost.edited, strict=True)) == set(compared)
+    mean = unpacked.groupby(["weights", "drawn", "edited", "lang"]).correct.mean()
+    lost = lost.set_index(["weights", "drawn", "edited", "lang"])
+    for weights, drawn, edited, whose in (
+        ("whole", "", "en", "en"),
+        ("shared", "", ALL, ALL),
+        ("own", "sets", "hi", "hi"),
+        ("shared", "sets", "hi", ALL),
     ):
-        row = lost.loc[weights, edited, "de"]
-        assert row.difference == pytest.approx(mean[*random, "de"] - mean[weights, edited, "de"])
-        assert row.n == 3
-    of_set = losses(unpacked, ["keep_ratio", "seed"], against=WITHIN)
-    of_set = of_set.set_index(["weights", "edited", "lang"])
+        row = lost.loc[weights, drawn, edited, "de"]
+        control = mean[weights, "matrices", whose, "de"]
+        assert row.difference == pytest.approx(control - mean[weights, drawn, edited, "de"])
+        assert (row.n, row.pair) == (3, "another" if edited != ALL else ALL)
+    of_set = losses(unpacked, ["keep_ratio", "seed"], against="sets")
+    of_set = of_set.set_index(["weights", "drawn", "edited", "lang"])
     assert set(of_set.index.get_level_values("weights")) == {"own", "shared"}
-    draws = [mean["within shared", code, "de"] for code in LANGS]
-    expected = sum(draws) / 3 - mean["shared", ALL, "de"]
-    assert of_set.difference["shared", ALL, "de"] == pytest.approx(expected)
-    expected = mean["within own", "hi", "de"] - mean["own", "hi", "de"]
-    assert of_set.difference["own", "hi", "de"] == pytest.approx(expected)
+    draws = [mean["shared", "sets", code, "de"] for code in LANGS]
+    expected = sum(draws) / 3 - mean["shared", "", ALL, "de"]
+    assert of_set.difference["shared", "", ALL, "de"] == pytest.approx(expected)
+    expected = mean["own", "sets", "hi", "de"] - mean["own", "", "hi", "de"]
+    assert of_set.difference["own", "", "hi", "de"] == pytest.approx(expected)

@@ -1,0 +1,104 @@
+"""Settings of an experiment as frozen records, filled from a page's parameters by their names."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import pandas as pd
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mmlib.importance import ImportanceScores
+from mmlib.models import load_model, model_hash
+from mmlib.study.localisation import Key, draw_samples, score_samples
+from mmlib.study.tables import RunInfo
+from mmlib.tasks.evaluation import choose_items, part_answers
+
+Ask = Callable[..., pd.DataFrame]
+"""Called with a model and perhaps `languages=[…]`, `parts=[…]`; returns graded answers."""
+
+
+class Settings:
+    """Base of the records: each is filled from parameters by the names of its fields."""
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], **others: Any) -> Self:
+        """The record that a page's parameters describe.
+
+        Args:
+            given: Parameters by name; those that are no field are left out.
+            **others: Fields whose parameter has another name, or none.
+        """
+        names = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in given.items() if name in names} | others)
+
+
+@dataclass(frozen=True)
+class Loading(Settings):
+    """Which checkpoint is loaded, and how."""
+
+    model: str
+    """An organism's name, a folder in hub layout, or a hub id."""
+    revision: str = ""
+    dtype: str = "float32"
+    device_map: str = ""
+
+    def load(self, dtype: str = "") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The model, in the record's precision or another, and its tokenizer."""
+        options = {"revision": self.revision or None, "device_map": self.device_map or None}
+        return load_model(self.model, dtype=dtype or self.dtype, **options)
+
+    def run(self, model: PreTrainedModel, given: Mapping[str, Any]) -> RunInfo:
+        """What makes the tables: this checkpoint with these parameters."""
+        known = {"revision": self.revision, "dtype": self.dtype}
+        return RunInfo.collect(
+            self.model, parameters=given, checkpoint_hash=model_hash(model), **known
+        )
+
+
+@dataclass(frozen=True)
+class Sampling(Settings):
+    """Which calibration texts the importance scores come from."""
+
+    math: str
+    nonmath: str
+    languages: Sequence[str]
+    seeds: Sequence[int]
+    num_samples: int = 500
+    data_dir: str = ""
+
+    def scores(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options: Any
+    ) -> dict[Key, ImportanceScores]:
+        """Scores of every language, task and seed; options as in `score_samples`."""
+        texts = {"num_samples": self.num_samples, "data_dir": self.data_dir}
+        tasks = [self.math, self.nonmath]
+        samples = draw_samples(tasks, self.languages, self.seeds, **texts)
+        return score_samples(model, tokenizer, samples, **options)
+
+
+@dataclass(frozen=True)
+class Asking(Settings):
+    """What a model is asked: the same problems in every state."""
+
+    tasks: Sequence[str]
+    languages: Sequence[str]
+    parts: Sequence[str] | None = None
+    items: int | Mapping[str, int] = 0
+    """Problems per part (0: all), or by part."""
+    batch_size: int = 256
+    data_dir: str = ""
+
+    def ask(self, tokenizer: PreTrainedTokenizerBase, **options: Any) -> Ask:
+        """`part_answers` of these tasks and as many items; the rest is given when it is called."""
+        asking = {"tasks": self.tasks, "items": self.items, "data_dir": self.data_dir or None}
+        batching = {"tokenizer": tokenizer, "batch_size": self.batch_size}
+        return functools.partial(part_answers, **batching, **asking, **options)
+
+    def problems(self, language: str, parts: Sequence[str] | None = None) -> pd.DataFrame:
+        """What is asked in a language, by its parts: part, problem_id."""
+        asking = {"items": self.items, "data_dir": self.data_dir or None}
+        chosen = choose_items(self.tasks, language, parts=parts or self.parts, **asking)
+        return chosen[["part", "problem_id"]]

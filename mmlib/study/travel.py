@@ -1,0 +1,317 @@
+"""Do edits travel? Prune what belongs to one language, ask every language."""
+
+import itertools
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial, reduce
+from typing import Any, NamedTuple
+
+import pandas as pd
+import statsmodels.formula.api as smf
+from torch import nn
+
+from mmlib.edits import pruned
+from mmlib.importance import ImportanceScores
+from mmlib.masks import ParameterMask, digest, random_mask
+from mmlib.overlap import overlap_table
+from mmlib.study.evidence import MADE_WITH, Sweep
+from mmlib.study.localisation import Key, math_sets
+from mmlib.study.settings import Ask, Asking, Loading, Sampling
+from mmlib.study.stats import equivalence
+from mmlib.study.tables import RunInfo
+from mmlib.study.variants import Variant, record
+
+WEIGHTS = {
+    "whole": "T, the math-specific set of a language",
+    "own": "what the set of a language has and the set of no other language has",
+    "shared": "what the sets of all languages have in common",
+}
+"""What is pruned."""
+DRAWN = {
+    "": "the weights themselves",
+    "matrices": "as many weights of every matrix, drawn at random",
+    "sets": "as many weights of the whole set of a language, drawn once per set",
+}
+"""What stands in the place of the weights; the last for the own and the shared part only."""
+ALL = "all"
+"""In place of a language: the shared part belongs to none."""
+CELL = ["weights", "drawn", "edited", "keep_ratio", "seed", "sample_seed"]
+"""What names an edit: the weights, what is drawn in their place, whose they are, both seeds."""
+SWEEP = Sweep(
+    "transfer",
+    name=[*CELL, "part"],
+    per=["weights", "drawn"],
+    made_with=(*MADE_WITH, "other_items", "edit_dtype"),
+)
+
+
+def edits(
+    *,
+    languages: Sequence[str],
+    keep_ratios: Sequence[float],
+    seeds: Sequence[int],
+    sample_seeds: Sequence[int] = (1,),
+    weights: Sequence[str] = tuple(WEIGHTS),
+) -> pd.DataFrame:
+    """The edits of all languages, each beside its random counterparts, of the matrix and the set.
+
+    Args:
+        languages: ISO 639-1 codes, two or more: the shared and the own parts are relative to them.
+        keep_ratios: K.
+        seeds: Calibration seeds.
+        sample_seeds: Seeds of the random counterparts.
+        weights: Some of `WEIGHTS`.
+
+    Returns:
+        Columns `CELL`; the unedited model first ("none", keep_ratio 0, seeds 0).
+
+    Raises:
+        ValueError: Fewer than two languages, or an unknown kind of weights.
+    """
+    if len(set(languages)) < max(2, len(languages)):
+        raise ValueError(f"languages={list(languages)}: give two or more, each once")
+    if not sample_seeds:
+        raise ValueError("sample_seeds is empty: give at least one draw")
+    if wrong := [name for name in weights if name not in WEIGHTS]:
+        raise ValueError(f"unknown weights {wrong[0]!r}: choose from {', '.join(WEIGHTS)}")
+    rows: list[tuple] = [("none", "", "", 0.0, 0, 0)]
+    for name, ratio, seed in itertools.product(weights, keep_ratios, seeds):
+        whose = (ALL,) if name == "shared" else languages
+        for code in whose:
+            rows.append((name, "", code, ratio, seed, 0))
+            rows += [(name, "matrices", code, ratio, seed, draw) for draw in sample_seeds]
+        if name != "whole":
+            rows += [(name, "sets", code, ratio, seed, sample_seeds[0]) for code in languages]
+    return pd.DataFrame(rows, columns=CELL)
+
+
+def parts_of(sets: Mapping[str, ParameterMask]) -> dict[tuple[str, str], ParameterMask]:
+    """Split the sets of languages into what `WEIGHTS` tells.
+
+    Args:
+        sets: Language -> its set, two or more, over the same weights.
+
+    Returns:
+        (weights, language) -> set; the language of "shared" is `ALL`.
+    """
+    parts = {("whole", code): mask for code, mask in sets.items()}
+    for code, mask in sets.items():
+        others = [other for name, other in sets.items() if name != code]
+        parts["own", code] = mask - reduce(ParameterMask.__or__, others)
+    return parts | {("shared", ALL): reduce(ParameterMask.__and__, sets.values())}
+
+
+class Sets:
+    """Parts of the math-specific sets; only the latest pair of K and seed is kept."""
+
+    def __init__(self, scores: Mapping[Key, ImportanceScores], math: str, nonmath: str):
+        """Scores of all languages that the shared and the own parts are relative to."""
+        self.sets = partial(math_sets, scores, math, nonmath)
+        self.at: tuple[float, int] | None = None
+
+    def mask(self, edit: Mapping[str, Any]) -> ParameterMask:
+        """The weights that an edit (see `CELL`) prunes."""
+        at = (edit["keep_ratio"], edit["seed"])
+        if self.at != at:
+            self.parts, self.at = parts_of(self.sets(*at)), at
+        weights, code = edit["weights"], edit["edited"]
+        whose = ALL if weights == "shared" else code
+        if not edit["drawn"]:
+            return self.parts[weights, code]
+        # The seed is that of the shipped rows, which named what is drawn before the weights.
+        word = {"matrices": "random", "sets": "within"}[edit["drawn"]]
+        name = [f"{word} {weights}", *(edit[column] for column in CELL[2:])]
+        seed = zlib.crc32(" ".join(map(str, name)).encode())
+        among = self.parts["whole", code] if edit["drawn"] == "sets" else None
+        return random_mask(self.parts[weights, whose], seed=seed, among=among)
+
+
+@contextmanager
+def _edited(model: nn.Module, sets: Sets, edit: Mapping[str, Any]) -> Iterator[tuple]:
+    if edit["weights"] == "none":
+        yield model, {"n_weights": 0, "mask": ""}
+        return
+    mask = sets.mask(edit)
+    with pruned(model, mask) as count:
+        yield model, {"n_weights": count, "mask": digest(mask)}
+
+
+def transfer(model: nn.Module, sets: Sets, wanted: pd.DataFrame, ask: Ask) -> pd.DataFrame:
+    """Prune, ask every language, undo; once per edit.
+
+    Args:
+        model: The model that is edited; in any precision, with the weights that were scored.
+        sets: What is pruned.
+        wanted: Edits, see `edits`; with columns `lang` and `part` one row per language and part
+            that is asked (all parts of an edit in all its languages are asked).
+        ask: Called with the model, perhaps with `languages=[…]` and `parts=[…]`.
+
+    Returns:
+        Packed answers (see `tables.pack_answers`) of every edit, language and part, with
+        `n_weights` (how many were pruned) and `mask` (a digest of the set).
+    """
+    variants = []
+    for values, rows in wanted.groupby(CELL, sort=False):
+        edit = dict(zip(CELL, values, strict=True))
+        given = {"lang": "languages", "part": "parts"}
+        asked = {given[c]: list(dict.fromkeys(rows[c])) for c in given if c in rows}
+        variants.append(Variant(edit, partial(_edited, model, sets, edit), asked))
+    return record(variants, ask, by=[*CELL, "lang", "part"])
+
+
+class Travel(NamedTuple):
+    """What `rows` finds."""
+
+    answers: pd.DataFrame
+    """One row per edit, language and problem: `CELL`, lang, part, problem_id, correct, …"""
+    audited: pd.DataFrame
+    """See `mmlib.study.evidence.audit`."""
+    made: pd.DataFrame
+    """Packed answers that this run computed."""
+    predictors: pd.DataFrame
+    """Result of `predictors` at every keep_ratio and seed."""
+    run: RunInfo
+
+
+def planned(given: Mapping[str, Any]) -> pd.DataFrame:
+    """Every edit, language and part of the sweep, by a page's parameters."""
+    grid = {name: given[name] for name in ("languages", "keep_ratios", "seeds", "sample_seeds")}
+    every = pd.DataFrame({"part": [*given["parts"], *given["other_parts"]]})
+    table = edits(**grid).merge(every, how="cross")
+    asked = table.part.isin(given["parts"]) | table.seed.isin([0, *given["other_seeds"]])
+    return table[asked].merge(pd.DataFrame({"lang": given["languages"]}), how="cross")
+
+
+def rows(given: Mapping[str, Any]) -> Travel:
+    """Prune the sets of every language and ask every language, or take what is shipped.
+
+    Args:
+        given: Parameters of the page. With `sweep` every edit is asked; without, one of each kind
+            on `audit_items` problems, and compared with the shipped answers.
+
+    Raises:
+        ValueError: As in `edits` and `mmlib.study.evidence.shipped`.
+        AuditError: What was computed again is not what was shipped.
+    """
+    loading, sampling = Loading.of(given), Sampling.of(given)
+    scored, tokenizer = loading.load()
+    same = given["edit_dtype"] == given["dtype"]
+    edited = scored if same else loading.load(given["edit_dtype"])[0]
+    run = loading.run(scored, given)
+    scores = sampling.scores(scored, tokenizer)
+    counts = dict.fromkeys(given["parts"], given["items"])
+    counts |= dict.fromkeys(given["other_parts"], given["other_items"])
+    few = {part: min(count, given["audit_items"]) for part, count in counts.items()}
+    whole, again = (
+        Asking.of(given, tasks=[*given["tasks"], *given["other_tasks"]], parts=None, items=items)
+        for items in (counts, counts if given["sweep"] else few)
+    )
+    sets = Sets(scores, given["math"], given["nonmath"])
+    compute = partial(transfer, edited, sets, ask=again.ask(tokenizer))
+    sweep = SWEEP.rows(planned(given), compute, run)
+    problems, asked_again = (
+        asking.problems(given["languages"][0], parts=list(counts)) for asking in (whole, again)
+    )
+    at = itertools.product(given["keep_ratios"], given["seeds"])
+    overlaps = [predictors(sets.sets(k, s)).assign(keep_ratio=k, seed=s) for k, s in at]
+    return Travel(
+        answers=sweep.answers(problems),
+        audited=sweep.audit(problems, asked_again, by=["weights", "drawn", "lang"]),
+        made=sweep.made,
+        predictors=pd.concat(overlaps),
+        run=run,
+    )
+
+
+def losses(
+    answers: pd.DataFrame,
+    by: Sequence[str] = ("keep_ratio", "seed"),
+    *,
+    margin: float = 0.02,
+    against: str = "matrices",
+) -> pd.DataFrame:
+    """What each edit costs each language beyond as many random weights, and whether it counts.
+
+    Args:
+        answers: One row per problem: `CELL`, lang, part, problem_id, correct.
+        by: Columns that are kept apart besides the edit and the language asked.
+        margin: Largest difference that is called no change.
+        against: "matrices" or "sets", see `DRAWN`; the latter for the own and the shared part only
+            (for the shared part the mean of the draws from all sets).
+
+    Returns:
+        One row per edit and language: weights, drawn, edited, lang, `by` and the columns of
+        `stats.equivalence`; `difference` is accuracy after the random edit minus accuracy after the
+        edit. Weights drawn from a set are compared with as many of every matrix too. `pair` tells
+        a language itself from another one ("all": the shared part).
+    """
+    edited = answers[(answers.weights != "none") & (answers.drawn != against)]
+    if against == "sets":
+        edited = edited[(edited.drawn == "") & edited.weights.isin(["own", "shared"])]
+    control = answers[answers.drawn == against].drop(columns="drawn")
+    # The shared part is one for all languages, whichever set its counterparts are drawn from.
+    named = edited[["weights", "drawn", "edited"]].drop_duplicates()
+    whose, named["whose"] = (
+        table.edited.where(table.weights != "shared", ALL) for table in (control, named)
+    )
+    control = control.assign(whose=whose).drop(columns="edited").merge(named)
+    name = ["weights", "drawn", "edited", "lang", *dict.fromkeys(by)]
+    on = [c for c in ("keep_ratio", "seed", "part", "problem_id") if c not in name]
+    table = equivalence(edited, control, by=name, on=on, margin=margin)
+    pair = (table.edited == table.lang).map({True: "itself", False: "another"})
+    return table.assign(pair=pair.mask(table.edited == ALL, ALL))
+
+
+def predictors(sets: Mapping[str, ParameterMask]) -> pd.DataFrame:
+    """What the overlap of two sets says about an edit of one and its effect on the other.
+
+    Returns:
+        One row per ordered pair of different languages: edited, lang, jaccard, covered (the share
+        of the set of `lang` that lies in that of `edited`), pruned (size of the set of `edited`).
+    """
+    rows = overlap_table(sets).query("group == 'global'")
+    sizes = {"size_a": "pruned", "size_b": "of"}
+    forth = rows.rename(columns={"lang_a": "edited", "lang_b": "lang", **sizes})
+    sizes = {"size_b": "pruned", "size_a": "of"}
+    back = rows.rename(columns={"lang_b": "edited", "lang_a": "lang", **sizes})
+    table = pd.concat([forth, back], ignore_index=True)
+    table["covered"] = table.intersection / table.of
+    return table[["edited", "lang", "jaccard", "covered", "pruned"]]
+
+
+def correlations(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's rank correlation of each predictor with the loss, by keep_ratio and seed.
+
+    Args:
+        pairs: Losses by whole sets, one row per ordered pair: keep_ratio, seed, jaccard, covered,
+            pruned, difference (in points), relative (as a share of what was right).
+    """
+    predicting, losing = ["jaccard", "covered", "pruned"], ["difference", "relative"]
+    ranks = pairs.groupby(["keep_ratio", "seed"])[[*predicting, *losing]].corr("spearman")
+    return ranks[losing].drop(losing, level=2)
+
+
+def explained(pairs: pd.DataFrame) -> pd.DataFrame:
+    """How much of the relative loss the Jaccard says, alone and beside the set and the language.
+
+    Least squares with a constant per language edited and per language asked.
+
+    Args:
+        pairs: As in `correlations`.
+
+    Returns:
+        Index "Jaccard alone", "set and language", "and the Jaccard": R², and the partial
+        correlation of the Jaccard with the loss (missing where it is no term or stands alone).
+    """
+    terms = {"Jaccard alone": "jaccard", "set and language": "C(edited) + C(lang)"}
+    terms["and the Jaccard"] = "C(edited) + C(lang) + jaccard"
+    known = pairs.dropna(subset="relative")
+    table = pd.DataFrame(index=list(terms), columns=["R²", "partial correlation"], dtype=float)
+    for name, term in terms.items() if len(known) else ():
+        fit = smf.ols(f"relative ~ {term}", known).fit()
+        table.loc[name, "R²"] = fit.rsquared
+        if name == "and the Jaccard":
+            t = fit.tvalues["jaccard"]
+            table.loc[name, "partial correlation"] = t / (t**2 + fit.df_resid) ** 0.5
+    return table

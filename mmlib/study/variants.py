@@ -1,0 +1,63 @@
+"""The one loop of every experiment: change a model, ask it, record what it answers.
+
+A `Variant` is one state of a model: the columns that tell it from others, and a context manager
+that makes the state for the length of a block. Edits, trainings, swaps and merged weights are all
+variants; what differs between experiments is which variants there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from transformers import PreTrainedModel
+
+from mmlib.study.settings import Ask
+from mmlib.study.tables import pack_answers
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One state of a model."""
+
+    columns: Mapping[str, Any]
+    """What names it, as columns of the tables."""
+    change: Callable[[], AbstractContextManager[tuple[PreTrainedModel, Mapping[str, Any]]]]
+    """Makes the state; the block gets the model and columns of what came of it (`n_weights`)."""
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the question, such as languages and parts."""
+
+
+def record(
+    variants: Iterable[Variant],
+    ask: Ask,
+    *,
+    by: Sequence[str],
+    grade: Callable[[pd.DataFrame], Sequence[str]] | None = None,
+) -> pd.DataFrame:
+    """Ask every variant and keep its answers.
+
+    Args:
+        variants: States of a model, one after the other.
+        ask: What is asked.
+        by: Columns that name a packed row, in their order: of the answers (part, lang) or of the
+            variants; further columns of a variant stand behind the grades.
+        grade: Gives every answer its character (see `pack_answers`); default: 1 right, 0 wrong.
+
+    Returns:
+        Packed answers of all variants (see `pack_answers`), with their columns.
+    """
+    tables = []
+    for variant in variants:
+        named = {name: value for name, value in variant.columns.items() if name in by}
+        rest = {name: value for name, value in variant.columns.items() if name not in by}
+        with variant.change() as (model, came):
+            answers = ask(model, **variant.asked)
+        if grade:
+            answers = answers.assign(grade=grade(answers))
+        packed = pack_answers(answers.assign(**named), by=by)
+        tables.append(packed.assign(**rest, **came))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
