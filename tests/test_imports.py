@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmlib.book.chapters import imported_modules
+from mmlib.book.syntax import imported_modules
 
 PACKAGE = Path(__file__).parents[1] / "mmlib"
 TREES = {

@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-import mmlib
+from mmlib.book.syntax import code_hashes, digest
 
 SCALARS = {"str": (str,), "int": (int, str), "float": (int, float, str), "bool": (bool, str)}
 """Types of parameters (and of list items) -> what may be given for them."""
@@ -215,11 +215,6 @@ def resolve(
 # --- what a result depends on -------------------------------------------------------------------
 
 
-def digest(value: Any) -> str:
-    """Hash plain data: the first 16 hex digits of the SHA-256 of its JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def file_hash(path: str | Path) -> str:
     """Hash a file; a file that is not there hashes to `"missing"`."""
     path = Path(path)
@@ -235,61 +230,10 @@ def _source_hash(notebook: Mapping[str, Any]) -> str:
     return digest([[c["cell_type"], _text(c), *shown(c)] for c in notebook["cells"]])
 
 
-def _shape(node: Any) -> Any:
-    """A syntax tree as lists: no docstrings, no positions, the same in every Python version."""
-    if isinstance(node, list):
-        return [_shape(item) for item in node]
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = {key: value for key, value in ast.iter_fields(node) if value not in (None, [])}
-    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
-        fields["body"] = node.body[1:]
-    return [type(node).__name__, {key: _shape(value) for key, value in fields.items()}]
-
-
-def _home() -> Mapping[str, str]:
-    """Public names of the package and the modules that they come from.
-
-    A checkout may have another `mmlib` in front of this one, which has none.
-    """
-    return vars(mmlib).get("_HOME", {})
-
-
-def imported_modules(tree: ast.AST) -> Iterator[str]:
-    """Modules of `mmlib` that a syntax tree imports anywhere: `importance`, `study.tables`, ...
-
-    A public name of the package itself counts as the module that it comes from.
-    """
-    for node in ast.walk(tree):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module == "mmlib":
-            names = [_home().get(a.name, f"mmlib.{a.name}") for a in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        yield from (name.removeprefix("mmlib.") for name in names if name.startswith("mmlib."))
-
-
 def _code_tree(notebook: Mapping[str, Any]) -> ast.Module:
     """The code of a notebook without lines for IPython."""
     code = [_text(cell) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     return ast.parse(re.sub(r"^\s*[%!].*$", "", "\n".join(code), flags=re.MULTILINE))
-
-
-def _code_hashes(project: Project, notebook: Mapping[str, Any]) -> dict[str, str]:
-    """Hash every module of `mmlib` that a chapter imports, directly or through another one."""
-    queue = list(imported_modules(_code_tree(notebook)))
-    found: dict[str, str] = {}
-    while queue:
-        module = queue.pop()
-        path = project.root / "mmlib" / f"{module.replace('.', '/')}.py"
-        if module not in found and path.exists():
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            found[module] = digest(_shape(tree))
-            queue.extend(imported_modules(tree))
-    return found
 
 
 def _folder_hash(folder: Path) -> str:
@@ -348,7 +292,7 @@ def hashes(project: Project, name: str, values: Mapping[str, Any]) -> dict[str, 
         "parameters": digest(values),
         "evidence": _evidence_hashes(project, project.chapter(name)),
         "checkpoint": _checkpoint_hashes(project, values),
-        "code": _code_hashes(project, notebook),
+        "code": code_hashes(project.root, _code_tree(notebook)),
     }
 
 

@@ -23,7 +23,6 @@ from mmlib.book.chapters import (
     Chapter,
     ChapterError,
     Project,
-    digest,
     file_hash,
     hashes,
     resolve,
@@ -31,6 +30,7 @@ from mmlib.book.chapters import (
     stale_reasons,
 )
 from mmlib.book.progress import Progress
+from mmlib.book.syntax import digest
 from mmlib.study.tables import RunInfo
 
 
