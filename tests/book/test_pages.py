@@ -131,7 +131,8 @@ def test_versions_agree():
     assert str(citation["version"]) == version
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"## {version} ({citation['date-released']})" in changes
-    assert "## Errata" in changes
+    assert (BOOK / "errata.md").exists()
+    assert "(book/errata.md)" in changes
 
 
 # --- the built pages ----------------------------------------------------------------------------
