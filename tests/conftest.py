@@ -10,6 +10,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from mmlib.book import runner
+from mmlib.book.chapters import Project, run_record
 from mmlib.models import decoder_layers
 from mmlib.organism import corpus
 from mmlib.organism import training as organism
@@ -30,6 +32,8 @@ ARCHITECTURES = {
 REAL_DATA = Path(
     os.environ.get("MMLIB_REAL_DATA", Path(__file__).parents[1] / ".." / "shared" / "data")
 )
+MINIATURE_S = 60
+"""Longest time a chapter may take in miniature, on one of two cores while the other tests too."""
 
 
 def build(architecture: str, **changes):
@@ -113,3 +117,34 @@ def spread(model, devices):
     depth = model.config.num_hidden_layers
     device_map |= {f"{layers}.{i}": devices[i * len(devices) // depth] for i in range(depth)}
     return dispatch_model(model, device_map, force_hooks=True)
+
+
+@pytest.fixture(scope="session")
+def borrowed(tmp_path_factory):
+    """A checkout of links to this one: what a run of a chapter writes does not land here."""
+    root, here = tmp_path_factory.mktemp("borrowed"), Path(__file__).parents[1]
+    for name in ("notebooks", "mmlib"):
+        (root / name).symlink_to(here / name)
+    (root / "book").mkdir()
+    (root / "book" / "results").symlink_to(here / "book" / "results")
+    return Project(root)
+
+
+@pytest.fixture
+def miniature(borrowed, monkeypatch):
+    """A function from the name of a chapter to the tables and parameters of its miniature."""
+
+    def execute(name):
+        monkeypatch.setenv("MMLIB_CACHE", str(borrowed.root / f"cache-{name}"))
+        given = borrowed.chapters[name].miniature
+        assert given, f"give {name} a miniature in notebooks/chapters.yml"
+        notebook = runner.run(borrowed, name, given)
+        assert notebook.is_relative_to(borrowed.root / "runs")
+        record = run_record(notebook)
+        limit = MINIATURE_S * float(os.environ.get("MMLIB_SLOW", "1"))
+        assert record["seconds"] <= limit
+        paths = notebook.parent.glob("*.csv")
+        tables = {path.stem: pd.read_csv(path, dtype={"correct": str}) for path in paths}
+        return tables, record["parameters"]
+
+    return execute

@@ -1,6 +1,7 @@
 """Tokens and packed rows hold every document, and training is reproducible."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import random
@@ -33,6 +34,16 @@ TINY = dataclasses.replace(
 @pytest.fixture(scope="module")
 def documents():
     return pd.DataFrame(corpus.training_rows(TINY.mix))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def made_once(documents):
+    """The tokenizer of a few documents in place of the family's, and frozen items written once."""
+    tokenizer, tables = tokenizer_for(documents, TINY.vocab_size), organism.frozen_tables
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(organism, "family_tokenizer", lambda *_: tokenizer)
+        patch.setattr(organism, "frozen_tables", functools.cache(tables))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +287,17 @@ def test_shipped_organism_is_what_its_recipe_says(name):
     folder = organism.ORGANISMS / name
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["recipe"] == json.loads(json.dumps(dataclasses.asdict(RECIPES[name])))
-    for table, written in organism.frozen_tables().items():
+    for table, written in organism.frozen_tables(corpus.LANGUAGES).items():
         shipped = pd.read_json(folder / f"{table}.jsonl.gz", lines=True, dtype=False)
         assert shipped.to_dict("list") == written.to_dict("list")
+
+
+FAMILY_TOKENIZER = organism.family_tokenizer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_tokenizer_is_that_of_the_family(name):
+    shipped = AutoTokenizer.from_pretrained(organism.ORGANISMS / name)
+    again = FAMILY_TOKENIZER(RECIPES[name].vocab_size)
+    assert again.get_vocab() == shipped.get_vocab()
