@@ -61,8 +61,27 @@ def _on_output(name: str, callback: Callback) -> Callable:
     return hook
 
 
+def check_tokens(ids: torch.Tensor, model: nn.Module) -> None:
+    """Refuse token ids that the model has no embedding for.
+
+    Raises:
+        ValueError: The highest of `ids`, (batch, seq) or (seq,), is beyond the embeddings.
+    """
+    size = model.get_input_embeddings().weight.shape[0]
+    if ids.numel() and (highest := int(ids.max())) >= size:
+        raise ValueError(
+            f"token id {highest} is beyond the model's {size} embeddings: take the tokenizer of "
+            "this model, or resize its embeddings (resize_token_embeddings)"
+        )
+
+
 def on_device(batch: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask` of a batch, where the model takes its input."""
+    """`input_ids` and `attention_mask` of a batch, where the model takes its input.
+
+    Raises:
+        ValueError: As in `check_tokens`.
+    """
+    check_tokens(batch["input_ids"], model)
     device = model.get_input_embeddings().weight.device
     return {key: batch[key].to(device) for key in ("input_ids", "attention_mask")}
 
@@ -119,7 +138,7 @@ def batches(
             f"shorten or drop it ({texts[longest][:60]!r}…)"
         )
     if not rows[shortest]:
-        raise ValueError(f"text {shortest} has no tokens")
+        raise ValueError(f"text {shortest} has no tokens ({texts[shortest]!r}): drop it")
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return [pad([rows[index] for index in chunk]) for chunk in chunks]
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from mmlib.forward import observe
+from mmlib.forward import check_tokens, observe
 from mmlib.masks import ParameterMask
 from mmlib.models import check_in_memory, linear_modules
 
@@ -212,6 +212,7 @@ def _run(model: nn.Module, batch: Batch, mask: torch.Tensor | None, *, head: boo
             f"a prompt has {length} tokens, the model reads {longest}: shorten or drop it "
             "(`batches` names it if you give max_length)"
         )
+    check_tokens(batch["input_ids"], model)
     ids = batch["input_ids"].to(model.device, non_blocking=True)
     attention = None if mask is None else mask.long()
     (model if head else model.base_model)(ids, attention_mask=attention, use_cache=False)

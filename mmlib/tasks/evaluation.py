@@ -16,12 +16,14 @@ from pathlib import Path
 
 import datasets
 import pandas as pd
+import torch
 from lm_eval.evaluator import evaluate as run_harness
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
+from mmlib.forward import check_tokens
 from mmlib.tasks import skills
 from mmlib.tasks.languages import parse_number
 from mmlib.tasks.skills import EXTRACTIONS, FAMILY, SKILLS, Document
@@ -77,8 +79,9 @@ def evaluate(
         response and prediction).
 
     Raises:
-        ValueError: Unknown task or language, no languages, `limit` below 1, or `only` has no ids
-            for a task or an id that it does not have.
+        ValueError: Unknown task or language, no languages, `limit` below 1, `only` has no ids
+            for a task or an id that it does not have, a prompt with its answer is longer than the
+            model's context, or the tokenizer has no end-of-text token or is another model's.
         FileNotFoundError: As in `load_problems`.
     """
     tasks = [tasks] if isinstance(tasks, str) else list(tasks)
@@ -89,6 +92,11 @@ def evaluate(
             raise ValueError(f"{name} is {given!r}: give a list of at least one, each of them once")
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}: give at least 1, or None for all items")
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            "the tokenizer has no end-of-text token, at which an answer ends: set "
+            "tokenizer.eos_token, or correct the checkpoint's tokenizer_config.json"
+        )
     pairs = [(task, code) for task in tasks for code in languages]
     asked = {pair: skills.documents(*pair, data_dir) for pair in pairs}
     configs = {pair: skills.config(*pair, data_dir) for pair in pairs}
@@ -101,12 +109,14 @@ def evaluate(
     rows = [
         row
         for task, code in asked
-        for sample in sorted(result["samples"][f"{task}-{code}"], key=lambda s: s["doc_id"])
+        for sample in sorted(result["samples"][f"{task}{_IN}{code}"], key=lambda s: s["doc_id"])
         for row in _rows(sample["doc"], sample["filtered_resps"], task, code)
     ]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"prediction": "str"})
 
 
+_IN = " in "
+"""Stands between task and language in the harness' names of tasks."""
 _Asked = dict[tuple[str, str], list[Document]]
 """The documents of each task and language."""
 
@@ -258,21 +268,55 @@ def _ask(model, tokenizer, asked: _Asked, configs: dict, batch_size: int) -> dic
     tasks = [_harness_task(*pair, part, configs[pair]) for pair, part in asked.items()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice of the harness about defaults we set on purpose
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        for part in ("lm_eval", "lm_eval.models"):
+            logging.getLogger(part).setLevel(logging.ERROR)
+        harness = _Harness(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        logging.getLogger("lm_eval.models").setLevel(logging.WARNING)  # it tells of cut prompts
         # Not its `simple_evaluate`, which asks pip and git about the machine at every call.
         return run_harness(
-            _Harness(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+            harness,
             _task_manager().load(tasks),
             bootstrap_iters=0,
         )
 
 
 class _Harness(HFLM):
-    """The harness' model, whose cache of keys and values has room to grow.
+    """The harness' model; it refuses what it would cut, and its cache has room to grow.
 
     The library's own cache is copied as a whole at every token, which takes much of the time of a
     small model. The numbers are the same.
     """
+
+    def generate_until(self, requests, disable_tqdm=False):
+        for request in requests:
+            prompt, options = request.args
+            self._fit(request, self.tok_encode(prompt), options["max_gen_toks"])
+        return super().generate_until(requests, disable_tqdm)
+
+    def loglikelihood(self, requests, disable_tqdm=False):
+        for request in requests:
+            prompt, text = request.args
+            if not text.strip():
+                raise ValueError(
+                    f"{request.task_name}: item {request.doc['id']!r} has an empty choice; "
+                    "correct its row, or leave it out (`only`)"
+                )
+            self._fit(request, self.tok_encode(prompt + text)[:-1], 0)  # the last is predicted
+        return super().loglikelihood(requests, disable_tqdm)
+
+    def _fit(self, request, prompt: list[int], answer: int) -> None:
+        """Refuse an item that the model cannot read, or of which it would read only the end."""
+        if not prompt:
+            raise ValueError(f"{request.task_name}: item {request.doc['id']!r} is an empty text")
+        check_tokens(torch.tensor(prompt), self.model)
+        if len(prompt) + answer > self.max_length:
+            task, _, language = request.task_name.rpartition(_IN)
+            raise ValueError(
+                f"{task} in {language!r}: item {request.doc['id']!r} has {len(prompt)} tokens"
+                f"{f' and up to {answer} of an answer' if answer else ''}, the model's context "
+                f"{self.max_length}; nothing is cut silently: leave the item (`only`), the "
+                "language or the task out, or take a model with a longer context"
+            )
 
     def _model_generate(self, context, max_length, stop, **options):
         cache = DynamicCache(config=self.model.config)
@@ -328,7 +372,7 @@ def _harness_task(task: str, language: str, documents: list[Document], config: d
     return {
         "num_fewshot": 0,
         **config,
-        "task": f"{task}-{language}",
+        "task": f"{task}{_IN}{language}",
         "custom_dataset": lambda **_: {"test": data},
         "test_split": "test",
         "process_results": grade,

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from mmlib.forward import observe
+from mmlib.forward import batches, observe, on_device
+from mmlib.importance import collect_norms
 from mmlib.models import linear_modules
 
 
@@ -40,3 +41,19 @@ def test_hooks_are_gone_after_the_block_and_after_an_exception(llama):
 def test_unknown_side_is_refused(llama):
     with pytest.raises(ValueError, match="'input' or 'output'"), observe({}, print, what="grad"):
         pass
+
+
+def test_a_token_without_an_embedding_is_named(llama):
+    ids = torch.tensor([[1, 97]])
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    for read in (lambda: on_device(batch, llama), lambda: collect_norms(llama, [batch])):
+        with pytest.raises(ValueError, match="token id 97 is beyond the model's 97 embeddings"):
+            read()
+
+
+def test_an_empty_text_beside_others_is_named():
+    def tokenizer(texts, **_):
+        return {"input_ids": [list(text.encode()) for text in texts]}
+
+    with pytest.raises(ValueError, match=r"text 1 has no tokens .*: drop it"):
+        batches(tokenizer, ["one", "", "three"])

@@ -1,5 +1,7 @@
 """Extraction reads what a person reads; grading through the harness is our own grading."""
 
+import copy
+
 import pandas as pd
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from mmlib.models import load_model
 from mmlib.organism import corpus
 from mmlib.organism.training import random_checkpoint
-from mmlib.tasks import evaluation
+from mmlib.tasks import evaluation, skills
 from mmlib.tasks.evaluation import COLUMNS, evaluate
 from mmlib.tasks.languages import LANGUAGES
 from mmlib.tasks.problems import load_problems
@@ -134,7 +136,7 @@ def test_gold_answers_are_right_and_empty_ones_wrong(task, checkpoint, heldout, 
         for language in CODES
         for p in load_problems(task, language, data_dir=heldout)
     }
-    answering(lambda doc, name: gold[doc["id"], name.rsplit("-", 1)[1]])
+    answering(lambda doc, name: gold[doc["id"], name.rpartition(" in ")[2]])
     table = evaluate(*checkpoint, task, languages=CODES, data_dir=heldout)
     assert list(table.columns) == COLUMNS
     assert len(table) == 6 * 6 * 2
@@ -230,7 +232,7 @@ def test_aggregates_equal_those_of_the_harness(checkpoint, heldout, answering, m
     assert ours["en", "strict"] > 0
     assert ours["de", "strict"] == 0 < ours["de", "flexible"]
     for (lang, extraction), share in ours.items():
-        theirs = results[0]["results"][f"organism-math-{lang}"][f"{extraction},none"]
+        theirs = results[0]["results"][f"organism-math in {lang}"][f"{extraction},none"]
         assert share == pytest.approx(theirs)
 
 
@@ -265,6 +267,44 @@ def test_impossible_requests_are_refused_with_the_choices(checkpoint, heldout):
     ]:
         with pytest.raises(ValueError, match=message):
             evaluate(*checkpoint, task, languages=languages, limit=limit, data_dir=heldout)
+
+
+def test_a_tokenizer_that_cannot_end_or_is_another_models_is_refused(checkpoint, heldout):
+    model, tokenizer = checkpoint
+    asked = {"languages": ["en"], "limit": 1, "data_dir": heldout}
+    endless = copy.deepcopy(tokenizer)
+    endless.eos_token = None
+    with pytest.raises(ValueError, match=r"no end-of-text token.*tokenizer_config\.json"):
+        evaluate(model, endless, "organism-math", **asked)
+    small = copy.deepcopy(model)
+    small.resize_token_embeddings(5)
+    with pytest.raises(ValueError, match="beyond the model's 5 embeddings: take the tokenizer"):
+        evaluate(small, tokenizer, "organism-math", **asked)
+
+
+@pytest.mark.parametrize("task", ["organism-math", "organism-reading-ranked"])
+def test_a_prompt_is_asked_whole_or_refused(task, checkpoint, heldout, monkeypatch, caplog):
+    model, tokenizer = checkpoint
+    documents = skills.documents(task, "hi", heldout)
+    if SKILLS[task].extract:
+        prompts = [document["prompt"] for document in documents]
+        room = evaluation._cap(tokenizer, documents)
+    else:  # the last token of a choice is predicted, not read
+        prompts = [d["prompt"] + choice for d in documents for choice in d["choices"]]
+        room = -1
+    longest = max(map(len, tokenizer(prompts).input_ids)) + room
+    asked = {"languages": ["hi"], "data_dir": heldout}
+    monkeypatch.setattr(model.config, "max_position_embeddings", longest)
+    table = evaluate(model, tokenizer, task, **asked)
+    assert table.problem_id.nunique() == len(documents)
+    assert "runcat" not in caplog.text
+    monkeypatch.setattr(model.config, "max_position_embeddings", longest - 1)
+    message = rf"{task} in 'hi': item .* tokens.* the model's context {longest - 1}"
+    with pytest.raises(ValueError, match=message):
+        evaluate(model, tokenizer, task, **asked)
+    monkeypatch.setattr(evaluation._Harness, "_fit", lambda *_: None)
+    evaluate(model, tokenizer, task, **asked)
+    assert "runcat" in caplog.text  # the harness cuts, and its warning is heard
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])
