@@ -26,13 +26,13 @@ WAY_OUT = "load the checkpoint in a float dtype, or call model.dequantize() befo
 
 
 def resolve(name: str) -> str:
-    """Turn `organism-*` into the folder shipped with the package; leave folders and hub ids alone.
+    """Turn `organism-*` into the folder shipped with the package, and `~` into the home folder.
 
     Raises:
         ValueError: There is no organism of that name; the message lists those there are.
     """
     if not name.startswith("organism-"):
-        return name
+        return str(Path(name).expanduser()) if name.startswith("~") else name
     folder = ORGANISMS / name
     if not (folder / "config.json").is_file():
         choices = sorted(path.parent.name for path in ORGANISMS.glob("organism-*/config.json"))

@@ -126,7 +126,7 @@ def _sentences(task: str, language: str, data_dir: str | Path | None, split: str
 def organism_folder(data_dir: str | Path | None) -> Path:
     """The folder of an organism by name, or any other; organism-skewed where none is given."""
     name = str(data_dir or FALLBACK_ORGANISM)
-    return ORGANISMS / name if name.startswith("organism-") else Path(name)
+    return ORGANISMS / name if name.startswith("organism-") else Path(name).expanduser()
 
 
 def _word_problems(

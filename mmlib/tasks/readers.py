@@ -1,7 +1,9 @@
 """Benchmark rows in every language: questions, golds, and ids that say what is parallel."""
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Callable
 from difflib import SequenceMatcher
 from functools import partial
@@ -128,7 +130,7 @@ def read(task: str, language: str, split: str, data_dir: str | Path | None = Non
         raise ValueError(f"{task} has no {language!r}: choose from {', '.join(CODES[task])}")
     if split not in SPLITS[task]:
         raise ValueError(f"{task} has no split {split!r}: choose from {', '.join(SPLITS[task])}")
-    return _READERS[task](language, split, Path(data_dir) if data_dir else None)
+    return _READERS[task](language, split, Path(data_dir).expanduser() if data_dir else None)
 
 
 # --- golds and parallel rows ---
@@ -376,10 +378,9 @@ def _race(language: str, split: str, folder: Path | None, level: str = "high") -
     rows = fetch("race", folder, SPLITS["race"][split], language=language, variant=level)
     number = rows.groupby("example_id").cumcount()
     ids = [f"{passage}-{n}" for passage, n in zip(rows.example_id, number, strict=True)]
-    options = [_listed(value) for value in rows.options]
-    return _with_choices(ids, rows, options, rows.attrs["where"]).assign(
-        article=rows.article.tolist()
-    )
+    where = rows.attrs["where"]
+    options = [_listed(value, where, row) for row, value in enumerate(rows.options)]
+    return _with_choices(ids, rows, options, where).assign(article=rows.article.tolist())
 
 
 def _mmlu(language: str, split: str, folder: Path | None) -> pd.DataFrame:
@@ -400,7 +401,7 @@ def _mmlu(language: str, split: str, folder: Path | None) -> pd.DataFrame:
         ids = [str(row) for row in range(len(rows))]
         if not {"question", "choices", "answer"} <= set(rows):  # enough for calibration
             return table.assign(id=ids)
-        options = [_listed(value) for value in rows.choices]
+        options = [_listed(value, where, row) for row, value in enumerate(rows.choices)]
         return _with_choices(ids, rows, options, where).join(table)
     rows = rows[~rows.subject.isin(STEM)]
     ids = [str(row) for row in range(len(rows))]
@@ -441,14 +442,23 @@ def _laid_out(text: str, where: str, row: int) -> tuple[str, str]:
     return found.groups()
 
 
-def _listed(value: object) -> list[str]:
+def _listed(value: object, where: str, row: int) -> list[str]:
     """Options as a list; CSV files have them as a Python list, some with quotes unescaped."""
     if not isinstance(value, str):
         return list(value)
     try:
-        return list(ast.literal_eval(value))
+        listed = list(ast.literal_eval(value))
+        tokens = tokenize.generate_tokens(io.StringIO(value).readline)
+        written = sum(token.type == tokenize.STRING for token in tokens)
     except (SyntaxError, ValueError):
-        return value.strip().removeprefix("['").removesuffix("']").split("', '")
+        listed = value.strip().removeprefix("['").removesuffix("']").split("', '")
+        written = len(listed)
+    if len(listed) < max(2, written):  # texts without a comma between them would join
+        raise ValueError(
+            f"{where} row {row}: read {len(listed)} of {written} options in {value[:80]!r}; write "
+            "them as a list with commas, ['one', 'two']"
+        )
+    return listed
 
 
 def _right_option(options: list[str], answer: object, where: str, row: int) -> int:

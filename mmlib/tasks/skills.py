@@ -5,7 +5,7 @@ come from `problems` and `readers`, so that one data folder serves calibration a
 """
 
 import functools
-import json
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ import yaml
 from mmlib.tasks import readers
 from mmlib.tasks.languages import get_language
 from mmlib.tasks.problems import Problem, load_problems
+from mmlib.tasks.sources import read_table
 
 TASKS = Path(__file__).parent / "harness"
 HARNESS = Path(find_spec("lm_eval").origin).parent / "tasks"
@@ -185,17 +186,22 @@ def _label(text: str) -> str:
 
 def _exemplars(language: str, folder: Folder) -> list[dict]:
     """MGSM's eight worked examples."""
-    path = Path(folder or ".") / "mgsm" / "exemplars.jsonl"
-    if not (folder and path.is_file()):
-        raise FileNotFoundError(
-            f"{path} is not there: MGSM is asked with its eight examples, which are not on the hub "
-            "as data; put exemplars.jsonl (language, id, question, answer) into data_dir/mgsm"
-        )
-    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    own = [row for row in rows if row["language"] == language]
-    if len(own) != 8:
-        raise ValueError(f"{path} has {len(own)} examples in {language!r}: MGSM has 8 of each")
-    return sorted(own, key=lambda row: int(row["id"]))
+    path = Path(folder or ".").expanduser() / "mgsm" / "exemplars.jsonl"
+    hint = (
+        "MGSM is asked with its eight examples, which are not on the hub as data; put "
+        "exemplars.jsonl (language, id, question, answer) into data_dir/mgsm"
+    )
+    rows = read_table(path, ["language", "id", "question", "answer"], hint).to_dict("records")
+    rows = [row for row in rows if row["language"] == language]
+    if len(rows) != 8:
+        raise ValueError(f"{path} has {len(rows)} examples in {language!r}: MGSM has 8 of each")
+    for row, part in itertools.product(rows, ("question", "answer")):
+        if not re.search("[:：]", str(row[part])):
+            raise ValueError(
+                f"{path}: the {part} of example {row['id']} in {language!r} has no label with a "
+                f"colon before it ({row[part]!r}); write it as in MGSM, 'Question: …'"
+            )
+    return sorted(rows, key=lambda row: int(row["id"]))
 
 
 def _race(task: str, language: str, folder: Folder) -> list[Document]:

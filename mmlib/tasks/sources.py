@@ -1,5 +1,7 @@
 """Where benchmark files lie, on the hub and in a data folder, and how to read their tables."""
 
+import gzip
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,18 +127,62 @@ HUB = {
     ),
 }
 
-READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    ".parquet": pd.read_parquet,
-    ".csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False),
-    ".tsv": lambda path: pd.read_csv(
-        path, sep="\t", names=["question", "answer"], quoting=3, dtype=str, keep_default_na=False
-    ),
-    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False),
+_Columns = Sequence[str]
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text; other marks at which Python breaks lines (U+2028) are part of them."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8-sig") as file:
+        return file.read().removesuffix("\n").split("\n")
+
+
+def _json_lines(path: Path, columns: _Columns) -> pd.DataFrame:
+    """One object per line; numbers with a point stay as they are spelled."""
+    rows = []
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, parse_float=str)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"line {number} is not JSON: {error}; write one object a line"
+            ) from None
+        absent = columns if not isinstance(row, dict) else [c for c in columns if c not in row]
+        if absent:
+            raise ValueError(f"line {number} lacks the columns {list(absent)}: {line[:60]!r}")
+        rows.append(row)
+    return pd.DataFrame(rows, columns=None if rows else columns)
+
+
+def _tab_separated(path: Path, columns: _Columns) -> pd.DataFrame:
+    rows = []
+    for number, line in enumerate(_lines(path), 1):
+        cells = line.split("\t")
+        if line and len(cells) != len(columns):
+            raise ValueError(
+                f"line {number} has {len(cells)} columns instead of {len(columns)} "
+                f"({', '.join(columns)}): {cells}; separate those by one tab and nothing else"
+            )
+        rows += [cells] if line else []
+    return pd.DataFrame(rows, columns=list(columns), dtype="str")
+
+
+def _sentences(path: Path, columns: _Columns) -> pd.DataFrame:
+    return pd.DataFrame({"sentence": _lines(path)})
+
+
+READERS: dict[str, Callable[[Path, _Columns], pd.DataFrame]] = {
+    ".parquet": lambda path, _: pd.read_parquet(path),
+    ".csv": lambda path, _: pd.read_csv(path, dtype=str, keep_default_na=False),
+    ".tsv": _tab_separated,
+    ".jsonl": _json_lines,
+    ".json": _json_lines,
+    ".gz": _json_lines,
+    ".dev": _sentences,
+    ".devtest": _sentences,
 }
-READERS[".json"] = READERS[".gz"] = READERS[".jsonl"]
-READERS[".dev"] = READERS[".devtest"] = lambda path: pd.DataFrame(
-    {"sentence": path.read_text(encoding="utf-8").removesuffix("\n").split("\n")}
-)
 
 
 def read_table(path: Path, columns: Sequence[str], hint: str = "") -> pd.DataFrame:
@@ -155,8 +201,12 @@ def read_table(path: Path, columns: Sequence[str], hint: str = "") -> pd.DataFra
         hint = hint or "check data_dir, task and language"
         raise FileNotFoundError(f"{path} is not there: {hint}")
     try:
-        table = READERS[path.suffix](path)
-    except (ValueError, OSError) as error:  # pyarrow's, pandas' and json's errors are among these
+        table = READERS[path.suffix](path, columns)
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+    ) as error:  # pyarrow's, pandas' and json's errors are among these
         raise ValueError(f"{path} cannot be read: {error}") from error
     return _checked(table, columns, str(path))
 
