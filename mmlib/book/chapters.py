@@ -204,6 +204,8 @@ def resolve(
             if isinstance(value, str) and known[key].type != "str":
                 # The base loader keeps scalars as text: [de, no] are two languages, no False.
                 value = yaml.load(value, yaml.BaseLoader)
+            elif value in ("''", '""'):  # the empty text, as YAML spells it
+                value = ""
             values[key] = convert(value, known[key].type)
         except (ValueError, yaml.YAMLError) as error:
             raise ChapterError(
@@ -275,11 +277,11 @@ def _checkpoint_hashes(project: Project, values: Mapping[str, Any]) -> dict[str,
     }
     found = {name: value for name, value in organisms.items() if value != "missing"}
     for name in names:
-        folder = project.root / name
+        folder = project.root / Path(name).expanduser()
         if name not in found and folder.is_dir():
             files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
             states = [[p.relative_to(folder).as_posix(), p.stat()] for p in files]
-            found[folder.name] = digest([[n, s.st_size, s.st_mtime_ns] for n, s in states])
+            found[name] = digest([[n, s.st_size, s.st_mtime_ns] for n, s in states])
     return found
 
 

@@ -216,7 +216,9 @@ def _unfinished(task: _Task) -> Iterator[Path]:
 def _environment(task: _Task, partial: Path) -> Iterator[str]:
     """Set what the kernel inherits; yields a folder for its sockets."""
     before = dict(os.environ)
-    with tempfile.TemporaryDirectory(prefix="mm-") as sockets:  # a short path, as sockets need
+    # A socket's whole path may have 103 characters.
+    place = "/tmp" if len(tempfile.gettempdir()) > 80 else None
+    with tempfile.TemporaryDirectory(prefix="mm-", dir=place) as sockets:
         os.environ |= {
             "MMLIB_OUTPUT_DIR": str(partial),
             "MMLIB_CHAPTER": task.name,

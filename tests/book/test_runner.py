@@ -166,6 +166,11 @@ def test_text_of_a_language_list_stays_text(executed):
     assert changed == {"languages": ["en", "no", "010"], "model": "no"}
 
 
+@pytest.mark.parametrize("spelled", ["", "''", '""'])
+def test_a_text_is_left_empty_however_that_is_spelled(executed, spelled):
+    assert resolve(executed, "01_toy", {"model": spelled})[0]["model"] == ""
+
+
 def test_integer_is_a_float_and_a_default_is_not_a_change(executed):
     assert resolve(executed, "01_toy", {"keep_ratios": [1]})[0]["keep_ratios"] == [1.0]
     assert resolve(executed, "01_toy", {"seed": "1", "keep_ratios": "[.1, 2e-1]"})[1] == {}
@@ -306,6 +311,23 @@ def test_a_folder_counts_where_it_is_read_not_where_it_is_filled(fresh, name, co
     (fresh.root / "mine").mkdir()
     (fresh.root / "mine" / "weights").write_text("1")
     assert ("mine" in hashes(fresh, "01_toy", {name: "mine"})["checkpoint"]) is counts
+
+
+def test_folders_of_one_name_count_each(fresh):
+    models = [f"{place}/final" for place in ("one", "two")]
+    for folder in models:
+        (fresh.root / folder).mkdir(parents=True)
+        (fresh.root / folder / "weights").write_text(folder)
+    counted = hashes(fresh, "01_toy", dict(zip(("model", "data_dir"), models, strict=True)))
+    assert set(models) <= set(counted["checkpoint"])
+
+
+def test_sockets_have_room_where_the_folder_of_passing_files_is_deep(fresh, tmp_path, monkeypatch):
+    deep = tmp_path / ("x" * 90)
+    deep.mkdir()
+    monkeypatch.setattr(runner.tempfile, "tempdir", str(deep))
+    runner.run(fresh, "02_other")
+    assert run_record(fresh.executed("02_other"))["chapter"] == "02_other"
 
 
 def test_the_model_card_is_not_the_checkpoint(project):
