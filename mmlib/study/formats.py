@@ -6,13 +6,15 @@ import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.masks import ParameterMask, jaccard
 from mmlib.study.localisation import Key, math_sets, score_samples
-from mmlib.tasks.languages import get_language
+from mmlib.tasks.languages import get_language, parse_number
+from mmlib.tasks.numbers import write_number
 from mmlib.tasks.problems import Calibration, calibration
 
 FORMS = {
@@ -26,6 +28,10 @@ FORMS = {
 DROPPED, SWAPPED = 0.05, 0.1
 
 
+_THIN = r"[\u00a0\u2009\u202f]"
+"""Spaces that stand between the groups of a number in any language."""
+
+
 def _one_line(text: str, language: str) -> str:
     return re.sub(r"\s*\n\s*", " ", text)
 
@@ -37,7 +43,15 @@ def _no_marks(text: str, language: str) -> str:
 def _as_words(text: str, language: str) -> str:
     from num2words import num2words  # slow to import
 
-    return re.sub(r"\d+", lambda found: num2words(int(found[0]), lang=language), text)
+    def spell(found: re.Match) -> str:
+        value = parse_number(found[0], language)
+        if value is None:  # several numbers, as in 1.2.3
+            return re.sub(r"\d+", spell, found[0])
+        exact = value.denominator == 1
+        return num2words(int(value) if exact else Decimal(write_number(value)), lang=language)
+
+    gap = r"[\u00a0\u2009\u202f ]" if " " in get_language(language).grouping else _THIN
+    return re.sub(rf"\d{{1,3}}(?:{gap}\d{{3}})+(?!\d)|\d+(?:[.,]\d+)*", spell, text)
 
 
 def _native_digits(text: str, language: str) -> str:

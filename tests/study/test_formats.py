@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -47,12 +48,26 @@ def test_layout_and_marks_change_nothing_else(samples, language):
 def test_numbers_as_words_are_those_numbers(samples):
     for _, after in both(samples, "fr", "numbers as words"):
         assert not re.search(r"\d", after)
-    sample = samples["en", MATH, 1]
-    text = reformat(sample.__class__(**vars(sample) | {"texts": ("1 + 19 = 20.",)}), FORM_WORDS)
-    assert text.texts == ("one + nineteen = twenty.",)
 
 
-FORM_WORDS = "numbers as words"
+@pytest.mark.parametrize(
+    ("language", "text", "words"),
+    [
+        ("en", "1 + 19 = 20.", "one + nineteen = twenty."),
+        (
+            "en",
+            "$1,260 for 2.5 kg.",
+            "$one thousand, two hundred and sixty for two point five kg.",
+        ),
+        ("de", "1.260 € und 2,5 kg", "eintausendzweihundertsechzig € und zwei Komma fünf kg"),
+        ("fr", "1 260 € ou 1\u202f260", "mille deux cent soixante € ou mille deux cent soixante"),
+        ("en", "part 1.2.3, 12:30", "part one.two.three, twelve:thirty"),
+        ("bn", "২.৫ ও 1,00,000", "দুই দশমিক পাঁচ ও এক লাখ"),
+    ],
+)
+def test_a_number_with_marks_is_one_number(samples, language, text, words):
+    sample = replace(samples[language, MATH, 1], texts=(text,))
+    assert reformat(sample, "numbers as words").texts == (words,)
 
 
 @pytest.mark.parametrize("language", ["hi", "bn"])
