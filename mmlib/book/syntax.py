@@ -182,6 +182,8 @@ def code_hashes(root: Path, tree: ast.Module) -> dict[str, str]:
         if module not in found and path.exists():
             inside = ast.parse(path.read_text(encoding="utf-8"))
             found[module] = digest(shape(inside))
+            if (records := path.with_suffix(".yaml")).exists():  # what the module reads
+                found[f"{module}.yaml"] = digest(records.read_text(encoding="utf-8"))
             queue.extend(imported_modules(inside))
     for (part, name), (statements, _) in reached.items():
         if part not in found:

@@ -35,8 +35,6 @@ ORDERED = ("highest first", "lowest first")
 """Conditions whose fractions follow the scores, not a seed."""
 CELL = ["dtype", "lang", "condition", "factor", "keep_ratio", "seed", "fraction", "sample_seed"]
 """What names a cell: precision, a language's set, how it is edited, the seeds of its draws."""
-NUMBERS = ("organism-math", "organism-math-new", "organism-choice", "gsm8k", "mgsm")
-"""Tasks whose wrong answers are told apart by `error_kind`."""
 
 
 def cells(
@@ -217,7 +215,7 @@ def worked_solutions(
     return {
         (task, language, document["id"]): document["response"]
         for task in tasks
-        if task in NUMBERS
+        if skills.SKILLS[task].extract is skills.extract_number
         for language in languages
         for document in skills.documents(task, language, folder or None)
     }

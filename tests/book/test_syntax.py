@@ -153,3 +153,15 @@ def test_every_claim_of_the_book_is_seen():
 def test_annotations_of_functions_change_nothing(old, new, same):
     before, after = (digest(shape(ast.parse(text))) for text in (old, new))
     assert (before == after) is same
+
+
+def test_records_beside_a_module_count_with_it(tmp_path):
+    (tmp_path / "mmlib").mkdir()
+    (tmp_path / "mmlib" / "tongues.py").write_text("x = 1\n")
+    records = tmp_path / "mmlib" / "tongues.yaml"
+    hashed = []
+    for text in ("en: 1\n", "en: 2\n"):
+        records.write_text(text)
+        hashed.append(code_hashes(tmp_path, ast.parse("import mmlib.tongues")))
+    assert hashed[0]["tongues"] == hashed[1]["tongues"]
+    assert hashed[0]["tongues.yaml"] != hashed[1]["tongues.yaml"]
