@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ def room_of(module):
     return module.partition(".")[0] if "." in module else ""
 
 
+@cache
 def inside(module):
     return {name for name in imported_modules(TREES[module]) if name in TREES and name != module}
 
