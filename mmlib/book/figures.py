@@ -16,6 +16,7 @@ from html import escape
 from itertools import cycle
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -210,8 +211,9 @@ def _figure(
     for title, rows in groups:
         panels.append(Canvas(figsize=(_WIDTH, 2.6), layout="constrained"))
         axes = panels[-1].subplots()
-        axes.set(title=title.rsplit("/", 1)[-1], **labels)
+        axes.set(title=title.rsplit("/", 1)[-1])
         notes.append(f"{axes.get_title()}: {draw(axes, rows)}".removeprefix(": "))
+        axes.set(**{"xlabel": "", "ylabel": ""} | labels)  # seaborn writes names of columns
     key = [
         (MARKERS[look["marker"]] if "marker" in look else look["ls"], look["color"], meaning)
         for meaning, look in (looks or {}).items()
@@ -229,9 +231,37 @@ def _styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
     return {n: {"color": c, "marker": m} for n, (c, m) in zip(names, cycle(looks), strict=False)}
 
 
-def _line(axes: Axes, x: pd.Series, rows: pd.DataFrame, look: Mapping[str, str]) -> None:
-    axes.plot(x, rows["mean"], **look)
-    axes.vlines(x, rows["low"], rows["high"], color=look["color"], alpha=0.6, lw=1)
+def _hues(by: str, looks: Mapping[str, Mapping[str, str]], part: pd.DataFrame) -> dict[str, Any]:
+    """Arguments of seaborn that give each kind in column `by` its look."""
+    kinds = [kind for kind in looks if kind in set(part[by])]
+    markers = {kind: looks[kind].get("marker", "o") for kind in kinds}
+    colours = {kind: looks[kind]["color"] for kind in kinds}
+    order = {"hue_order": kinds, "style_order": kinds, "palette": colours, "markers": markers}
+    return {"hue": by, "style": by, "legend": False, **order}
+
+
+def _lines(
+    axes: Axes,
+    rows: pd.DataFrame,
+    x: str,
+    y: str,
+    by: str,
+    looks: Mapping[str, Mapping[str, str]],
+    interval: Callable[[pd.Series], tuple[float, float]],
+) -> None:
+    """Draw the means of `y` along `x`, a line per kind, with bars over what they are means of."""
+    bars = {"errorbar": interval, "err_style": "bars", "err_kws": {"elinewidth": 0.8}}
+    look = {"dashes": False, "lw": 1, "ms": 4, "markeredgewidth": 0}
+    sns.lineplot(rows, x=x, y=y, ax=axes, **bars, **look, **_hues(by, looks, rows))
+
+
+def _seeds(values: pd.Series) -> tuple[float, float]:
+    """95 % interval over calibration seeds."""
+    return seed_interval(values)[1:3]
+
+
+def _range(values: pd.Series) -> tuple[float, float]:
+    return values.min(), values.max()
 
 
 def _dots(
@@ -241,6 +271,7 @@ def _dots(
     rows = rows[rows[by].isin(names)]
     y = rows[by].map(names.index) + shift
     axes.plot(rows["mean"], y, ls="", **look)
+    # The bars are given (Wilson, bootstrap): seaborn's dots would compute their own.
     axes.hlines(y, rows["low"], rows["high"], color=look["color"], lw=1.4)
 
 
@@ -295,8 +326,7 @@ def set_sizes(
 
     def draw(axes: Axes, table: pd.DataFrame) -> str:
         rows = _over_seeds(table, ["lang", "keep_ratio"], "share").sort_values("keep_ratio")
-        for lang, line in rows.groupby("lang", sort=False):
-            _line(axes, line["keep_ratio"], line, looks[lang])
+        _lines(axes, table, "keep_ratio", "share", "lang", looks, _seeds)
         mine = floor[floor["model"] == table["model"].iloc[0]]
         axes.plot(mine.groupby("keep_ratio")["share"].mean(), **dotted)
         _plain(axes, rows["keep_ratio"])
@@ -358,8 +388,8 @@ def layer_profile(
     def draw(axes: Axes, table: pd.DataFrame) -> str:
         pairs = table[table["control"] == ""]
         rows = _over_seeds(pairs, ["pair", "layer"], "jaccard").sort_values("layer")
-        for pair, line in rows.groupby("pair", sort=False):
-            _line(axes, _depth(line["layer"]), line, looks[pair])
+        deep = pairs.assign(depth=_depth(pairs["layer"]))
+        _lines(axes, deep, "depth", "jaccard", "pair", looks, _seeds)
         lines = {"chance": pairs.assign(jaccard=pairs["chance"])}
         known = [kind for kind in CONTROLS if kind in set(table["control"])]
         lines |= {kind: table[table["control"] == kind] for kind in known}
@@ -393,7 +423,6 @@ def overlap_heatmap(table: pd.DataFrame, *, keep_ratio: float = 0.1) -> Figure:
         look = {"cmap": "cividis", "vmin": 0, "vmax": 1, "cbar": False, "square": True}
         # seaborn writes white or dark grey by a cell's lightness: colours that are not INK
         sns.heatmap(half.fillna(half.T), ax=axes, annot=True, fmt=".2f", **look)
-        axes.set(xlabel="", ylabel="")
         axes.tick_params(axis="y", rotation=0)
         return _listed(mean["pair"], mean["mean"])
 
@@ -422,7 +451,6 @@ def matrix(
         wide = part.pivot(index=rows, columns=columns, values=value)
         wide = wide.reindex(index=_languages(wide.index), columns=_languages(wide.columns))
         sns.heatmap(wide.astype(float), ax=axes, annot=True, fmt=".2f", cbar=False, **look)
-        axes.set(**{"xlabel": "", "ylabel": ""} | labels)
         axes.tick_params(axis="y", rotation=0)
         axes.figure.set_figheight(1.2 + 0.3 * len(wide))
         return _listed(part[rows] + " " + part[columns], part[value], ".2f")
@@ -449,8 +477,7 @@ def scatter(
     looks = _styles(table[look].unique())
 
     def draw(axes: Axes, rows: pd.DataFrame) -> str:
-        for kind, part in rows.groupby(look, sort=False):
-            axes.plot(part[x], part[y], ls="", **looks[kind] | {"ms": 5})
+        sns.scatterplot(rows, x=x, y=y, ax=axes, s=25, linewidth=0, **_hues(look, looks, rows))
         related = f", rank correlation {rows[x].corr(rows[y], 'spearman'):.2f}"
         return f"{len(rows)} points" + (related if "xlabel" in labels else "")
 
@@ -518,16 +545,13 @@ def curves(
     positive = table[x][table[x] > 0]
     logarithmic = positive.max() > 30 * positive.min()
     looks = _styles(table[line].unique())
-    means = table.groupby([panel, line, x], sort=False)[y].agg(["mean", "min", "max"])
-    means = means.set_axis(["mean", "low", "high"], axis=1).reset_index()
 
     def draw(axes: Axes, rows: pd.DataFrame) -> str:
         notes = []
+        _lines(axes, rows, x, y, line, looks, _range)
         for name, part in rows.groupby(line, sort=False):
-            part = part.sort_values(x)
-            _line(axes, part[x], part, looks[name] | {"ms": 4, "lw": 1})
-            ends = part.iloc[[0, -1]]
-            notes.append(f"{name} {_listed(ends[x].map('{:g}'.format), ends['mean'], '.2f')}")
+            ends = part.groupby(x)[y].mean().iloc[[0, -1]]
+            notes.append(f"{name} {_listed(ends.index.map('{:g}'.format), ends, '.2f')}")
         if levels and rows[panel].iloc[0] in levels:
             axes.axhline(levels[rows[panel].iloc[0]], color=INK, ls="--", lw=0.8)
         if logarithmic:
@@ -536,7 +560,7 @@ def curves(
 
     key = looks if len(looks) > 1 else {}
     key = key | ({"not edited": {"color": INK, "ls": "--"}} if levels else {})
-    return _figure(about, means.groupby(panel, sort=False), draw, key, **labels)
+    return _figure(about, table.groupby(panel, sort=False), draw, key, **labels)
 
 
 def dots(
@@ -632,20 +656,17 @@ def token_lengths(table: pd.DataFrame, *, column: str = "tokens") -> Figure:
 
     Args:
         table: One row per text: `lang, task` and `column`.
-        column: The length drawn: median, middle half (thick) and 5th to 95th percentile (thin).
+        column: The length drawn: median, middle half (box) and 5th to 95th percentile (whiskers).
     """
     _need(table, "token_lengths", "lang", "task", column)
 
     def draw(axes: Axes, rows: pd.DataFrame) -> str:
         langs = _languages(rows["lang"])
-        spread = rows.groupby("lang")[column].quantile([0.05, 0.25, 0.5, 0.75, 0.95]).unstack()
-        spread, y = spread.loc[langs], range(len(langs))
-        axes.hlines(y, spread[0.05], spread[0.95], color=COLOURS[0], lw=1)
-        axes.hlines(y, spread[0.25], spread[0.75], color=COLOURS[0], lw=5, alpha=0.5)
-        axes.plot(spread[0.5], y, ls="", **_DOT)
+        look = {"whis": (5, 95), "showfliers": False, "color": COLOURS[0], "linecolor": INK}
+        sns.boxplot(rows, x=column, y="lang", order=langs, ax=axes, width=0.5, linewidth=1, **look)
         _name_rows(axes, [_name(lang) for lang in langs])
         axes.set_xlim(0, None)
-        return _listed(langs, spread[0.5], "g")
+        return _listed(langs, rows.groupby("lang")[column].median()[langs], "g")
 
     tasks = table.groupby("task", sort=False)
     return _figure(f"Median {column} by language", tasks, draw, xlabel=column)
