@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from mmlib.book import grid, pool, runner
+from mmlib.book import pool, runner, sweep
 from mmlib.book.chapters import ChapterError, Project, parameters, resolve, sources
 from mmlib.book.pool import Job
 
@@ -36,17 +36,26 @@ def _parser() -> argparse.ArgumentParser:
     execute.add_argument("--workers", type=int, default=1, help="chapters at a time (default: 1)")
     commands.add_parser("status", help="say which chapters are stale, why, and how long they took")
 
-    many = commands.add_parser("grid", help="execute a chapter with many parameters")
+    many = commands.add_parser("sweep", help="make the runs of a grid and keep their tables")
     many.add_argument(
-        "file", type=Path, help="YAML: chapter, parameters, vary (see mmlib.book.grid)"
+        "grid", nargs="*", help="a name in notebooks/grids, or a YAML file (see mmlib.book.sweep)"
     )
+    many.add_argument("--all", action="store_true", help="every grid of notebooks/grids")
     many.add_argument("--workers", type=int, default=1, help="runs at a time (default: 1)")
     many.add_argument("--force", action="store_true", help="even what is up to date")
     many.add_argument("--dry-run", action="store_true", help="only say what would run, and why")
     many.add_argument("--tables", metavar="NAME", help="print the paths of a table of all runs")
+    many.add_argument(
+        "-p",
+        dest="given",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another value of a parameter that the grid fixes",
+    )
 
     train = commands.add_parser("train", help="train a model organism, or go on with training it")
-    train.add_argument("recipe")
+    train.add_argument("recipe", nargs="+")
     train.add_argument(
         "--out", type=Path, help="folder of the checkpoint (default: mmlib/organisms)"
     )
@@ -76,11 +85,6 @@ def _parser() -> argparse.ArgumentParser:
     for size in ("vocab-size", "hidden-size", "layers", "heads", "kv-heads", "intermediate-size"):
         untrained.add_argument(f"--{size}", type=int, default=argparse.SUPPRESS)
     untrained.add_argument("--seed", type=int, default=argparse.SUPPRESS)
-
-    keep = commands.add_parser("keep", help="ship tables of runs as one evidence table")
-    keep.add_argument("name", help="name of the evidence table")
-    keep.add_argument("tables", nargs="+", type=Path, help="CSV files of finished runs")
-    keep.add_argument("--where", default="", help="keep only these rows (a pandas query)")
     return parser
 
 
@@ -130,15 +134,33 @@ def _side_by_side(project: Project, names: list[str], arguments: argparse.Namesp
     return int(bool(pool.run(project.root, jobs, workers=arguments.workers)))
 
 
-def _grid(project: Project, arguments: argparse.Namespace) -> int:
-    runs = grid.read(project, arguments.file)
+def _sweep(project: Project, arguments: argparse.Namespace) -> int:
+    if arguments.all == bool(arguments.grid):
+        raise ChapterError("name the grids to run, or use --all")
+    wanted = sweep.names(project) if arguments.all else arguments.grid
     if arguments.tables:
-        print(*grid.tables(runs, arguments.tables))
+        for name in wanted:
+            print(*sweep.tables(sweep.runs(project, sweep.find(project, name)), arguments.tables))
         return 0
-    if arguments.dry_run:
-        grid.explain(runs, force=arguments.force)
-        return 0
-    return int(bool(grid.execute(project, runs, workers=arguments.workers, force=arguments.force)))
+    grids = sweep.given(sweep.order(project, wanted), _given(arguments))
+    for grid in grids:
+        sweep.runs(project, grid)  # a wrong parameter is refused before the first hour
+    for grid in grids:
+        if arguments.dry_run:
+            sweep.explain(project, grid, force=arguments.force)
+            continue
+        sweep.execute(project, grid, workers=arguments.workers, force=arguments.force)
+        _keep(project, grid, grids)
+    return 0
+
+
+def _keep(project: Project, grid: sweep.Grid, grids: Sequence[sweep.Grid]) -> None:
+    """Fill the evidence tables of a grid, when every run is there that they need."""
+    from mmlib.study.evidence import keep_evidence
+
+    folder = project.places["evidence"]
+    for name, paths in sweep.filling(project, grid, grids).items():
+        print(keep_evidence(name, paths, where=grid.fills[name].where, folder=folder))
 
 
 def _status(project: Project, arguments: argparse.Namespace) -> int:
@@ -159,22 +181,25 @@ def _train(project: Project, arguments: argparse.Namespace) -> int:
     from mmlib.study.stats import summarize
     from mmlib.tasks import evaluation
 
-    if arguments.recipe not in organism.RECIPES:
-        raise ValueError(f"no recipe {arguments.recipe!r}; there is {', '.join(organism.RECIPES)}")
+    if unknown := [name for name in arguments.recipe if name not in organism.RECIPES]:
+        raise ValueError(f"no recipe {unknown[0]!r}; there is {', '.join(organism.RECIPES)}")
     given = {name: yaml.safe_load(value) for name, value in _given(arguments).items()}
     if given and not arguments.out:
         raise ValueError("a changed recipe needs --out: the shipped organism keeps its name")
-    recipe = organism.vary(organism.RECIPES[arguments.recipe], given)
-    folder = organism.train(
-        recipe,
-        arguments.out,
-        resume=not arguments.restart,
-        snapshots=arguments.snapshots,
-    )
-    model, tokenizer = models.load_model(str(folder))
-    asking = {"languages": list(recipe.mix.languages), "items": arguments.items}
-    answers = evaluation.part_answers(model, tokenizer, data_dir=folder, **asking)
-    organism.describe(folder, summarize(answers, by=["part", "lang"]))
+    if len(arguments.recipe) > 1 and arguments.out:
+        raise ValueError("--out is one folder: name one recipe")
+    for name in arguments.recipe:
+        recipe = organism.vary(organism.RECIPES[name], given)
+        folder = organism.train(
+            recipe,
+            arguments.out,
+            resume=not arguments.restart,
+            snapshots=arguments.snapshots,
+        )
+        model, tokenizer = models.load_model(str(folder))
+        asking = {"languages": list(recipe.mix.languages), "items": arguments.items}
+        answers = evaluation.part_answers(model, tokenizer, data_dir=folder, **asking)
+        organism.describe(folder, summarize(answers, by=["part", "lang"]))
     return 0
 
 
@@ -191,19 +216,11 @@ def _random_model(project: Project, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _keep(project: Project, arguments: argparse.Namespace) -> int:
-    from mmlib.study.evidence import keep_evidence
-
-    folder = project.places["evidence"]
-    print(keep_evidence(arguments.name, arguments.tables, where=arguments.where, folder=folder))
-    return 0
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command; wrong input is one message, never a traceback."""
     arguments = _parser().parse_args(argv)
-    commands = {"list": _list, "run": _run, "grid": _grid, "status": _status, "train": _train}
-    command = {**commands, "random-model": _random_model, "keep": _keep}[arguments.command]
+    commands = {"list": _list, "run": _run, "sweep": _sweep, "status": _status, "train": _train}
+    command = {**commands, "random-model": _random_model}[arguments.command]
     try:
         return command(Project(arguments.root.resolve()), arguments)
     except runner.ChapterFailedError as error:

@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -335,7 +335,10 @@ def _literals(project: Project, name: str) -> set[Any]:
 
 
 def stale_reasons(
-    recorded: Mapping[str, Any], current: Mapping[str, Any], results: Path
+    recorded: Mapping[str, Any],
+    current: Mapping[str, Any],
+    results: Path,
+    ignored: Collection[str] = (),
 ) -> list[str]:
     """Say why an executed copy is not what a run would make now.
 
@@ -343,6 +346,7 @@ def stale_reasons(
         recorded: `run_record` of the copy.
         current: `hashes` of now.
         results: folder of its tables.
+        ignored: what does not count among evidence, checkpoints and modules.
 
     Returns:
         One phrase per reason; empty if the copy is up to date.
@@ -357,7 +361,8 @@ def stale_reasons(
         reasons.append("parameters changed")
     for kind in ("evidence", "checkpoint", "code"):
         before, now = old[kind], current[kind]
-        if names := sorted(n for n in {*before, *now} if before.get(n) != now.get(n)):
+        differ = {name for name in {*before, *now} if before.get(name) != now.get(name)}
+        if names := sorted(differ - set(ignored)):
             reasons.append(f"{kind} changed: {', '.join(names)}")
     tables = recorded["tables"].items()
     if names := [name for name, value in tables if file_hash(results / name) != value]:

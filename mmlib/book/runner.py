@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -113,14 +113,23 @@ class Plan(NamedTuple):
     """Why it would be executed; empty when it is up to date."""
 
 
-def plan(project: Project, name: str, given: Mapping[str, Any]) -> Plan:
+def plan(
+    project: Project, name: str, given: Mapping[str, Any], *, filled: Collection[str] = ()
+) -> Plan:
     """Say what `run` would do.
+
+    Args:
+        project: The checkout.
+        name: The chapter.
+        given: Parameters that differ from the defaults.
+        filled: Entries of `reads` that this run helps to fill: they do not make it stale.
 
     Raises:
         ChapterError: a wrong parameter.
     """
     task = _Task.of(project, name, given)
-    return Plan(task.id, task.tables, task.stale_reasons)
+    recorded = run_record(task.executed)
+    return Plan(task.id, task.tables, stale_reasons(recorded, task.hashes, task.tables, filled))
 
 
 def run(

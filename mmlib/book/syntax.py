@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -85,20 +86,25 @@ class _Part:
 
     @classmethod
     def read(cls, path: Path) -> "_Part":
-        part = cls()
-        for statement in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(statement, ast.ImportFrom):
-                module = (statement.module or "").removeprefix("mmlib.")
-                if module != statement.module:
-                    part.imported |= {a.asname or a.name: (module, a.name) for a in statement.names}
-                continue
-            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                continue
-            names = _claims(statement)
-            part.claims |= names
-            for name in names | _defined(statement) or {""}:
-                part.named.setdefault(name, []).append(statement)
-        return part
+        return _part(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _part(text: str) -> _Part:
+    part = _Part()
+    for statement in ast.parse(text).body:
+        if isinstance(statement, ast.ImportFrom):
+            module = (statement.module or "").removeprefix("mmlib.")
+            if module != statement.module:
+                part.imported |= {a.asname or a.name: (module, a.name) for a in statement.names}
+            continue
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            continue
+        names = _claims(statement)
+        part.claims |= names
+        for name in names | _defined(statement) or {""}:
+            part.named.setdefault(name, []).append(statement)
+    return part
 
 
 def _claims(statement: ast.stmt) -> set[str]:
@@ -157,6 +163,13 @@ def _pieces(tree: ast.Module, parts: Mapping[str, _Part]) -> tuple[set[tuple[str
     return pieces, modules
 
 
+@cache
+def _module(text: str) -> tuple[str, list[str]]:
+    """Hash of a module, and the modules that it imports."""
+    tree = ast.parse(text)
+    return digest(shape(tree)), list(imported_modules(tree))
+
+
 def code_hashes(root: Path, tree: ast.Module) -> dict[str, str]:
     """Hash what the code of a chapter needs of `mmlib`, directly or through another module.
 
@@ -180,11 +193,10 @@ def code_hashes(root: Path, tree: ast.Module) -> dict[str, str]:
         module = queue.pop()
         path = root / "mmlib" / f"{module.replace('.', '/')}.py"
         if module not in found and path.exists():
-            inside = ast.parse(path.read_text(encoding="utf-8"))
-            found[module] = digest(shape(inside))
+            found[module], imported = _module(path.read_text(encoding="utf-8"))
+            queue.extend(imported)
             if (records := path.with_suffix(".yaml")).exists():  # what the module reads
                 found[f"{module}.yaml"] = digest(records.read_text(encoding="utf-8"))
-            queue.extend(imported_modules(inside))
     for (part, name), (statements, _) in reached.items():
         if part not in found:
             found[f"{part}.{name}"] = digest(sorted(digest(shape(s)) for s in statements))
