@@ -1,5 +1,6 @@
 """Small models built from configs, never downloaded, and the real files when they are there."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -8,6 +9,10 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALL
 import pandas as pd
 import pytest
 import torch
+from checkouts import executed, fresh, project  # noqa: F401 (fixtures of the runner)
+from hypothesis import HealthCheck, settings
+from jupyter_client.provisioning import local_provisioner
+from kernels import WarmKernels
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mmlib.book import runner
@@ -34,6 +39,9 @@ REAL_DATA = Path(
 )
 MINIATURE_S = 60
 """Longest time a chapter may take in miniature, on one of two cores while the other tests too."""
+
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")  # how long an example takes says nothing beside other work
 
 
 def build(architecture: str, **changes):
@@ -130,12 +138,19 @@ def borrowed(tmp_path_factory):
     return Project(root)
 
 
+@pytest.fixture(scope="session")
+def warm_kernels():
+    with contextlib.closing(WarmKernels()) as kernels:
+        yield kernels
+
+
 @pytest.fixture
-def miniature(borrowed, monkeypatch):
+def miniature(borrowed, warm_kernels, monkeypatch):
     """A function from the name of a chapter to the tables and parameters of its miniature."""
 
     def execute(name):
         monkeypatch.setenv("MMLIB_CACHE", str(borrowed.root / f"cache-{name}"))
+        monkeypatch.setattr(local_provisioner, "launch_kernel", warm_kernels.launch)
         given = borrowed.chapters[name].miniature
         assert given, f"give {name} a miniature in notebooks/chapters.yml"
         notebook = runner.run(borrowed, name, given)

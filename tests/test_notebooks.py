@@ -92,6 +92,12 @@ def test_chapters_yml_names_every_notebook():
     assert {path.stem for path in (ROOT / "notebooks" / "chapters").glob("*.ipynb")} == set(NAMES)
 
 
+@chapter
+def test_every_chapter_is_executed_in_miniature(name):
+    text = (ROOT / "tests" / "chapters" / f"test_{name}.py").read_text(encoding="utf-8")
+    assert text.count(f'miniature("{name}")') == 1
+
+
 def test_budgets_fit_into_fifteen_minutes():
     assert sum(entry.budget_s for entry in PROJECT.chapters.values()) <= 15 * 60
 

@@ -1,118 +1,28 @@
 """What a figure shows equals what its table says, re-derived here by another route."""
 
-import re
-from itertools import combinations
-from pathlib import Path
-from xml.etree import ElementTree
-
 import numpy as np
 import pandas as pd
 import pytest
+from drawings import (
+    CODES,
+    PAIRS,
+    answers,
+    controls,
+    log,
+    measured,
+    overlaps,
+    rgb,
+    sizes,
+    texts,
+    travelled,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from scipy import stats
 
 from mmlib.book import figures as plotting
-from mmlib.book import page as pages
-from mmlib.study.tables import RunInfo, published
-
-CODES = ["en", "de", "fr", "hi"]
-RNG = np.random.default_rng(5)
-
-
-def overlaps(codes=CODES, *, model="organism-skewed", seeds=(1, 101, 201), layers=4, same=False):
-    pairs = [(c, c) for c in codes] if same else list(combinations(codes, 2))
-    rows = []
-    for (a, b), k, seed in ((p, k, s) for p in pairs for k in (0.01, 0.1) for s in seeds):
-        for layer in [None, *range(layers)]:
-            size_a, size_b, shared = 900, 700, int(RNG.integers(100, 600))
-            rows.append({
-                "model": model, "lang_a": a, "lang_b": b, "keep_ratio": k, "seed": seed,
-                "nonmath": "organism-reading", "group": "global" if layer is None else "layer",
-                "layer": layer, "size_a": size_a, "size_b": size_b, "intersection": shared,
-                "union": size_a + size_b - shared, "jaccard": shared / (size_a + size_b - shared),
-                "n_scored": 30_000, "expected_intersection": 25.0,
-            })  # fmt: skip
-    return pd.DataFrame(rows).astype({"layer": "Int64"})
-
-
-def sizes(codes=CODES, *, keep_ratios=(0.001, 0.01, 0.1), seeds=(1, 101, 201)):
-    return pd.DataFrame(
-        {"model": "organism-skewed", "lang": c, "keep_ratio": k, "seed": s, "group": "global",
-         "n_topk": int(1e6 * k), "n_math_specific": int(RNG.integers(100, 1e6 * k))}
-        for c in codes for k in keep_ratios for s in seeds
-    )  # fmt: skip
-
-
-def controls():
-    untrained = overlaps(["en", "de", "hi"], model="random-weights").assign(control="untrained")
-    return pd.concat([overlaps(same=True).assign(control="same language"), untrained])
-
-
-def answers():
-    row = {"accuracy": [0.9, 0.8, 0.5], "low": [0.85, 0.75, 0.4], "high": [0.94, 0.84, 0.6]}
-    table = pd.DataFrame({"lang": ["hi", "en", "de"], **row})
-    return pd.concat([table.assign(task="math"), table.assign(task="reading", accuracy=0.5)])
-
-
-def texts():
-    tokens = RNG.integers(20, 200, 240)
-    return pd.DataFrame({"lang": CODES * 60, "task": ["math", "reading"] * 120, "tokens": tokens})
-
-
-def measured():
-    return pd.DataFrame({
-        "quantity": ["localisation over the bare forward pass", "sweep over published procedure"],
-        "ratio": [1.11, 27.0], "aim": [1.2, 20], "direction": ["at most", "at least"],
-        "low": [1.05, np.nan], "high": [1.2, np.nan],
-    })  # fmt: skip
-
-
-def travelled():
-    """Losses of every ordered pair of languages, by two kinds of weights."""
-    rows = [
-        (kind, a, b, 0.1 * i + 0.02 * j + shift, 0.9 - 0.1 * i)
-        for kind, shift in (("whole", 0.3), ("own", 0.0))
-        for i, a in enumerate(CODES)
-        for j, b in enumerate(CODES)
-    ]
-    return pd.DataFrame(rows, columns=["weights", "edited", "lang", "loss", "jaccard"])
-
-
-def log():
-    return pd.DataFrame({"tokens": [1e5, 2e5, 3e5], "loss": [6, 3, 2.5], "lr": [1, np.nan, 0.5]})
-
-
-FIGURES = {
-    "set_sizes": lambda: plotting.set_sizes(
-        sizes(), published("mathlang_set_sizes").query("source == 'jaccard_file'"), sizes()
-    ),
-    "overlap_pairs": lambda: plotting.overlap_pairs(
-        overlaps(), published("mathlang_overlap"), controls()
-    ),
-    "layer_profile": lambda: plotting.layer_profile(
-        overlaps(), published("mathlang_overlap"), controls()
-    ),
-    "overlap_heatmap": lambda: plotting.overlap_heatmap(
-        pd.concat([overlaps(), overlaps(same=True)])
-    ),
-    "accuracy": lambda: plotting.accuracy(answers()),
-    "training_curve": lambda: plotting.training_curve(log(), columns=["loss", "lr"]),
-    "ratios": lambda: plotting.ratios(measured()),
-    "token_lengths": lambda: plotting.token_lengths(texts()),
-    "dots": lambda: plotting.dots(travelled(), "Loss", y="lang", x="loss", look="weights"),
-    "matrix": lambda: plotting.matrix(travelled(), "Loss", **PAIRS, value="loss", panel="weights"),
-    "scatter": lambda: plotting.scatter(
-        travelled(), "Loss", x="jaccard", y="loss", look="edited", panel="weights"
-    ),
-}
-PAIRS = {"rows": "edited", "columns": "lang"}
-
-
-@pytest.fixture(scope="module", params=FIGURES)
-def figure(request):
-    return FIGURES[request.param]()
+from mmlib.study.tables import published
 
 
 def drawn_lines(axes):
@@ -131,10 +41,6 @@ def bars(axes, color):
     """End points of the interval bars in one colour, sorted."""
     found = [c for c in axes.collections if pd.Series(c.get_colors()[0][:3]).equals(rgb(color))]
     return sorted(tuple(segment.ravel()) for c in found for segment in c.get_segments())
-
-
-def rgb(color):
-    return pd.Series([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
 
 
 def near(drawn, expected):
@@ -399,89 +305,6 @@ def test_ratios_draws_measured_and_aim():
     plotting.ratios(measured()[["quantity", "ratio"]])
 
 
-# --- the page -----------------------------------------------------------------------------------
-
-
-def test_svg_is_themed_labelled_and_well_formed(figure):
-    for svg in figure.svgs():
-        root = ElementTree.fromstring(svg)
-        assert root.get("role") == "img"
-        assert figure.alt in root.get("aria-label")
-        assert root.get("viewBox")
-        assert plotting.INK not in svg
-        assert not re.search(r"#000\b|#000000|\bblack\b", svg)
-        assert "currentColor" in svg
-        assert not re.search(r"<(image|script|metadata|foreignObject)", svg)
-        assert set(re.findall(r"font-family: ([^;\"]+)", svg)) <= {"inherit"}
-        for text in root.iter("{http://www.w3.org/2000/svg}text"):
-            assert "fill:" in text.get("style"), "text without a colour is black"
-
-
-def test_ids_are_unique_on_a_page_and_resolve():
-    html = "".join(make()._repr_html_() for make in FIGURES.values())
-    ids = re.findall(r'\bid="([^"]+)"', html)
-    assert len(ids) == len(set(ids))
-    assert set(re.findall(r'(?:href="|url\()#([^")]+)', html)) <= set(ids)
-
-
-def test_figures_are_the_same_bytes_from_run_to_run():
-    table, extra = overlaps(), controls()
-    first, second = (plotting.overlap_pairs(table, None, extra)._repr_html_() for _ in range(2))
-    assert first == second
-    assert str(pd.Timestamp.now().year) not in first
-
-
-def test_alt_text_holds_every_mean_drawn():
-    ours = overlaps()
-    figure = plotting.overlap_pairs(ours)
-    for (a, b), rows in ours.query("group == 'global' and keep_ratio == 0.1").groupby(
-        ["lang_a", "lang_b"]
-    ):
-        assert f"{a}–{b} {rows['jaccard'].mean():.3f}" in figure.alt
-
-
-def test_the_key_names_only_what_is_drawn():
-    names = [entry[2] for entry in plotting.overlap_pairs(overlaps()).key]
-    assert names == ["two languages", "chance at the same set sizes"]
-    names = [entry[2] for entry in plotting.layer_profile(overlaps(), None, controls()).key]
-    assert names[-2:] == ["same language, other calibration sample", "untrained model"]
-    assert plotting.overlap_pairs(overlaps(), None, pd.DataFrame()).panels
-
-
-def luminance(colour):
-    c = rgb(colour)
-    c = np.where(c <= 0.03928, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-    return float(c @ [0.2126, 0.7152, 0.0722])
-
-
-def contrast(a, b):
-    high, low = sorted((luminance(a), luminance(b)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
-def test_colours_stand_out_on_both_pages_and_have_markers():
-    for colour in plotting.COLOURS:
-        assert contrast(colour, "#ffffff") >= 3
-        assert contrast(colour, "#121212") >= 3
-    assert len(plotting.MARKERS) >= len(plotting.COLOURS) == len(set(plotting.COLOURS))
-
-
-def test_badges_are_readable_in_both_themes():
-    css = (Path(__file__).parents[2] / "book/_static/mmlib.css").read_text()
-    for kind in set(pages.VERDICTS.values()):
-        light = re.search(rf"^\.mm-{kind} \{{ color: (#\w+)", css, re.M)[1]
-        dark = re.search(rf'^html\[data-theme="dark"\] \.mm-{kind} \{{ color: (#\w+)', css, re.M)[1]
-        assert contrast(light, "#ffffff") >= 4.5
-        assert contrast(dark, "#121212") >= 4.5
-
-
-@pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
-def test_save_writes_one_panel(tmp_path, suffix):
-    path = tmp_path / f"figure.{suffix}"
-    plotting.accuracy(answers()).save(path, panel=1)
-    assert path.stat().st_size > 1000
-
-
 # --- bad input ----------------------------------------------------------------------------------
 
 
@@ -515,55 +338,3 @@ def test_bad_tables_are_refused_with_the_way_out():
 def test_an_unknown_language_is_drawn_under_its_code():
     figure = plotting.accuracy(answers().replace("hi", "yo"))
     assert "yo" in [t.get_text() for t in figure.panels[0].axes[0].get_yticklabels()]
-
-
-# --- ledger, badges, provenance -----------------------------------------------------------------
-
-
-def ledger_rows():
-    common = {"claim": "a < b", "restatement": "check", "published_numbers": "21/21", "low": 0.1}
-    verdicts = {"published_data": "yes", "organism": "undecided", "research_run": "no run yet"}
-    numbers = {"effect": 0.2, "high": 0.3, "n": 3, "threshold": 0.0, "reason": "interval"}
-    row = {"id": "C1", **common, **verdicts, **numbers, "smallest_detectable_effect": 0.1}
-    bare = dict.fromkeys(["effect", "low", "high", "threshold", "smallest_detectable_effect"])
-    return pd.DataFrame([row, row | bare | {"id": "C2", "organism": "no run yet", "n": 0}])
-
-
-def test_ledger_is_a_table_with_heads_scopes_and_escaped_text():
-    html = pages.ledger_html(ledger_rows(), links={"C1": "04_overlap.html"})
-    root = ElementTree.fromstring(html)
-    assert root.find("caption").text
-    assert {th.get("scope") for th in root.iterfind("thead/tr/th")} == {"col"}
-    first, second = root.iterfind("tbody/tr")
-    assert first.find("th/a").get("href") == "04_overlap.html"
-    assert second.find("th/a") is None
-    words = " ".join(first.itertext())
-    for part in ("a < b", "check", "21/21", "0.2 (0.1 to 0.3, 3 seeds)", "detectable effect 0.1"):
-        assert part in words
-    assert "nan" not in " ".join(second.itertext()).lower()
-    assert [badge.text for badge in first.iter("span")] == ["yes", "undecided", "no run yet"]
-
-
-def test_ledger_refuses_unknown_verdicts_and_missing_columns():
-    with pytest.raises(ValueError, match=r"'maybe'.*undecided"):
-        pages.ledger_html(ledger_rows().assign(organism="maybe"))
-    with pytest.raises(ValueError, match="'organism'"):
-        pages.ledger_html(ledger_rows().drop(columns="organism"))
-
-
-def test_every_verdict_of_the_ledger_has_a_badge():
-    claims = pytest.importorskip("mmlib.claims.ledger")
-    assert set(claims.VERDICTS) == set(pages.VERDICTS)
-    assert pages.ledger_html(claims.ledger()).count("<tr") == len(claims.CLAIMS) + 1
-
-
-def test_provenance_takes_a_run_or_its_manifest():
-    run = RunInfo("organism-skewed", dtype="float32", date="2026-11-20", parameters={"a": "<b>"})
-    html = pages.provenance_html(run, seconds=12.3)
-    assert html == pages.provenance_html(vars(run), seconds=12.3)
-    about = ElementTree.fromstring(html)
-    words = dict(zip((d.text for d in about[::2]), (d.text for d in about[1::2]), strict=True))
-    assert words["model"].split() == ["organism-skewed", "float32"]
-    assert words["parameters"] == "a='<b>'"
-    assert words["duration"] == "12 s"
-    assert "hardware" not in words, "what is unknown is left out"

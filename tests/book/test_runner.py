@@ -1,18 +1,11 @@
 """Throw-away chapters in a throw-away checkout: what the runner promises, one promise per test."""
 
-import fcntl
 import json
-import os
-import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-import nbformat
 import pytest
-import yaml
+from checkouts import CELLS, edit, published, reasons
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,99 +13,12 @@ from mmlib.__main__ import main
 from mmlib.book import runner
 from mmlib.book.chapters import (
     ChapterError,
-    Project,
     convert,
     hashes,
     parameters,
     resolve,
     run_record,
 )
-
-PARAMETERS = """\
-model: str = "organism-tiny"  # name of the model
-seed: int = 1  # first seed
-keep_ratios: list[float] = [0.1, 0.2]  # shares to keep
-languages: list[str] = ["en", "de"]  # codes
-include_head: bool = False  # also the output matrix"""
-CELLS = [
-    "# A question?",
-    PARAMETERS,
-    "import os, pathlib, time, warnings\nfrom mmlib.toy import double",
-    "out = pathlib.Path(os.environ['MMLIB_OUTPUT_DIR'])\n"
-    "_ = (out / 'toy.csv').write_text(f'value\\n{double(seed)}\\n')",
-    # Where the checkout says so, stay in this cell to be killed, or fail.
-    "_ = pathlib.Path('kernel.pid').write_text(str(os.getpid()))\n"
-    "while pathlib.Path('stay').exists(): time.sleep(0.05)\n"
-    "assert not pathlib.Path('fail').exists(), 'told to'",
-    "warnings.warn('look')\nprint(out, os.getcwd(), os.environ['MMLIB_CHAPTER'])",
-]
-CHAPTERS = {
-    "01_toy": {"title": "A question?", "budget_s": 60, "reads": ["published/facts"]},
-    "02_other": {"title": "Another?", "budget_s": 60},
-}
-
-
-def write_notebook(path, texts):
-    new = nbformat.v4
-    cells = [new.new_markdown_cell(texts[0], id="a0")]
-    cells += [new.new_code_cell(text, id=f"a{n}") for n, text in enumerate(texts[1:], 1)]
-    cells[1].metadata["tags"] = ["parameters"]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(new.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
-
-
-def make_checkout(root):
-    for folder in ("notebooks/chapters", "mmlib/published", "mmlib/organisms/organism-tiny"):
-        (root / folder).mkdir(parents=True)
-    write_notebook(root / "notebooks/chapters/01_toy.ipynb", CELLS)
-    write_notebook(root / "notebooks/chapters/02_other.ipynb", ["# B", "x: int = 1  # an x", "x"])
-    (root / "notebooks/chapters.yml").write_text(yaml.safe_dump(CHAPTERS, sort_keys=False))
-    (root / "mmlib/__init__.py").touch()
-    (root / "mmlib/toy.py").write_text('"""Toys."""\nfrom mmlib.deep import TWO\n\n\n')
-    with (root / "mmlib/toy.py").open("a") as file:
-        file.write('def double(x):\n    """Twice."""\n    return x * TWO  # so\n')
-    (root / "mmlib/deep.py").write_text("TWO = 2\n")
-    (root / "mmlib/unused.py").write_text("x = 1\n")
-    (root / "mmlib/published/facts.csv").write_text("n\n1\n")
-    (root / "mmlib/organisms/organism-tiny/model.safetensors").write_bytes(b"weights")
-    return Project(root)
-
-
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory):
-    """A checkout whose first chapter has been run with its default parameters."""
-    project = make_checkout(tmp_path_factory.mktemp("executed"))
-    runner.run(project, "01_toy")
-    return project
-
-
-@pytest.fixture
-def project(executed, tmp_path):
-    """A copy of it, to be changed."""
-    shutil.copytree(executed.root, tmp_path / "copy")
-    return Project(tmp_path / "copy")
-
-
-@pytest.fixture
-def fresh(tmp_path):
-    return make_checkout(tmp_path / "fresh")
-
-
-def reasons(project):
-    return runner.status(Project(project.root))[0].reasons
-
-
-def published(project):
-    """Every file of the published edition, by content."""
-    paths = sorted((project.root / "book").rglob("*"))
-    return {str(p.relative_to(project.root)): p.read_bytes() for p in paths if p.is_file()}
-
-
-def edit(path, old, new):
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-
 
 # --- parameters
 
@@ -350,146 +256,3 @@ def test_changed_text_is_renewed_without_execution(project, capsys):
         k: v for k, v in before.items() if k != "hashes"
     }
     assert reasons(project) == []
-
-
-# --- failures
-
-
-def test_a_failing_cell_changes_nothing_and_is_explained(project, capsys):
-    (project.root / "fail").touch()
-    before = published(project)
-    assert main(["--root", str(project.root), "run", "01_toy", "--force"]) == 1
-    assert published(project) == before
-    message = capsys.readouterr().err
-    assert "failed in cell 5" in message
-    assert "AssertionError: told to" in message
-    kept = project.runs / "failed" / "01_toy"
-    assert str(kept / "01_toy.ipynb") in message
-    assert str(project.root) not in (kept / "01_toy.ipynb").read_text()
-    assert not list((project.runs / ".partial").iterdir())
-
-
-def test_runs_started_at_the_same_moment_do_not_share_a_kernel(fresh):
-    """With default sockets, two kernels in one folder read each other's messages."""
-    command = [sys.executable, "-m", "mmlib", "--root", str(fresh.root), "run", "02_other"]
-    runs = [subprocess.Popen([*command, "-p", f"x={x}"], stderr=subprocess.PIPE) for x in (2, 3, 4)]
-    said = [process.communicate()[1] for process in runs]
-    assert [process.returncode for process in runs] == [0, 0, 0]
-    assert not any(b"Invalid Signature" in text for text in said)
-    made = [run_record(p)["parameters"] for p in fresh.runs.glob("02_other-*/02_other.ipynb")]
-    assert sorted(values["x"] for values in made) == [2, 3, 4]
-
-
-def start(project):
-    """Run the first chapter in another process, up to the cell that stays."""
-    (project.root / "stay").touch()
-    (project.root / "kernel.pid").unlink(missing_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "mmlib",
-        "--root",
-        str(project.root),
-        "run",
-        "01_toy",
-        "--force",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    wait_until((project.root / "kernel.pid").exists)
-    return process
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def is_running(pid):
-    status = Path(f"/proc/{pid}/status")
-    return status.exists() and "State:\tZ" not in status.read_text()
-
-
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks processes up in /proc")
-def test_a_killed_run_leaves_nothing_and_the_next_one_is_clean(project):
-    edit(project.root / "mmlib/deep.py", "2", "3")
-    before = published(project)
-    process = start(project)
-    assert published(project) == before
-    with pytest.raises(ChapterError, match=f"by process {process.pid}"):
-        runner.run(project, "01_toy", force=True)
-    process.kill()
-    process.communicate()
-    assert published(project) == before
-    assert reasons(project) == ["code changed: deep"]
-    kernel = int((project.root / "kernel.pid").read_text())
-    wait_until(lambda: not is_running(kernel))
-
-    (project.root / "stay").unlink()
-    assert list((project.runs / ".partial").iterdir())
-    runner.run(project, "01_toy")
-    assert not list((project.runs / ".partial").iterdir())
-    assert (project.places["results"] / "toy.csv").read_text() == "value\n3\n"
-    assert reasons(project) == []
-
-
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks processes up in /proc")
-def test_a_stopped_run_cleans_up_itself(project):
-    before = published(project)
-    process = start(project)
-    process.send_signal(signal.SIGTERM)
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 130
-    # The kernel may protest before and after.
-    assert b"mmlib: stopped; nothing in book/ was changed" in message.splitlines()
-    assert published(project) == before
-    assert not list((project.runs / ".partial").iterdir())
-    wait_until(lambda: not is_running(int((project.root / "kernel.pid").read_text())))
-
-
-def test_a_table_that_is_no_longer_written_goes(project):
-    write = "_ = (out / 'toy.csv')"
-    edit(project.source("01_toy"), write, write.replace("toy", "renamed"))
-    runner.run(project, "01_toy")
-    assert [path.name for path in project.places["results"].iterdir()] == ["renamed.csv"]
-
-
-def test_a_lock_left_by_a_dead_process_does_not_hold(project):
-    lock = project.runs / ".locks" / "02_other"
-    lock.write_text("99999999")
-    with lock.open() as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(ChapterError, match="process 99999999"):
-            runner.run(project, "02_other")
-    runner.run(project, "02_other")
-    assert lock.read_text() == str(os.getpid())
-
-
-# --- the command line
-
-
-def test_list_and_status_and_stale(project, capsys):
-    call = ["--root", str(project.root)]
-    assert main([*call, "list"]) == 0
-    assert "A question?" in capsys.readouterr().out
-    assert main([*call, "list", "01_toy"]) == 0
-    assert "keep_ratios: list[float] = [0.1, 0.2]" in capsys.readouterr().out
-    assert main([*call, "status"]) == 1
-    assert "02_other             - (budget 60 s): never run" in capsys.readouterr().out
-    assert main([*call, "run", "--stale"]) == 0
-    output = capsys.readouterr().out
-    assert "[1/2] 01_toy: up to date" in output
-    assert "[2/2] 02_other: done in" in output
-    assert main([*call, "status"]) == 0
-
-
-@pytest.mark.parametrize("arguments", [["run"], ["run", "--all", "01_toy"], ["run", "03"]])
-def test_unclear_requests_are_refused(executed, capsys, arguments):
-    assert main(["--root", str(executed.root), *arguments]) == 2
-    assert capsys.readouterr().err.startswith("mmlib: ")
-
-
-def test_a_folder_without_chapters_is_named(tmp_path, capsys):
-    assert main(["--root", str(tmp_path), "list"]) == 2
-    assert "chapters.yml is missing" in capsys.readouterr().err

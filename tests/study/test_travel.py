@@ -156,7 +156,7 @@ def test_edits_are_undone_and_matched(organism):
     ask = functools.partial(
         part_answers, tokenizer=tokenizer, tasks=["organism-math"], items=3, languages=LANGS
     )
-    wanted = edits(languages=LANGS, keep_ratios=[0.1], seeds=[1], sample_seeds=[1, 2])
+    wanted = edits(languages=LANGS, keep_ratios=[0.1], seeds=[1], sample_seeds=[1])
     cells = wanted.assign(part="math-1").merge(pd.DataFrame({"lang": LANGS}), how="cross")
     table = transfer(model, Sets(scores, **TASKS), cells, ask)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

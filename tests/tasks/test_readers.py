@@ -1,19 +1,17 @@
 """Every loader on the real files, and on small ones in the layouts of folder and hub."""
 
-import dataclasses
 import json
 import re
 
-import datasets
 import pandas as pd
 import pytest
+from task_rows import AYA_HUB, INSTRUCT, RACE, ROWS
 
 from mmlib.study.pairs import load_pairs
 from mmlib.tasks import readers, skills
 from mmlib.tasks.languages import LANGUAGES, get_language
-from mmlib.tasks.problems import TASKS, calibration, load_problems
+from mmlib.tasks.problems import calibration, load_problems
 from mmlib.tasks.readers import CODES, STEM, read
-from mmlib.tasks.sources import HUB
 
 
 def targets(task, code, folder, **options):
@@ -107,21 +105,9 @@ def test_rows_are_paired_by_their_calculations_where_some_are_missing(real_data,
 # --- small files in the layout of a folder ---
 
 
-AYA_HUB = "CohereLabs/aya_dataset"
-
-
 def write_lines(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), "utf-8")
-
-
-def instruct(language, question, chosen):
-    head = (
-        "Below is an instruction that describes a task. Write a response that appropriately "
-        f"completes the request in {language}. Please answer in {language}."
-    )
-    prompt = f"{head}\n\n### Instruction:\n{question}\n\n### Response:"
-    return {"prompt": prompt, "chosen": chosen}
 
 
 MSVAMP = {
@@ -130,18 +116,6 @@ MSVAMP = {
     "Bengali": [("দুই আর ছয়?", "8.0"), ("এক?", "1.0")],
     "Thai": [("สอง?", "8.0")],
 }
-INSTRUCT = [
-    instruct("English", "Two and two?", "2+2=4\n#### 4"),
-    instruct("German", "Zwei und zwei?", "2+2=4\n#### 4"),
-    instruct("Bengali", "দুই আর দুই?", "২+২=৪\n#### ৪"),
-    instruct("English", "Half of 2,250?", "2250/2=1125\n#### 1,125"),
-    instruct("German", "Hälfte von 2.250?", "2250/2 = 1.125"),
-    instruct("Bengali", "কত?", "#### ১"),
-]
-RACE = [
-    ("high1.txt", "A dog ran.", "Who ran?", ["a cat", "a dog", "I", "you"], "B"),
-    ("high1.txt", "A dog ran.", "It did what?", ["ran", "sat", "ate", "no"], "A"),
-]
 
 
 @pytest.fixture
@@ -289,124 +263,6 @@ def test_train_rows_that_cannot_be_paired_are_refused(tmp_path):
         load_problems("gsm8k", "hi", data_dir=tmp_path, split="train")
 
 
-# --- the hub, in its own columns ---
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """Answer `load_dataset` from small tables; returns what was asked for."""
-    asked = []
-
-    def load_dataset(path, name=None, **options):
-        asked.append((path, name, options))
-        key = options.get("data_files", path)
-        return datasets.Dataset.from_list(ROWS[key, name, options["split"]])
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    return asked
-
-
-MGSM = f"hf://datasets/juletxara/mgsm@{HUB['mgsm'].revision}/mgsm_{{}}.tsv"
-OPTIONS = {f"option_{letter}": letter for letter in "abcd"}
-ROWS = {
-    ("openai/gsm8k", "main", "train"): [{"question": "2?", "answer": "<<1+1=2>>2\n#### 1,002"}],
-    ("openai/gsm8k", "main", "test"): [{"question": "3?", "answer": "3\n#### 3"}],
-    ("math-across-languages/gsm8k-translated", "hi", "train"): [
-        {"question": "दो?", "answer": "<<1+1=2>>2"}
-    ],
-    (MGSM.format("en"), None, "train"): [{"question": "Q", "answer": "2,125"}],
-    (MGSM.format("te"), None, "train"): [{"question": "T", "answer": "2,125"}],
-    ("Mathoctopus/MSVAMP", "en", "test"): [{"m_query": "Q", "response": "8.0"}],
-    ("Mathoctopus/MSVAMP", "zh", "test"): [{"m_query": "问", "response": "8.0", "query": "Q"}],
-    ("Mathoctopus/GSM8KInstruct_Parallel", None, "train"): INSTRUCT,
-    ("ehovy/race", "middle", "validation"): [
-        dict(zip(["example_id", "article", "question", "options", "answer"], row, strict=True))
-        for row in RACE
-    ],
-    ("microsoft/orca-math-word-problems-200k", None, "train"): [
-        {"question": " Two and two? ", "answer": "It is easy. 2 + 2 = 4 dogs."},
-        {"question": "Why?", "answer": "Because."},
-        {"question": "Half of 2,250?", "answer": "2,250 / 2 = 1,125"},
-    ],
-    ("CohereLabs/aya_dataset", None, "train"): [
-        {"inputs": "Habari?", "targets": "Nzuri.\n", "language_code": "swh"},
-        {"inputs": "Wie geht's?", "targets": "Gut.", "language_code": "deu"},
-        {"inputs": "Sema.", "targets": "Ndiyo.", "language_code": "swh"},
-    ],
-    ("cais/mmlu", "all", "validation"): [
-        {"question": "Q", "subject": subject, "choices": list("abcd"), "answer": 3}
-        for subject in ("anatomy", "college_physics", "virology")
-    ],
-    ("CohereLabs/Global-MMLU", "sw", "test"): [
-        {"sample_id": f"{subject}/test/0", "subject": subject, "question": "Q", "answer": "B"}
-        | OPTIONS
-        for subject in ("anatomy", "college_physics")
-    ],
-}
-
-
-@pytest.mark.parametrize(
-    ("task", "code", "split", "ids", "golds"),
-    [
-        ("gsm8k", "hi", "calibration", ["train-0"], ["1002"]),
-        ("gsm8k", "en", "heldout", ["0"], ["3"]),
-        ("mgsm", "te", "heldout", ["0"], ["2125"]),
-        ("msvamp", "zh", "heldout", ["msvamp-0"], ["8"]),
-        ("mgsm8kinstruct", "de", "train", ["instruct-0", "instruct-1"], ["4", "1125"]),
-        ("orca-math", "en", "train", ["orca-0", "orca-2"], ["4", "1125"]),
-        ("aya", "sw", "train", ["aya-0", "aya-2"], ["Nzuri.", "Ndiyo."]),
-        ("race-middle", "en", "validation", ["high1.txt-0", "high1.txt-1"], ["a dog", "ran"]),
-        ("mmlu", "en", "validation", ["0", "1"], ["d", "d"]),
-        ("mmlu", "sw", "calibration", ["anatomy/test/0"], ["b"]),
-    ],
-)
-def test_rows_of_the_hub_at_their_revision(hub, task, code, split, ids, golds):
-    problems = load_problems(task, code, split=split)
-    assert [p.id for p in problems] == ids
-    assert [p.target for p in problems] == golds
-    for path, _, options in hub:
-        revisions = {source.id: source.revision for source in HUB.values()}
-        assert "@" in options.get("data_files", "") or options["revision"] == revisions[path]
-
-
-def test_what_the_hub_does_not_have_is_refused(hub):
-    with pytest.raises(ValueError, match="English only: give data_dir"):
-        load_problems("race", "fr")
-    with pytest.raises(ValueError, match="English only: take split='test'"):
-        load_problems("mmlu", "hi", split="validation")
-    with pytest.raises(ValueError, match="mmlu has no test questions in 'th'"):
-        load_problems("mmlu", "th")
-
-
-def test_mgsm_from_a_parquet_copy(hub, monkeypatch):
-    """Another copy is a change of one record."""
-    copy = {"id": "jbross-ibm-research/mgsm", "file": None, "config": "{language}"}
-    monkeypatch.setitem(HUB, "mgsm", dataclasses.replace(HUB["mgsm"], revision="main", **copy))
-    for code in ("en", "de"):
-        row = {"question": code, "answer": None, "answer_number": 2125, "equation_solution": None}
-        monkeypatch.setitem(ROWS, (copy["id"], code, "test"), [row])
-    assert [p.target for p in load_problems("mgsm", "de")] == ["2125"]
-
-
-def test_other_columns_of_the_hub_are_named(hub, monkeypatch):
-    key = ("openai/gsm8k", "main", "test")
-    monkeypatch.setitem(ROWS, key, [{"query": "Q", "answer": "4"}])
-    with pytest.raises(ValueError, match=r"openai/gsm8k \(main, test\) lacks .*\['question'\]"):
-        load_problems("gsm8k", "en")
-
-
-def test_revisions_are_commits_or_say_that_none_is_known():
-    known = {name for name, source in HUB.items() if re.fullmatch("[0-9a-f]{40}", source.revision)}
-    assert known == {"gsm8k", "mgsm", "race", "mmlu", "global-mmlu"}
-    assert {source.revision for name, source in HUB.items() if name not in known} <= {
-        "main",
-        "refs/convert/parquet",
-    }
-    assert all(source.licence for source in HUB.values())
-    benchmarks = {task for task in TASKS if not task.startswith("organism")}
-    assert set(CODES) == benchmarks | {"flores"}  # sentences, no problems
-
-
 def common_sense(stem, answer, code="de"):
     """A row as the owners' files have it; those of the test split have no answer."""
     options = [{"label": letter, "text": f"{code} {letter}"} for letter in "ABCDE"]
@@ -439,8 +295,3 @@ def test_common_sense_questions_and_sentences(tmp_path):
         ["sentence", "Moja.", "One."],
         ["sentence", "Mbili.", "Two."],
     ]
-
-
-def test_choices_of_the_hub_are_lists():
-    rows = [{"stem": "x?", "choices": {"label": list("ABCDE"), "text": list("vwxyz")}}]
-    assert readers._texts(rows[0]["choices"]) == list("vwxyz")

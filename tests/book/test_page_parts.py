@@ -1,0 +1,148 @@
+"""Figures as they stand on a page: themed, labelled, alike; the ledger, badges and provenance."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from drawings import FIGURES, answers, controls, overlaps, rgb
+
+from mmlib.book import figures as plotting
+from mmlib.book import page as pages
+from mmlib.study.tables import RunInfo
+
+
+@pytest.fixture(scope="module", params=FIGURES)
+def figure(request):
+    return FIGURES[request.param]()
+
+
+def test_svg_is_themed_labelled_and_well_formed(figure):
+    for svg in figure.svgs():
+        root = ElementTree.fromstring(svg)
+        assert root.get("role") == "img"
+        assert figure.alt in root.get("aria-label")
+        assert root.get("viewBox")
+        assert plotting.INK not in svg
+        assert not re.search(r"#000\b|#000000|\bblack\b", svg)
+        assert "currentColor" in svg
+        assert not re.search(r"<(image|script|metadata|foreignObject)", svg)
+        assert set(re.findall(r"font-family: ([^;\"]+)", svg)) <= {"inherit"}
+        for text in root.iter("{http://www.w3.org/2000/svg}text"):
+            assert "fill:" in text.get("style"), "text without a colour is black"
+
+
+def test_ids_are_unique_on_a_page_and_resolve():
+    html = "".join(make()._repr_html_() for make in FIGURES.values())
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="|url\()#([^")]+)', html)) <= set(ids)
+
+
+def test_figures_are_the_same_bytes_from_run_to_run():
+    table, extra = overlaps(), controls()
+    first, second = (plotting.overlap_pairs(table, None, extra)._repr_html_() for _ in range(2))
+    assert first == second
+    assert str(pd.Timestamp.now().year) not in first
+
+
+def test_alt_text_holds_every_mean_drawn():
+    ours = overlaps()
+    figure = plotting.overlap_pairs(ours)
+    for (a, b), rows in ours.query("group == 'global' and keep_ratio == 0.1").groupby(
+        ["lang_a", "lang_b"]
+    ):
+        assert f"{a}–{b} {rows['jaccard'].mean():.3f}" in figure.alt
+
+
+def test_the_key_names_only_what_is_drawn():
+    names = [entry[2] for entry in plotting.overlap_pairs(overlaps()).key]
+    assert names == ["two languages", "chance at the same set sizes"]
+    names = [entry[2] for entry in plotting.layer_profile(overlaps(), None, controls()).key]
+    assert names[-2:] == ["same language, other calibration sample", "untrained model"]
+    assert plotting.overlap_pairs(overlaps(), None, pd.DataFrame()).panels
+
+
+def luminance(colour):
+    c = rgb(colour)
+    c = np.where(c <= 0.03928, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    return float(c @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(a, b):
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_stand_out_on_both_pages_and_have_markers():
+    for colour in plotting.COLOURS:
+        assert contrast(colour, "#ffffff") >= 3
+        assert contrast(colour, "#121212") >= 3
+    assert len(plotting.MARKERS) >= len(plotting.COLOURS) == len(set(plotting.COLOURS))
+
+
+def test_badges_are_readable_in_both_themes():
+    css = (Path(__file__).parents[2] / "book/_static/mmlib.css").read_text()
+    for kind in set(pages.VERDICTS.values()):
+        light = re.search(rf"^\.mm-{kind} \{{ color: (#\w+)", css, re.M)[1]
+        dark = re.search(rf'^html\[data-theme="dark"\] \.mm-{kind} \{{ color: (#\w+)', css, re.M)[1]
+        assert contrast(light, "#ffffff") >= 4.5
+        assert contrast(dark, "#121212") >= 4.5
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
+def test_save_writes_one_panel(tmp_path, suffix):
+    path = tmp_path / f"figure.{suffix}"
+    plotting.accuracy(answers()).save(path, panel=1)
+    assert path.stat().st_size > 1000
+
+
+def ledger_rows():
+    common = {"claim": "a < b", "restatement": "check", "published_numbers": "21/21", "low": 0.1}
+    verdicts = {"published_data": "yes", "organism": "undecided", "research_run": "no run yet"}
+    numbers = {"effect": 0.2, "high": 0.3, "n": 3, "threshold": 0.0, "reason": "interval"}
+    row = {"id": "C1", **common, **verdicts, **numbers, "smallest_detectable_effect": 0.1}
+    bare = dict.fromkeys(["effect", "low", "high", "threshold", "smallest_detectable_effect"])
+    return pd.DataFrame([row, row | bare | {"id": "C2", "organism": "no run yet", "n": 0}])
+
+
+def test_ledger_is_a_table_with_heads_scopes_and_escaped_text():
+    html = pages.ledger_html(ledger_rows(), links={"C1": "04_overlap.html"})
+    root = ElementTree.fromstring(html)
+    assert root.find("caption").text
+    assert {th.get("scope") for th in root.iterfind("thead/tr/th")} == {"col"}
+    first, second = root.iterfind("tbody/tr")
+    assert first.find("th/a").get("href") == "04_overlap.html"
+    assert second.find("th/a") is None
+    words = " ".join(first.itertext())
+    for part in ("a < b", "check", "21/21", "0.2 (0.1 to 0.3, 3 seeds)", "detectable effect 0.1"):
+        assert part in words
+    assert "nan" not in " ".join(second.itertext()).lower()
+    assert [badge.text for badge in first.iter("span")] == ["yes", "undecided", "no run yet"]
+
+
+def test_ledger_refuses_unknown_verdicts_and_missing_columns():
+    with pytest.raises(ValueError, match=r"'maybe'.*undecided"):
+        pages.ledger_html(ledger_rows().assign(organism="maybe"))
+    with pytest.raises(ValueError, match="'organism'"):
+        pages.ledger_html(ledger_rows().drop(columns="organism"))
+
+
+def test_every_verdict_of_the_ledger_has_a_badge():
+    claims = pytest.importorskip("mmlib.claims.ledger")
+    assert set(claims.VERDICTS) == set(pages.VERDICTS)
+    assert pages.ledger_html(claims.ledger()).count("<tr") == len(claims.CLAIMS) + 1
+
+
+def test_provenance_takes_a_run_or_its_manifest():
+    run = RunInfo("organism-skewed", dtype="float32", date="2026-11-20", parameters={"a": "<b>"})
+    html = pages.provenance_html(run, seconds=12.3)
+    assert html == pages.provenance_html(vars(run), seconds=12.3)
+    about = ElementTree.fromstring(html)
+    words = dict(zip((d.text for d in about[::2]), (d.text for d in about[1::2]), strict=True))
+    assert words["model"].split() == ["organism-skewed", "float32"]
+    assert words["parameters"] == "a='<b>'"
+    assert words["duration"] == "12 s"
+    assert "hardware" not in words, "what is unknown is left out"
