@@ -37,6 +37,7 @@ endif
 test: .venv/.installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 	$(MAKE) html
 	$(PY) -m pytest -n 2
 

@@ -13,9 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 from torch import nn
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from mmlib.masks import ParameterMask
 from mmlib.models import check_float, check_in_memory, decoder_layers, state
@@ -55,14 +53,14 @@ def scaled(
         raise ValueError(f"factor is {factor}: give a finite number, 0 to prune")
     modules = _modules(model, masks)
     places = _draw(_places(modules, masks), fraction, seed)
-    kept = {name: modules[name].weight.data[place] for name, place in places.items()}
+    kept = {name: _weight(modules[name]).data[place] for name, place in places.items()}
     try:
         for name, place in places.items():
-            modules[name].weight.data[place] = kept[name] * factor if factor else 0.0
+            _weight(modules[name]).data[place] = kept[name] * factor if factor else 0.0
         yield sum(len(rows) for rows, _ in places.values())
     finally:
         for name, place in places.items():
-            weight = modules[name].weight.data  # perhaps converted or moved inside the block
+            weight = _weight(modules[name]).data  # perhaps converted or moved inside the block
             weight[place] = kept[name].to(weight.device, weight.dtype)
 
 
@@ -89,6 +87,11 @@ def _modules(model: nn.Module, masks: tuple[ParameterMask, ...]) -> dict[str, nn
         if (first := owners.setdefault(id(module.weight), name)) != name:
             raise ValueError(f"{first} and {name} are one tied weight: keep one of them in the set")
     return found
+
+
+def _weight(module: nn.Module) -> torch.Tensor:
+    """The matrix of a module, as it is now."""
+    return module.get_parameter("weight")
 
 
 def _check(name: str, weight: torch.Tensor | None, mask: torch.Tensor) -> None:
@@ -118,9 +121,13 @@ def _places(modules: dict[str, nn.Module], masks: tuple[ParameterMask, ...]) -> 
     union: dict[str, torch.Tensor] = {}
     for mask in masks:
         for name, tensor in mask.items():
-            tensor = tensor.to(modules[name].weight.device)
+            tensor = tensor.to(_weight(modules[name]).device)
             union[name] = union[name] | tensor if name in union else tensor
-    return {name: tensor.nonzero(as_tuple=True) for name, tensor in union.items()}
+    places: _Places = {}
+    for name, tensor in union.items():
+        rows, columns = tensor.nonzero(as_tuple=True)
+        places[name] = (rows, columns)
+    return places
 
 
 def _draw(places: _Places, fraction: float, seed: int | None) -> _Places:
@@ -135,10 +142,10 @@ def _draw(places: _Places, fraction: float, seed: int | None) -> _Places:
     order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))
     chosen = torch.zeros(sum(sizes), dtype=torch.bool)
     chosen[order[: round(fraction * sum(sizes))]] = True
-    parts = chosen.split(sizes)
+    parts = chosen.split_with_sizes(sizes)
     return {
-        name: tuple(index[part.to(index.device)] for index in place)
-        for (name, place), part in zip(places.items(), parts, strict=True)
+        name: (rows[part.to(rows.device)], columns[part.to(columns.device)])
+        for (name, (rows, columns)), part in zip(places.items(), parts, strict=True)
     }
 
 
@@ -174,7 +181,7 @@ def holding(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor]) -> Iter
 
 @contextmanager
 def trainable_only(
-    model: nn.Module,
+    model: PreTrainedModel,
     layers: Sequence[int] | None,
     modules: Sequence[str] = ("up_proj", "down_proj"),
 ) -> Iterator[list[str]]:

@@ -22,6 +22,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
 )
 from transformers.utils.notebook import NotebookProgressCallback
@@ -201,14 +203,23 @@ def fine_tune(
 class _Stop(TrainerCallback):
     """Ends a run early, without a word to its schedule."""
 
-    def __init__(self, after: int):
+    def __init__(self, after: int) -> None:
         self.after = after
 
-    def on_step_end(self, args, state, control, **_):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         control.should_training_stop |= state.global_step >= self.after
 
 
-def _train(model, examples, heldout, out: Path, chosen: dict[str, Any], stop: int) -> None:
+def _train(
+    model: PreTrainedModel,
+    examples: Sequence[Mapping[str, list[int]]],
+    heldout: Sequence[Mapping[str, list[int]]],
+    out: Path,
+    chosen: dict[str, Any],
+    stop: int,
+) -> None:
     """Run the Trainer; the model's mode and configuration are afterwards as they were."""
     mode, config = model.training, copy.deepcopy(model.config)
     decoder = model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Callback = Callable[[str, torch.Tensor], None]
 
@@ -47,21 +47,21 @@ def observe(
             handle.remove()
 
 
-def _on_input(name: str, callback: Callback) -> Callable:
-    def hook(_module: nn.Module, args: tuple) -> None:
+def _on_input(name: str, callback: Callback) -> Callable[..., None]:
+    def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
         callback(name, args[0])
 
     return hook
 
 
-def _on_output(name: str, callback: Callback) -> Callable:
-    def hook(_module: nn.Module, _args: tuple, output: torch.Tensor | tuple) -> None:
+def _on_output(name: str, callback: Callback) -> Callable[..., None]:
+    def hook(_module: nn.Module, _args: object, output: Any) -> None:
         callback(name, output[0] if isinstance(output, tuple) else output)
 
     return hook
 
 
-def check_tokens(ids: torch.Tensor, model: nn.Module) -> None:
+def check_tokens(ids: torch.Tensor, model: PreTrainedModel) -> None:
     """Refuse token ids that the model has no embedding for.
 
     Raises:
@@ -75,7 +75,7 @@ def check_tokens(ids: torch.Tensor, model: nn.Module) -> None:
         )
 
 
-def on_device(batch: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+def on_device(batch: Mapping[str, torch.Tensor], model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """`input_ids` and `attention_mask` of a batch, where the model takes its input.
 
     Raises:

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from transformers import PreTrainedModel
 
 from mmlib.forward import check_tokens, observe
 from mmlib.masks import ParameterMask
@@ -59,11 +60,13 @@ class ActivationNorms:
                 `meta` (offloaded).
         """
         modules = dict(model.named_modules())
-        for name in self.shared:
-            _check_weight(name, modules.get(name), len(self[name]))
-        moved = {n: v.to(modules[n].weight.device) for n, v in self.vectors.items()}
+        weights = {
+            name: _weight(name, getattr(modules.get(name), "weight", None), len(self[name]))
+            for name in self.shared
+        }
+        moved = {n: v.to(weights[n].device) for n, v in self.vectors.items()}
         norms = ActivationNorms(moved, self.shared, self.num_samples)
-        return ImportanceScores({n: modules[n].weight for n in self.shared}, norms)
+        return ImportanceScores(weights, norms)
 
     def math_specific(
         self, nonmath: "ActivationNorms", model: nn.Module, *, keep_ratio: float
@@ -105,23 +108,25 @@ class ActivationNorms:
         return cls(vectors, shared, samples)
 
 
-def _check_weight(name: str, module: nn.Module | None, width: int) -> None:
-    if module is None or module.weight.shape[1] != width:
-        found = "missing" if module is None else f"{module.weight.shape[1]} inputs"
+def _weight(name: str, weight: torch.Tensor | None, width: int) -> torch.Tensor:
+    """The weight, unless it cannot be scored with a vector of `width` norms."""
+    if weight is None or weight.shape[1] != width:
+        found = "missing" if weight is None else f"{weight.shape[1]} inputs"
         raise ValueError(
             f"norms are for another model: {name} has {width} inputs here, {found} there"
         )
-    if module.weight.is_meta:
+    if weight.is_meta:
         raise ValueError(
             f"the weight of {name} is offloaded (on meta) and cannot be scored: load the model so "
             "that it fits (smaller dtype, more devices), or score it shard by shard"
         )
+    return weight
 
 
 class _NormSums:
     """Running Σ ‖X‖₂ of the modules in view; called by the hooks, once per module and batch."""
 
-    def __init__(self, modules: Mapping[str, nn.Linear]):
+    def __init__(self, modules: Mapping[str, nn.Linear]) -> None:
         self.modules = modules
         self.shape: torch.Size = torch.Size()
         self.mask: torch.Tensor | None = None
@@ -203,7 +208,7 @@ def prompt_norms(
     return torch.bmm(inside[:, None], squares).squeeze(1).sqrt()
 
 
-def _run(model: nn.Module, batch: Batch, mask: torch.Tensor | None, *, head: bool) -> None:
+def _run(model: PreTrainedModel, batch: Batch, mask: torch.Tensor | None, *, head: bool) -> None:
     """One forward pass; the head is left out unless it is scored."""
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     length = batch["input_ids"].shape[1]
@@ -218,14 +223,14 @@ def _run(model: nn.Module, batch: Batch, mask: torch.Tensor | None, *, head: boo
     (model if head else model.base_model)(ids, attention_mask=attention, use_cache=False)
 
 
-def _padding(model: nn.Module, batch: Batch) -> torch.Tensor | None:
+def _padding(model: PreTrainedModel, batch: Batch) -> torch.Tensor | None:
     """The batch's mask on the model's device, or None when nothing is padded (decided on CPU)."""
     mask = batch["attention_mask"].bool()
     return None if bool(mask.all()) else mask.to(model.device, non_blocking=True)
 
 
 def collect_norms(
-    model: nn.Module, batches: Iterable[Batch], *, include_head: bool = False
+    model: PreTrainedModel, batches: Iterable[Batch], *, include_head: bool = False
 ) -> ActivationNorms:
     """Sum the input norms of every scored linear module over the calibration prompts.
 
@@ -248,7 +253,7 @@ def collect_norms(
 
 
 def collect_sample_norms(
-    model: nn.Module,
+    model: PreTrainedModel,
     batches: Iterable[Batch],
     counts: torch.Tensor,
     *,
@@ -279,7 +284,11 @@ def collect_sample_norms(
 
 @torch.no_grad()
 def _collect(
-    model: nn.Module, batches: Iterable[Batch], counts: torch.Tensor | None, *, include_head: bool
+    model: PreTrainedModel,
+    batches: Iterable[Batch],
+    counts: torch.Tensor | None,
+    *,
+    include_head: bool,
 ) -> list[ActivationNorms]:
     modules = linear_modules(model, include_head=include_head)
     if model.device.type == "meta":
@@ -436,7 +445,7 @@ def _levels_of_candidates(scores: np.ndarray, sizes: list[int]) -> tuple[np.ndar
         surplus = np.count_nonzero(members) - size
         if surplus:
             members[np.flatnonzero(values == cut)[-surplus:]] = False
-        levels += members
+        np.add(levels, members, out=levels)
     return indices, levels
 
 

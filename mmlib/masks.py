@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ParameterMask:
     """A set of weights: module name -> bool tensor of the weight's shape, True = in the set.
 
@@ -61,9 +61,11 @@ class ParameterMask:
         check_comparable(self, other)
         return all(torch.equal(self[name], other[name]) for name in self.keys())
 
-    __hash__ = None
-
-    def _combine(self, other: "ParameterMask", operation: Callable) -> "ParameterMask":
+    def _combine(
+        self,
+        other: "ParameterMask",
+        operation: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> "ParameterMask":
         check_comparable(self, other)
         pairs = ((name, self[name], other[name].to(self[name].device)) for name in self.keys())
         return ParameterMask({name: operation(a, b) for name, a, b in pairs})
@@ -148,10 +150,11 @@ def random_mask(
         raise ValueError("give `within` or `among`, not both")
     if among is not None:
         check_comparable(like, among)
-    for name, mask in like.items() if within is not None else ():
-        if name not in within or within[name].shape != mask.shape:
-            has = tuple(within[name].shape) if name in within else "nothing"
-            raise ValueError(f"{name} has the shape {tuple(mask.shape)}, but `within` has {has}")
+    if within is not None:
+        for name, mask in like.items():
+            if name not in within or within[name].shape != mask.shape:
+                has = tuple(within[name].shape) if name in within else "nothing"
+                raise ValueError(f"{name} has the shape {tuple(mask.shape)}, `within` has {has}")
     generator = torch.Generator().manual_seed(seed)
     drawn = {}
     for name, mask in like.items():

@@ -7,7 +7,7 @@ biases (Bandarkar et al., arXiv 2410.01335). Arithmetic is in float32, cast at t
 
 import functools
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ class LayerPlan:
 
     weights: tuple[float, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.weights or not all(0 <= w <= 1 for w in self.weights):
             raise ValueError(f"weights {self.weights}: give one within [0, 1] per layer")
 
@@ -206,7 +206,7 @@ def _adapter(model: Expert) -> str | None:
             raise ValueError(f"the adapter of {name} is switched off: switch it on or unload it")
         if active[0] in getattr(module, "lora_variant", {}):
             raise ValueError(f"{name} has a variant of LoRA: {PLAIN}")
-    return active[0]
+    return str(active[0])
 
 
 def _shapes(model: Expert) -> dict[str, tuple[int, ...]]:
@@ -367,13 +367,16 @@ def soup(experts: Sequence[Expert], weights: Sequence[float]) -> Tensors:
     check_comparable(*experts)
     tables = [dense(expert) for expert in experts]
     total = sum(weights)
-    return {
-        name: sum(
+    made = {}
+    for name, first in tables[0].items():
+        parts = (
             w / total * t[name].to(first.device).float()
             for w, t in zip(weights, tables, strict=True)
-        ).to(first.dtype)
-        for name, first in tables[0].items()
-    }
+        )
+        made[name] = functools.reduce(torch.add, parts, torch.zeros_like(first).float()).to(
+            first.dtype
+        )
+    return made
 
 
 def adjusted_weights(base: PreTrainedModel, experts: Sequence[Expert]) -> list[float]:
@@ -430,7 +433,12 @@ def _rules() -> ModuleType:
     return merge_utils
 
 
-def _on_base(base, experts, rule, weights) -> Tensors:
+def _on_base(
+    base: PreTrainedModel,
+    experts: Sequence[Expert],
+    rule: Callable[[list[torch.Tensor], torch.Tensor], torch.Tensor],
+    weights: Sequence[float],
+) -> Tensors:
     if len(experts) != len(weights):
         raise ValueError(f"{len(experts)} experts need as many weights, not {list(weights)}")
     check_comparable(base, *experts)

@@ -45,7 +45,7 @@ def load_model(
     *,
     revision: str | None = None,
     dtype: str = "auto",
-    device_map: str | dict | None = None,
+    device_map: str | dict[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model in evaluation mode, and its tokenizer.
 
@@ -116,7 +116,7 @@ def model_hash(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
-def _load(name: str, part: str, kind: type, path: str, **options: object) -> Any:
+def _load(name: str, part: str, kind: Any, path: str, **options: object) -> Any:
     """`kind.from_pretrained`, with errors that say which part of which checkpoint is at fault."""
     try:
         return kind.from_pretrained(path, **options)
@@ -148,7 +148,7 @@ def untrained_like(model: PreTrainedModel, *, seed: int) -> PreTrainedModel:
     return fresh.to(model.device).eval()
 
 
-def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
+def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """Find the stack of decoder layers: the one `ModuleList` with `num_hidden_layers` members.
 
     Returns:
@@ -172,7 +172,7 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return found[0]
 
 
-def state(model: nn.Module) -> dict[str, torch.Tensor]:
+def state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """What a model has learnt, by name: its parameters and its layers' persistent buffers.
 
     A tied matrix is there once. Some models keep in buffers what scales or routes a layer; buffers
@@ -196,7 +196,10 @@ def check_float(model: nn.Module) -> None:
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
         codes = any(hasattr(owner, "quant_state") for owner in (module, weight))
-        codes |= type(module).__name__ in ("Linear8bitLt", "Linear4bit") or "qweight" in dir(module)
+        codes |= type(module).__name__ in ("Linear8bitLt", "Linear4bit")
+        # Looked up where a module keeps its tensors, so that nothing is computed by the question.
+        codes |= any("qweight" in kept for kept in (module._parameters, module._buffers))
+        codes |= "qweight" in vars(module)
         if isinstance(weight, torch.Tensor):
             codes |= not weight.is_floating_point() or weight.element_size() < 2
         if codes:
@@ -222,7 +225,7 @@ def check_in_memory(model: nn.Module, purpose: str) -> None:
             )
 
 
-def linear_modules(model: nn.Module, *, include_head: bool = False) -> dict[str, nn.Linear]:
+def linear_modules(model: PreTrainedModel, *, include_head: bool = False) -> dict[str, nn.Linear]:
     """All `nn.Linear` of the decoder layers, by dotted name, in the model's order.
 
     Args:
@@ -251,7 +254,7 @@ def linear_modules(model: nn.Module, *, include_head: bool = False) -> dict[str,
     return found
 
 
-def _check_coverage(model: nn.Module, prefix: str, layers: nn.ModuleList) -> None:
+def _check_coverage(model: PreTrainedModel, prefix: str, layers: nn.ModuleList) -> None:
     """Refuse layers whose matrices are not all scored: a set of the others would say little."""
     if wrapped := [
         name for name, module in layers.named_modules() if hasattr(module, "base_layer")
@@ -279,7 +282,7 @@ def _check_coverage(model: nn.Module, prefix: str, layers: nn.ModuleList) -> Non
         )
 
 
-def _tied(model: nn.Module) -> bool:
+def _tied(model: PreTrainedModel) -> bool:
     """Whether head and embeddings share one weight, whatever the configuration says.
 
     A checkpoint may have a head of its own and a configuration that calls it tied. On meta, where
@@ -290,7 +293,7 @@ def _tied(model: nn.Module) -> bool:
         return True
     if head.is_meta or embeddings.is_meta:
         return bool(model.config.get_text_config().tie_word_embeddings)
-    return head.data_ptr() == embeddings.data_ptr()
+    return bool(head.data_ptr() == embeddings.data_ptr())
 
 
 def layer_index(module_name: str) -> int | None:

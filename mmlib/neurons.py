@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from mmlib.forward import last_tokens, observe, on_device
 from mmlib.models import decoder_layers
@@ -63,12 +64,13 @@ class Firing:
         w = np.ones(len(self.tokens)) if weights is None else np.asarray(weights)
         w = w.astype(np.float32)
         if aggregation in ("token_rate", "set"):
-            found = np.tensordot(w, self.counts, 1) / (w @ self.tokens)
+            found: np.ndarray = np.tensordot(w, self.counts, 1) / (w @ self.tokens)
             return found if aggregation == "token_rate" else (found > threshold).astype(np.float32)
         layers = [
             w @ self._of_questions(aggregation, layer) for layer in range(self.counts.shape[1])
         ]
-        return np.stack(layers) / w.sum()
+        means: np.ndarray = np.stack(layers) / w.sum()
+        return means
 
     def _of_questions(self, aggregation: Aggregation, layer: int) -> np.ndarray:
         """What one layer contributes per question, float32 (questions, neurons)."""
@@ -80,7 +82,7 @@ class Firing:
         return counts / self.tokens[:, None].astype(np.float32)
 
 
-def gates(model: nn.Module) -> dict[str, nn.Linear]:
+def gates(model: PreTrainedModel) -> dict[str, nn.Module]:
     """The gate projections of a model, one per decoder layer, in their order.
 
     Raises:
@@ -89,7 +91,7 @@ def gates(model: nn.Module) -> dict[str, nn.Linear]:
             input.
     """
     prefix, layers = decoder_layers(model)
-    found = {}
+    found: dict[str, nn.Module] = {}
     for index, layer in enumerate(layers):
         own = [name for name, _ in layer.named_modules() if name.endswith("gate_proj")]
         mixture = any(name.rpartition(".")[2] == "experts" for name, _ in layer.named_modules())
@@ -122,7 +124,10 @@ def _check_sign(activation: nn.Module | None, index: int) -> None:
 
 @torch.no_grad()
 def firing_rates(
-    model: nn.Module, batches: Iterable[Mapping[str, torch.Tensor]], *, skip: Sequence[int] = ()
+    model: PreTrainedModel,
+    batches: Iterable[Mapping[str, torch.Tensor]],
+    *,
+    skip: Sequence[int] = (),
 ) -> Firing:
     """Count the tokens at which every neuron fires, question by question.
 
@@ -145,7 +150,13 @@ def firing_rates(
             raise ValueError("a question has no token that counts: leave out empty texts")
         end = last_tokens(counted)
 
-        def note(name, gate, counted=counted, end=end, seen=seen):
+        def note(
+            name: str,
+            gate: torch.Tensor,
+            counted: torch.Tensor = counted,
+            end: torch.Tensor = end,
+            seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = seen,
+        ) -> None:
             fires = (gate > 0) & counted.to(gate.device)[..., None]
             rows = torch.arange(len(fires), device=gate.device)
             seen[name] = (

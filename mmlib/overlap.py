@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,9 @@ import torch
 from mmlib.importance import ImportanceScores, check_keep_ratios, selection_size
 from mmlib.masks import ParameterMask, check_comparable
 from mmlib.models import layer_index
+
+Key = TypeVar("Key", bound=Hashable)
+Name = TypeVar("Name", bound=Hashable)
 
 OVERLAP_COUNTS = ["size_a", "size_b", "intersection", "n_scored", "expected_intersection"]
 COUNTS = ["n_topk", "n_math_specific", *OVERLAP_COUNTS]
@@ -51,16 +55,16 @@ class SetCounts:
     """Sizes and intersections of sets of weights, matrix by matrix, at every keep ratio."""
 
     keep_ratios: Sequence[float]
-    modules: dict[str, tuple[int, dict[tuple[Hashable, Hashable], list[int]]]]
+    modules: Mapping[str, tuple[int, Mapping[tuple[Any, Any], list[int]]]]
     """Module -> its number of weights, and pair of sets -> |A ∩ B| at every keep ratio; a set
     paired with itself has its size there."""
 
     @classmethod
     def of(
         cls,
-        scores: Mapping[Hashable, ImportanceScores],
-        sets: Mapping[Hashable, tuple[Hashable, Hashable]],
-        pairs: Iterable[tuple[Hashable, Hashable]],
+        scores: Mapping[Key, ImportanceScores],
+        sets: Mapping[Name, tuple[Key, Key]],
+        pairs: Iterable[tuple[Name, Name]],
         keep_ratios: Sequence[float],
     ) -> "SetCounts":
         """Count from one walk over the model, in which every score is selected from once.
@@ -122,9 +126,9 @@ class SetCounts:
 
 
 def _counts(
-    levels: Mapping[Hashable, torch.Tensor],
-    sets: Mapping[Hashable, tuple[Hashable, Hashable]],
-    pairs: Sequence[tuple[Hashable, Hashable]],
+    levels: Mapping[Key, torch.Tensor],
+    sets: Mapping[Name, tuple[Key, Key]],
+    pairs: Sequence[tuple[Name, Name]],
     num_ratios: int,
 ) -> list[list[int]]:
     """|A ∩ B| in one matrix of each pair, at level 0 (meaningless), 1, …, `num_ratios`.
@@ -156,7 +160,12 @@ def _steps(lower: np.ndarray, upper: np.ndarray, num_ratios: int) -> list[int]:
     return [int(joint[:level, level:].sum()) for level in range(width)]
 
 
-def _shared(levels, first, second, num_ratios: int) -> torch.Tensor:
+def _shared(
+    levels: Mapping[Key, torch.Tensor],
+    first: tuple[Key, Key],
+    second: tuple[Key, Key],
+    num_ratios: int,
+) -> torch.Tensor:
     """The same counts on an accelerator, over all weights and without waiting for it."""
     upper = torch.minimum(levels[first[0]], levels[second[0]])
     lower = torch.maximum(levels[first[1]], levels[second[1]])
@@ -164,7 +173,9 @@ def _shared(levels, first, second, num_ratios: int) -> torch.Tensor:
     return torch.stack([((lower < step) & (upper >= step)).count_nonzero() for step in steps])
 
 
-def _check_same_weights(key: Hashable, first: Mapping, other: Mapping) -> None:
+def _check_same_weights(
+    key: Hashable, first: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]
+) -> None:
     differing = [
         n
         for n in first.keys() | other.keys()
@@ -174,7 +185,7 @@ def _check_same_weights(key: Hashable, first: Mapping, other: Mapping) -> None:
         raise ValueError(f"the scores of {key!r} are over other weights: {differing[:3]}")
 
 
-def _overlap_rows(found: Mapping[tuple[str, str], int], numel: int) -> list[dict]:
+def _overlap_rows(found: Mapping[tuple[str, str], int], numel: int) -> list[dict[str, Any]]:
     """Counts of each pair of different sets in a matrix of `numel` weights, without ratios."""
     return [
         {
