@@ -8,7 +8,7 @@ import math
 
 import pandas as pd
 
-from mmlib.study.tables import require_columns
+from mmlib.study.tables import chance_jaccard, require_columns
 
 
 def _close(value: float, target: float) -> bool:
@@ -58,7 +58,7 @@ def check_chance_jaccard(
     otherwise = (
         "how many of the first set does a random second set hit, and how large is the union?"
     )
-    _verdict(number, shared / (size_a + size_b - shared), slips, otherwise)
+    _verdict(number, chance_jaccard(size_a, size_b, shared), slips, otherwise)
 
 
 def check_pooled_jaccard(value: float, table: pd.DataFrame) -> None:

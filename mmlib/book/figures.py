@@ -26,7 +26,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from mmlib.study.stats import seed_interval
-from mmlib.study.tables import require_columns
+from mmlib.study.tables import chance_jaccard, require_columns
 from mmlib.tasks.languages import LANGUAGES
 
 INK = "#010203"  # stands for currentColor while matplotlib draws; nothing else has this colour
@@ -179,7 +179,7 @@ def _overlaps(
     expected = rows["size_a"] * rows["size_b"] / rows["n_scored"]
     if "expected_intersection" in rows:
         expected = rows["expected_intersection"].fillna(expected)
-    chance = expected / (rows["size_a"] + rows["size_b"] - expected)
+    chance = chance_jaccard(rows["size_a"], rows["size_b"], expected)
     rows = rows.assign(pair=rows["lang_a"] + "–" + rows["lang_b"], chance=chance)
     return _in_order(rows, ["lang_a", "lang_b"])
 

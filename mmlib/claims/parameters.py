@@ -23,7 +23,7 @@ from mmlib.claims.rules import (
     weakest,
 )
 from mmlib.study.stats import rank_correlation
-from mmlib.study.tables import published, require_columns
+from mmlib.study.tables import chance_jaccard, published, require_columns
 
 claim = partial(record, paper="LLM Parameters for Math Across Languages (2606.18453)")
 
@@ -90,8 +90,7 @@ def _above_size_matched(tables: Tables) -> pd.Series:
     expected = (t.size_a / t.n_scored) * t.size_b
     if "expected_intersection" in t:
         expected = t.expected_intersection.fillna(expected)
-    chance = expected / (t.size_a + t.size_b - expected)
-    return weakest(t.jaccard - chance)
+    return weakest(t.jaccard - chance_jaccard(t.size_a, t.size_b, expected))
 
 
 def _middle_half(tables: Tables) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from mmlib.forward import batches
 from mmlib.importance import ActivationNorms, ImportanceScores, collect_norms
 from mmlib.overlap import OVERLAP_COUNTS
 from mmlib.study.localisation import Key
+from mmlib.study.tables import chance_jaccard
 from mmlib.tasks.problems import Calibration
 
 PARTS = {"attn": "attention", "attention": "attention", "mlp": "MLP"}
@@ -110,7 +111,7 @@ def chance(overlap: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.Dat
         shared = rng.hypergeometric(a, n - a, b, size=(draws, len(a))).sum(axis=1)
         found = shared / (a.sum() + b.sum() - shared)
         expected = modules.expected_intersection.sum()
-        closed = expected / (a.sum() + b.sum() - expected)
+        closed = chance_jaccard(a.sum(), b.sum(), expected)
         rows.append((*key, closed, found.mean(), *np.quantile(found, [0.025, 0.975])))
     return pd.DataFrame(rows, columns=[*name, "closed", "permuted", "low", "high"])
 

@@ -267,7 +267,7 @@ class SetTables(NamedTuple):
     overlap: pd.DataFrame
     """Overlap of the sets between languages, with `seed` and `nonmath`."""
     nonmath_overlap: pd.DataFrame
-    """The same of the sets top-K(nonmath) - top-K(math)."""
+    """The same of the sets top-K(nonmath) - top-K(math); empty unless asked for."""
     ceiling: pd.DataFrame
     """Overlap of one language's sets between all pairs of calibration samples: `lang_a` =
     `lang_b`, `nonmath`, `control` = "same language", and the number of the pair in `seed`. Empty
@@ -279,7 +279,12 @@ class SetTables(NamedTuple):
 
 
 def set_tables(
-    scores: Mapping[Key, ImportanceScores], math: str, nonmath: str, keep_ratios: Sequence[float]
+    scores: Mapping[Key, ImportanceScores],
+    math: str,
+    nonmath: str,
+    keep_ratios: Sequence[float],
+    *,
+    reverse: bool = False,
 ) -> SetTables:
     """All tables of sizes and overlaps, from one selection pass over the scores.
 
@@ -288,6 +293,7 @@ def set_tables(
         math: Task of the math scores.
         nonmath: Task of the others.
         keep_ratios: Shares of each matrix to keep, in (0, 1].
+        reverse: Count the sets of the other direction too; `nonmath_overlap` is empty otherwise.
 
     Returns:
         Tables with the columns of `mmlib.overlap.overlap_sweep`; empty if there are no scores.
@@ -297,7 +303,7 @@ def set_tables(
     """
     languages, seeds = _parts(scores, 0), _parts(scores, 2)
     following = dict(zip(seeds, seeds[1:] + seeds[:1], strict=True))
-    kinds = {"math": (math, nonmath), "nonmath": (nonmath, math)}
+    kinds = {"math": (math, nonmath)} | ({"nonmath": (nonmath, math)} if reverse else {})
     places = list(itertools.product(languages, seeds))
     sets = {
         (kind, code, seed): tuple((code, task, seed) for task in tasks)
@@ -344,7 +350,7 @@ def set_tables(
     return SetTables(
         sizes=pd.concat(sizes, ignore_index=True).assign(nonmath=nonmath),
         overlap=overlap("math"),
-        nonmath_overlap=overlap("nonmath"),
+        nonmath_overlap=overlap("nonmath") if reverse else pd.DataFrame(),
         ceiling=pd.concat(ceilings, ignore_index=True).assign(
             nonmath=nonmath, control="same language"
         ),

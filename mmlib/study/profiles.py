@@ -246,7 +246,7 @@ def profile(
     where = {"data_dir": data_dir}
     samples = draw_samples([math, nonmath], languages, seeds, num_samples=num_samples, **where)
     scores = score_samples(model, tokenizer, samples)
-    tables = set_tables(scores, math, nonmath, keep_ratios)
+    tables = set_tables(scores, math, nonmath, keep_ratios, reverse=True)
     encoded = {code: tokenizer(list(samples[code, math, seeds[0]].texts)) for code in languages}
     lengths = {code: sum(map(len, e.input_ids)) / num_samples for code, e in encoded.items()}
     sizes = tables.sizes.assign(text_tokens=tables.sizes.lang.map(lengths))

@@ -305,3 +305,15 @@ def unpack_answers(packed: pd.DataFrame, problems: pd.DataFrame) -> pd.DataFrame
     table = table.assign(correct=table.correct.map(list)).explode(["problem_id", "correct"])
     table = table.assign(grade=table.correct, correct=table.correct == "1")
     return table.drop(columns="problems").reset_index(drop=True)
+
+
+def chance_jaccard(size_a: Any, size_b: Any, expected: Any) -> Any:
+    """Size-matched chance: the Jaccard of two sets that share what random ones are expected to.
+
+    Args:
+        size_a: Number of weights in the first set, or a column of such numbers.
+        size_b: The same of the second set.
+        expected: Weights that both are expected to have: size_a · size_b / n_scored in one matrix,
+            and the sum of that (`expected_intersection`) over several.
+    """
+    return expected / (size_a + size_b - expected)

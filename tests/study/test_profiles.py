@@ -36,7 +36,7 @@ def test_a_profile_is_its_parts(made):
     model, tokenizer, tables = made
     samples = draw_samples(list(TASKS.values()), LANGS, [1, 101], num_samples=6)
     scores = score_samples(model, tokenizer, samples)
-    sizes, overlap, reverse = set_tables(scores, *TASKS.values(), [0.1])[:3]
+    sizes, overlap, reverse = set_tables(scores, *TASKS.values(), [0.1], reverse=True)[:3]
     pd.testing.assert_frame_equal(tables["sizes"].drop(columns="text_tokens"), sizes)
     hindi = tokenizer(list(samples["hi", "organism-math", 1].texts)).input_ids
     lengths = tables["sizes"].groupby("lang").text_tokens.first()
