@@ -192,16 +192,6 @@ def jaccard(a: ParameterMask, b: ParameterMask) -> float:
     return len(a & b) / union if union else float("nan")
 
 
-def chance_jaccard(size_a: float, size_b: float, n_scored: float) -> float:
-    """Expected intersection over expected union of two random sets of these sizes.
-
-    With q = size / n_scored this is q_a q_b / (q_a + q_b - q_a q_b). It is the size-matched chance
-    for one matrix; over several matrices sum `expected_intersection` of the overlap table instead.
-    """
-    expected = size_a * size_b / n_scored
-    return expected / (size_a + size_b - expected)
-
-
 def digest(mask: ParameterMask) -> str:
     """Twelve characters that tell one set of weights from another."""
     digest = hashlib.sha256()

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from mmlib import masks
-from mmlib.masks import ParameterMask, chance_jaccard, jaccard, random_mask
+from mmlib.masks import ParameterMask, jaccard, random_mask
 from mmlib.overlap import overlap_table
+from mmlib.study.tables import chance_jaccard
 
 SHAPES = {
     "model.layers.0.a": (4, 5),
@@ -122,9 +123,9 @@ def test_random_mask_matches_the_size_of_every_matrix_and_the_chance_level():
         assert a[name].sum() == like[name].sum()
     assert a == random_mask(like, seed=1)
     row = overlap_table({"a": a, "b": b}).query("group == 'global'").iloc[0]
-    matched = row.expected_intersection / (row.size_a + row.size_b - row.expected_intersection)
+    matched = chance_jaccard(row.size_a, row.size_b, row.expected_intersection)
     assert row.jaccard == pytest.approx(matched, rel=0.02)
-    pooled = chance_jaccard(row.size_a, row.size_b, row.n_scored)
+    pooled = chance_jaccard(row.size_a, row.size_b, row.size_a * row.size_b / row.n_scored)
     assert abs(row.jaccard - matched) < abs(row.jaccard - pooled)
 
 
