@@ -15,6 +15,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from mmlib.book.figures import (
+    Figure,
     accuracy,
     curves,
     dots,
@@ -29,7 +30,8 @@ from mmlib.book.figures import (
     training_curve,
 )
 from mmlib.claims import rules
-from mmlib.study.tables import RunInfo, write_table
+from mmlib.study.stats import seed_intervals
+from mmlib.study.tables import RunInfo, output_dir, write_table
 
 __all__ = [
     "accuracy",
@@ -45,7 +47,9 @@ __all__ = [
     "overlap_pairs",
     "provenance_html",
     "ratios",
+    "save",
     "scatter",
+    "seed_intervals",
     "set_sizes",
     "show",
     "token_lengths",
@@ -54,6 +58,9 @@ __all__ = [
 ]
 VERDICTS = {"yes": "yes", "no": "no", "undecided": "undecided"}
 VERDICTS |= {"not testable here": "none", "no run yet": "none"}
+
+SHAPES = {"yes": "reproduced", "no": "not reproduced", "not testable here": "cannot exist here"}
+"""What a verdict says of a finding of the papers that was looked for in the organism."""
 
 
 def badge(verdict: str) -> str:
@@ -198,6 +205,11 @@ def show(name: str, value: Any) -> None:
 
     # A number of numpy's would be shown with its type.
     glue(name, value.item() if isinstance(value, np.generic) else value, display=False)
+
+
+def save(name: str, figure: Figure) -> None:
+    """Write the first panel of a figure beside the tables of the page, as NAME.svg."""
+    figure.save(output_dir() / f"{name}.svg")
 
 
 def close(

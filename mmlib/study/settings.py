@@ -15,6 +15,7 @@ from mmlib.models import load_model, model_hash
 from mmlib.study.localisation import Key, draw_samples, score_samples
 from mmlib.study.tables import RunInfo
 from mmlib.tasks.evaluation import choose_items, part_answers
+from mmlib.tasks.problems import Calibration
 
 Ask = Callable[..., pd.DataFrame]
 """Called with a model and perhaps `languages=[…]`, `parts=[…]`; returns graded answers."""
@@ -67,16 +68,20 @@ class Sampling(Settings):
     languages: Sequence[str]
     seeds: Sequence[int]
     num_samples: int = 500
+    replacement: bool = True
     data_dir: str = ""
+
+    def draw(self) -> dict[Key, Calibration]:
+        """Texts of every language, task and seed, see `draw_samples`."""
+        names = ("num_samples", "replacement", "data_dir")
+        texts = {name: getattr(self, name) for name in names}
+        return draw_samples([self.math, self.nonmath], self.languages, self.seeds, **texts)
 
     def scores(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options: Any
     ) -> dict[Key, ImportanceScores]:
         """Scores of every language, task and seed; options as in `score_samples`."""
-        texts = {"num_samples": self.num_samples, "data_dir": self.data_dir}
-        tasks = [self.math, self.nonmath]
-        samples = draw_samples(tasks, self.languages, self.seeds, **texts)
-        return score_samples(model, tokenizer, samples, **options)
+        return score_samples(model, tokenizer, self.draw(), **options)
 
 
 @dataclass(frozen=True)

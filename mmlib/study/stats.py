@@ -129,6 +129,21 @@ def seed_interval(values: Iterable[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, x.size)
 
 
+def seed_intervals(values: pd.Series, by: str | Sequence[str]) -> pd.DataFrame:
+    """`seed_interval` of every group.
+
+    Args:
+        values: One value per replicate and group.
+        by: Levels of its index that name a group.
+
+    Returns:
+        Index `by`, in the order in which the groups occur; columns of `Interval`.
+    """
+    groups = values.groupby(by, sort=False)
+    index = groups.size().index
+    return pd.DataFrame([seed_interval(group) for _, group in groups], index)
+
+
 def summarize(answers: pd.DataFrame, by: Sequence[str] = ("lang", "task")) -> pd.DataFrame:
     """Accuracy of each group with its 95 % Wilson interval.
 

@@ -1,0 +1,91 @@
+"""Where the math weights lie and how far languages share them: the pages of sizes and overlaps."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from mmlib.importance import check_keep_ratios
+from mmlib.models import linear_modules, untrained_like
+from mmlib.study.evidence import read_evidence
+from mmlib.study.localisation import score_samples, set_tables
+from mmlib.study.settings import Loading, Sampling
+from mmlib.study.tables import RunInfo, published
+
+
+class Localised(NamedTuple):
+    """What `rows` finds; the tables have a column `model`."""
+
+    shapes: pd.Series
+    """Shape of every matrix that is scored, by its name."""
+    texts: pd.DataFrame
+    """First text of the first sample, by language and task: lang, task, text."""
+    pool: int
+    """How many texts a sample of the first language's math is drawn from."""
+    sizes: pd.DataFrame
+    """See `localisation.SetTables`."""
+    floor: pd.DataFrame
+    """Likewise."""
+    overlap: pd.DataFrame
+    """Likewise."""
+    controls: pd.DataFrame
+    """The ceiling likewise and, with `untrained`, the overlap in the same architecture with
+    freshly drawn weights; told apart by `control`."""
+    run: RunInfo
+
+
+def rows(given: Mapping[str, Any]) -> Localised:
+    """Score every sample and compare the sets at every keep ratio.
+
+    Args:
+        given: Parameters of the page.
+
+    Raises:
+        ValueError: As in `check_keep_ratios`, `localisation.draw_samples` and `score_samples`.
+    """
+    loading, sampling = Loading.of(given), Sampling.of(given)
+    model, tokenizer = loading.load()
+    modules = {name: module.weight for name, module in linear_modules(model).items()}
+    keep_ratios = sorted({*given["keep_ratios"], given["keep_ratio"]})
+    check_keep_ratios(keep_ratios, modules)
+    run = loading.run(model, given)
+    samples = sampling.draw()
+    scoring = {name: given[name] for name in ("batch_size", "include_head", "accumulation")}
+    by_tasks = {"math": sampling.math, "nonmath": sampling.nonmath, "keep_ratios": keep_ratios}
+    scores = score_samples(model, tokenizer, samples, **scoring)
+    tables = set_tables(scores, **by_tasks)
+    controls = [tables.ceiling]
+    if given.get("untrained"):
+        blank = untrained_like(model, seed=sampling.seeds[0])
+        before = score_samples(blank, tokenizer, samples, **scoring)
+        controls.append(set_tables(before, **by_tasks).overlap.assign(control="untrained"))
+    texts = [
+        (code, task, sample.texts[0])
+        for (code, task, seed), sample in samples.items()
+        if seed == sampling.seeds[0]
+    ]
+    return Localised(
+        shapes=pd.Series({name: tuple(weight.shape) for name, weight in modules.items()}),
+        texts=pd.DataFrame(texts, columns=["lang", "task", "text"]),
+        pool=next(iter(samples.values())).num_available,
+        sizes=tables.sizes.assign(model=run.model),
+        floor=tables.floor.assign(model=run.model),
+        overlap=tables.overlap.assign(model=run.model),
+        controls=pd.concat(controls).assign(model=run.model),
+        run=run,
+    )
+
+
+def published_sizes() -> pd.DataFrame:
+    """Sizes of the papers' sets, as they are stored beside the overlaps."""
+    return published("mathlang_set_sizes").query("source == 'jaccard_file'")
+
+
+def published_overlap() -> pd.DataFrame:
+    """Overlaps of the papers' sets."""
+    return published("mathlang_overlap")
+
+
+def untrained_overlap() -> pd.DataFrame:
+    """Overlaps in models of random weights on real text, as they are shipped."""
+    return read_evidence("untrained_overlap")[0]
