@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ __all__ = [
     "overlap_heatmap",
     "overlap_pairs",
     "provenance_html",
+    "published_rows",
     "ratios",
     "save",
     "scatter",
@@ -197,6 +199,24 @@ def verdicts(tables: Mapping[str, pd.DataFrame], *claims: str) -> pd.DataFrame:
         for number in ("effect", "low", "high"):
             show(f"{number}_{claim}", row[number])
     return rows
+
+
+def published_rows(name: str) -> pd.DataFrame:
+    """The published numbers in the columns of a table of ours, as the rules of claims read them.
+
+    Args:
+        name: Name of the table, such as `"interventions"`.
+
+    Raises:
+        ValueError: Nothing was published that is such a table.
+    """
+    for part in rules.PARTS.values():
+        if name not in rules.PUBLISHED:
+            import_module(f"mmlib.claims.{part}")
+    if name not in rules.PUBLISHED:
+        known = ", ".join(sorted(rules.PUBLISHED))
+        raise ValueError(f"nothing published is a table {name!r}: choose from {known}")
+    return rules.PUBLISHED[name]()
 
 
 def show(name: str, value: Any) -> None:

@@ -1,10 +1,14 @@
-"""Many edits of one model, each graded on the same items: the answers behind the sweeps."""
+"""Edits of one model by which weights, how many and by what factor: cells, sets and the sweep.
+
+What chapters ask with them has a module each: `breaks`, `fractions`, `mistakes`, `precision`.
+"""
 
 import itertools
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,10 +18,11 @@ from torch import nn
 from mmlib.edits import scaled
 from mmlib.importance import ImportanceScores, largest
 from mmlib.masks import ParameterMask, digest, random_mask
+from mmlib.study.evidence import Rows, Sweep
 from mmlib.study.localisation import Key
-from mmlib.study.tables import pack_answers
-from mmlib.tasks import skills
-from mmlib.tasks.errors import error_kind
+from mmlib.study.settings import Ask, Asking, Loading, Sampling
+from mmlib.study.tables import RunInfo
+from mmlib.study.variants import Grade, Variant, record
 
 CONDITIONS = {
     "math-specific": "top-K(math) - top-K(nonmath): the set of the study",
@@ -35,6 +40,8 @@ ORDERED = ("highest first", "lowest first")
 """Conditions whose fractions follow the scores, not a seed."""
 CELL = ["dtype", "lang", "condition", "factor", "keep_ratio", "seed", "fraction", "sample_seed"]
 """What names a cell: precision, a language's set, how it is edited, the seeds of its draws."""
+PROBLEM = ["dtype", "lang", "part", "problem_id"]
+"""What names a problem that a model in some precision is asked."""
 
 
 def cells(
@@ -138,103 +145,133 @@ def edit_set(
 def _highest(members: ParameterMask, scores: ImportanceScores, count: int) -> ParameterMask:
     """The weights of a set with the highest scores, compared over all matrices."""
     values = [scores.matrix(name)[mask] for name, mask in members.items()]
-    (chosen,) = largest(torch.cat(values), [count])
-    parts = chosen.split([len(part) for part in values])
-    found = {}
+    (highest,) = largest(torch.cat(values), [count])
+    masks = {}
+    parts = highest.split([len(part) for part in values])
     for (name, mask), part in zip(members.items(), parts, strict=True):
-        found[name] = torch.zeros_like(mask)
-        found[name][mask] = part
-    return ParameterMask(found)
+        masks[name] = torch.zeros_like(mask)
+        masks[name][mask] = part
+    return ParameterMask(masks)
+
+
+class Sets(NamedTuple):
+    """What the sets of cells are found in."""
+
+    scores: Mapping[Key, ImportanceScores]
+    """Result of `mmlib.study.localisation.score_samples`."""
+    math: str
+    """Task of the math scores."""
+    nonmath: str
+    """Task of the others."""
+
+    def mask(self, cell: Mapping[str, Any]) -> ParameterMask:
+        """The set of a cell (see `CELL`; not of the unedited model), before a fraction is drawn."""
+        pair = [self.scores[cell["lang"], task, cell["seed"]] for task in (self.math, self.nonmath)]
+        drawing = {"fraction": cell["fraction"], "seed": _seed(cell)}
+        return edit_set(cell["condition"], *pair, cell["keep_ratio"], **drawing)
+
+
+def _seed(cell: Mapping[str, Any]) -> int:
+    # Another language or calibration seed is another draw, so that replicates are independent.
+    name = f"{cell['lang']} {cell['seed']} {cell['sample_seed']}"
+    return zlib.crc32(name.encode())
+
+
+@contextmanager
+def _edited(model: nn.Module, sets: Sets, cell: Mapping[str, Any]) -> Iterator[tuple]:
+    if cell["condition"] == "none":
+        yield model, {"n_weights": 0, "mask": ""}
+        return
+    mask = sets.mask(cell)
+    ordered = cell["condition"] in ORDERED  # the set is the fraction already
+    drawing = {} if ordered else {"fraction": cell["fraction"], "seed": _seed(cell)}
+    with scaled(model, mask, factor=cell["factor"], **drawing) as count:
+        yield model, {"n_weights": count, "mask": digest(mask)}
 
 
 def sweep(
     models: Mapping[str, nn.Module],
-    scores: Mapping[Key, ImportanceScores],
+    sets: Sets,
     wanted: pd.DataFrame,
-    ask: Callable[..., pd.DataFrame],
+    ask: Ask,
     *,
-    math: str,
-    nonmath: str,
-    solutions: Mapping[tuple[str, str, str], str] | None = None,
+    grade: Grade | None = None,
 ) -> pd.DataFrame:
     """Edit a model, ask it, undo the edit; once per cell.
 
     Args:
         models: Precision -> the model in it; all have the same weights.
-        scores: Result of `mmlib.study.localisation.score_samples` on one of them.
+        sets: What is edited.
         wanted: Cells, see `cells`; with a column `part` one row per cell and part that is asked.
         ask: Called with a model, `languages=[…]` and perhaps `parts=[…]`; returns the answers, as
             `mmlib.tasks.evaluation.part_answers` does.
-        math: Task of the math scores.
-        nonmath: Task of the others.
-        solutions: Result of `worked_solutions`; wrong numbers then get their kind of error.
+        grade: See `mmlib.study.variants.record`.
 
     Returns:
         Packed answers (see `tables.pack_answers`) of every cell and part, with `n_weights`
         (how many were edited) and `mask` (a digest of the set).
     """
-    tables = []
+    variants = []
     for values, rows in wanted.groupby(CELL, sort=False):
         cell = dict(zip(CELL, values, strict=True))
-        only = {"parts": list(rows.part)} if "part" in rows else {}
-        model = models[cell["dtype"]]
-        mask, edit = _edit(model, scores, cell, math, nonmath)
-        with edit as count:
-            answers = ask(model, languages=[cell["lang"]], **only)
-        answers = answers.assign(grade=grades(answers, solutions or {}))
-        answers = answers.drop(columns="lang").assign(**cell)
-        packed = pack_answers(answers, by=[*CELL, "part"])
-        tables.append(packed.assign(n_weights=count, mask=mask))
-    return pd.concat(tables, ignore_index=True)
+        parts = {"parts": list(rows.part)} if "part" in rows else {}
+        change = partial(_edited, models[cell["dtype"]], sets, cell)
+        variants.append(Variant(cell, change, {"languages": [cell["lang"]], **parts}))
+    return record(variants, ask, by=[*CELL, "part"], grade=grade)
 
 
-def _edit(
-    model: nn.Module, scores: Mapping[Key, ImportanceScores], cell: Mapping[str, Any], *tasks: str
-) -> tuple[str, AbstractContextManager]:
-    """Digest of a cell's set, and the edit as a context manager that yields its size."""
-    if cell["condition"] == "none":
-        return "", nullcontext(0)
-    pair = [scores[cell["lang"], task, cell["seed"]] for task in tasks]
-    # Another language or calibration seed is another draw, so that replicates are independent.
-    name = f"{cell['lang']} {cell['seed']} {cell['sample_seed']}"
-    draw = {"fraction": cell["fraction"], "seed": zlib.crc32(name.encode())}
-    mask = edit_set(cell["condition"], *pair, cell["keep_ratio"], **draw)
-    if cell["condition"] in ORDERED:
-        draw = {}
-    return digest(mask), scaled(model, mask, factor=cell["factor"], **draw)
+class Swept(NamedTuple):
+    """A sweep and what it was made with; see `swept`."""
+
+    rows: Rows
+    answers: pd.DataFrame
+    """One row per cell and problem: `CELL`, part, problem_id, correct, grade, n_weights, mask."""
+    audited: pd.DataFrame
+    """See `mmlib.study.evidence.audit`."""
+    run: RunInfo
+    models: Mapping[str, nn.Module]
+    sets: Sets
+    ask: Ask
 
 
-def worked_solutions(
-    tasks: Sequence[str], languages: Sequence[str], folder: str = ""
-) -> dict[tuple[str, str, str], str]:
-    """The gold solutions of the tasks that are answered by a number.
-
-    Returns:
-        Task, language and id of an item -> its solution.
-    """
-    return {
-        (task, language, document["id"]): document["response"]
-        for task in tasks
-        if skills.SKILLS[task].extract is skills.extract_number
-        for language in languages
-        for document in skills.documents(task, language, folder or None)
-    }
-
-
-def grades(answers: pd.DataFrame, solutions: Mapping[tuple[str, str, str], str]) -> list[str]:
-    """One character per answer: 1 for right, the initial of `error_kind`, or 0 where none is told.
+def swept(
+    given: Mapping[str, Any],
+    wanted: pd.DataFrame,
+    shipped: Sweep,
+    *,
+    seeds: Sequence[int],
+    dtypes: Sequence[str],
+    grade: Grade,
+) -> Swept:
+    """Edit and ask every cell, or take what is shipped and ask a part of it again.
 
     Args:
-        answers: One row per problem: lang, task, problem_id, target, response, correct.
-        solutions: Result of `worked_solutions`.
+        given: Parameters of the page.
+        wanted: Cells and parts.
+        shipped: How the sweep is shipped.
+        seeds: Calibration seeds whose sets are found; without `sweep` only these are asked again.
+        dtypes: Precisions of the edited model.
+        grade: See `mmlib.study.variants.record`.
+
+    Raises:
+        ValueError: As in `mmlib.study.evidence.shipped`.
+        AuditError: What was computed again is not what was shipped.
     """
-    found = []
-    for row in answers.itertuples():
-        solution = solutions.get((row.task, row.lang, row.problem_id))
-        if row.correct or solution is None:
-            found.append(str(int(row.correct)))
-            continue
-        by_step = row.task.startswith("organism-")
-        kind = error_kind(row.response, row.target, row.lang, solution=solution, by_step=by_step)
-        found.append(kind[0])
-    return found
+    loading, models = Loading.of(given), {}
+    for dtype in dict.fromkeys([loading.dtype, *dtypes]):
+        models[dtype], tokenizer = loading.load(dtype)
+    scored = models[loading.dtype]
+    run = loading.run(scored, given)
+    scores = Sampling.of(given, seeds=seeds).scores(scored, tokenizer)
+    sets = Sets(scores, given["math"], given["nonmath"])
+    few = given["items"] if given["sweep"] else min(given["items"], given["audit_items"])
+    whole, again = Asking.of(given), Asking.of(given, items=few)
+    ask = again.ask(tokenizer)
+    compute = partial(sweep, models, sets, ask=ask, grade=grade)
+    rows = shipped.rows(wanted, compute, run, drawn_from=f"seed in {[0, *seeds]}")
+    problems, asked_again = (
+        pd.concat(asking.problems(code).assign(lang=code) for code in given["languages"])
+        for asking in (whole, again)
+    )
+    audited = rows.audit(problems, asked_again, by=["lang", "condition"])
+    return Swept(rows, rows.answers(problems), audited, run, models, sets, ask)

@@ -18,6 +18,9 @@ from transformers import PreTrainedModel
 from mmlib.study.settings import Ask
 from mmlib.study.tables import pack_answers
 
+Grade = Callable[[pd.DataFrame], Sequence[str]]
+"""Gives every answer its character; see `pack_answers`."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -36,7 +39,7 @@ def record(
     ask: Ask,
     *,
     by: Sequence[str],
-    grade: Callable[[pd.DataFrame], Sequence[str]] | None = None,
+    grade: Grade | None = None,
 ) -> pd.DataFrame:
     """Ask every variant and keep its answers.
 
@@ -45,7 +48,7 @@ def record(
         ask: What is asked.
         by: Columns that name a packed row, in their order: of the answers (part, lang) or of the
             variants; further columns of a variant stand behind the grades.
-        grade: Gives every answer its character (see `pack_answers`); default: 1 right, 0 wrong.
+        grade: Gives every answer its character; default: 1 right, 0 wrong.
 
     Returns:
         Packed answers of all variants (see `pack_answers`), with their columns.

@@ -4,16 +4,13 @@ import functools
 import zlib
 from dataclasses import asdict, replace
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import linregress
-from statsmodels.api import OLS, add_constant
 
 from mmlib.edits import scaled
 from mmlib.models import linear_modules
-from mmlib.study import evidence, stats, sweeps
+from mmlib.study import evidence, sweeps
 from mmlib.study.localisation import draw_samples, score_samples
 from mmlib.study.tables import RunInfo, unpack_answers
 from mmlib.tasks.evaluation import choose_items, part_answers
@@ -88,8 +85,8 @@ def test_a_sweep_is_its_edits_one_by_one(localised, heldout):
         sample_seeds=[7],
     )
     assert len(wanted) == 2 + 2 * 2 * 2 * 2
-    tasks = {"math": TASKS[0], "nonmath": TASKS[1]}
-    table = sweeps.sweep({"float32": model}, scores, wanted, ask, **tasks)
+    sets_of = sweeps.Sets(scores, *TASKS)
+    table = sweeps.sweep({"float32": model}, sets_of, wanted, ask)
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
     problems = ask(model, languages=["en"])[["problem_id", "part"]]
     answers = unpack_answers(table, problems)
@@ -107,7 +104,7 @@ def test_a_sweep_is_its_edits_one_by_one(localised, heldout):
     assert again.value_counts(["lang", "condition"]).to_dict() == dict.fromkeys(
         [(lang, name) for lang in ("en", "sw") for name in ("none", "math-specific", "random")], 1
     )
-    repeated = sweeps.sweep({"float32": model}, scores, again, ask, **tasks)
+    repeated = sweeps.sweep({"float32": model}, sets_of, again, ask)
     assert len(again) == 6
     columns = [*sweeps.CELL, "part"]
     pd.testing.assert_frame_equal(
@@ -128,26 +125,10 @@ def test_a_cell_is_asked_all_its_parts_in_one_call(localised, heldout):
     parts = list(choose_items(TASKS, data_dir=heldout).part.unique())
     assert len(parts) > 1
     wanted = cell.merge(pd.DataFrame({"part": parts}), how="cross")
-    tasks = {"math": TASKS[0], "nonmath": TASKS[1]}
-    table = sweeps.sweep({"float32": model}, scores, wanted, ask, **tasks)
+    sets_of = sweeps.Sets(scores, *TASKS)
+    table = sweeps.sweep({"float32": model}, sets_of, wanted, ask)
     assert calls == 2 * [{"languages": ["en"], "parts": parts}]
     assert table[["condition", "part"]].equals(wanted[["condition", "part"]])
-
-
-def test_grades_are_right_or_the_kind_of_the_error(heldout):
-    solutions = sweeps.worked_solutions(["organism-math", "organism-reading"], ["en"], heldout)
-    assert {task for task, _, _ in solutions} == {"organism-math"}
-    (task, lang, name), solution = next(iter(solutions.items()))
-    target = solution.rpartition(" ")[2].rstrip(".")
-    rows = [
-        (task, lang, name, target, solution, True),
-        (task, lang, name, target, "", False),
-        (task, lang, name, target, solution.rpartition(".")[0].rpartition(".")[0], False),
-        ("organism-reading", lang, "x", "blue", "", False),
-    ]
-    names = ["task", "lang", "problem_id", "target", "response", "correct"]
-    found = sweeps.grades(pd.DataFrame(rows, columns=names), solutions)
-    assert found == ["1", "i", "f", "0"]
 
 
 def test_edits_that_no_draw_changes_stand_once():
@@ -183,61 +164,6 @@ def test_unknown_conditions_are_refused(localised):
     pair = localised[2]["en", TASKS[0], 1], localised[2]["en", TASKS[1], 1]
     with pytest.raises(ValueError, match="choose from math-specific"):
         sweeps.edit_set("all", *pair, 0.1)
-
-
-SHARES = [0, *[share for share in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8) for _ in range(3)], 1]
-
-
-@pytest.mark.parametrize(
-    ("shape", "curve", "where"),
-    [
-        ("linear", lambda x: 0.9 - 0.8 * x, 0.5),
-        ("sigmoid", lambda x: 0.9 - 0.8 / (1 + np.exp(-(x - 0.3) / 0.08)), 0.3),
-        ("threshold", lambda x: np.where(x < 0.15, 0.9, 0.1), 0.15),
-    ],
-)
-def test_the_shape_that_was_planted_fits_best(shape, curve, where):
-    x = np.array(SHARES)
-    y = curve(x) + np.random.default_rng(1).normal(0, 0.01, len(x))
-    fits = stats.shape_fits(x, y)
-    assert set(fits["shape"]) == {"linear", "sigmoid", "threshold"}
-    best = fits.iloc[0]
-    assert (best["shape"], best.above_best) == (shape, 0)
-    assert best.r_squared > 0.99
-    assert best["where"] == pytest.approx(where, abs=0.02)
-
-
-def test_the_line_is_that_of_scipy_and_its_criterion_that_of_statsmodels():
-    x = np.array(SHARES)
-    y = 0.8 - 0.5 * x**2 + np.random.default_rng(2).normal(0, 0.02, len(x))
-    line = stats.shape_fits(x, y).set_index("shape").loc["linear"]
-    assert line.r_squared == pytest.approx(linregress(x, y).rvalue ** 2)
-    n, k = len(x), 3
-    likelihood = OLS(y, add_constant(x)).fit().llf
-    bic = k * np.log(n) - 2 * likelihood
-    assert line.bic == pytest.approx(bic - n * (1 + np.log(2 * np.pi)))
-    assert line.n == n
-
-
-def test_a_flat_curve_has_no_shape_and_few_points_are_refused():
-    assert stats.shape_fits(SHARES, [0.5] * len(SHARES)).r_squared.tolist() == [0, 0, 0]
-    with pytest.raises(ValueError, match="6 points at 3 shares"):
-        stats.shape_fits([0, 0, 0.5, 0.5, 1, 1], [1] * 6)
-
-
-def test_every_curve_is_fitted_with_its_unedited_value():
-    x = np.array(SHARES[1:])
-    line, step = 0.9 - 0.8 * x, np.where(x < 0.15, 0.9, 0.1)
-    table = pd.concat(
-        pd.DataFrame({"lang": lang, "keep_ratio": 0.1, "fraction": x, "value": y, "base": 0.9})
-        for lang, y in (("en", line), ("de", step))
-    )
-    fits = stats.fit_curves(table, ["lang", "keep_ratio"])
-    best = fits[fits.above_best == 0].set_index("lang")["shape"]
-    assert best.to_dict() == {"en": "linear", "de": "threshold"}
-    alone = stats.shape_fits(sorted(set(SHARES)), [0.9, 0.9, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1])
-    assert alone.n.tolist() == [8] * 3  # a point per share, not per draw
-    pd.testing.assert_frame_equal(fits[fits.lang == "de"][[*alone]].reset_index(drop=True), alone)
 
 
 RUN = RunInfo(

@@ -1,0 +1,187 @@
+"""What breaks when sets of weights are pruned or scaled, skill by skill, and what does not."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+from torch import nn
+
+from mmlib.masks import ParameterMask
+from mmlib.study.evidence import Sweep
+from mmlib.study.mistakes import grader
+from mmlib.study.settings import Ask
+from mmlib.study.stats import paired_changes
+from mmlib.study.sweeps import CELL, PROBLEM, cells, swept
+from mmlib.study.tables import RunInfo, published
+
+SWEEP = Sweep("interventions", name=[*CELL, "part"], per=["condition"])
+SKILLS = {
+    "math": ["math-1", "math-2", "math-3", "gsm8k", "mgsm"],
+    "math, ranked": ["choice-ranked"],
+    "reading": ["reading-mixed"],
+    "reading, ranked": ["reading-mixed-ranked", "race"],
+    "knowledge, ranked": ["mmlu"],
+}
+"""Skills and their parts; another part is a skill of its own."""
+KINDS = {"math": "math"} | dict.fromkeys(
+    ["reading", "reading, ranked", "knowledge, ranked"], "nonmath"
+)
+"""Skills that the claims are about, and what they are in them."""
+KEPT = 0.05
+"""Largest fall (lower end of the interval) of a skill that counts as kept."""
+
+
+class Example(NamedTuple):
+    """One set, and a model that is edited with it by hand."""
+
+    model: nn.Module
+    mask: ParameterMask
+    ask: Ask
+
+
+class Breaks(NamedTuple):
+    """What `rows` gives."""
+
+    answers: pd.DataFrame
+    """One row per cell and problem: `CELL`, part, skill, problem_id, correct, …"""
+    audited: pd.DataFrame
+    """See `mmlib.study.evidence.audit`."""
+    made: pd.DataFrame
+    """Packed answers that this run computed."""
+    masks: pd.DataFrame
+    """Sets that this run edited: `CELL`, part, mask, shipped (its digest there) and same."""
+    example: Example
+    """Math-specific set of the first language."""
+    parameters: int
+    """Of the model."""
+    run: RunInfo
+
+
+def planned(given: Mapping[str, Any]) -> pd.DataFrame:
+    """Every cell and part of the sweep, by a page's parameters.
+
+    All conditions are pruned at every keep ratio and asked `parts`, the first two are scaled and
+    asked `scale_parts`; these again at `keep_ratio` in every precision.
+    """
+    grid = {"languages": given["languages"], "seeds": given["seeds"]}
+    first = grid | {"dtypes": given["edit_dtypes"][:1], "keep_ratios": given["keep_ratios"]}
+    in_all = grid | {"dtypes": given["edit_dtypes"], "keep_ratios": [given["keep_ratio"]]}
+    two, factors = given["conditions"][:2], given["factors"]
+    scaled = pd.concat(
+        [
+            cells(**first, conditions=two, factors=factors),
+            cells(**in_all, conditions=two, factors=[0.0, *factors]),
+        ]
+    )
+    pruned = cells(**first, conditions=given["conditions"])
+    tables = [
+        table.merge(pd.DataFrame({"part": given[asked]}), how="cross")
+        for table, asked in ((pruned, "parts"), (scaled, "scale_parts"))
+    ]
+    return pd.concat(tables).drop_duplicates(ignore_index=True)
+
+
+def rows(given: Mapping[str, Any]) -> Breaks:
+    """Prune and scale sets of every language and ask it, or take what is shipped.
+
+    Args:
+        given: Parameters of the page. With `sweep` every cell is asked; without, one of every
+            condition on `audit_items` items per part, and compared with the shipped answers.
+
+    Raises:
+        ValueError: As in `mmlib.study.sweeps.cells` and `mmlib.study.evidence.shipped`.
+        AuditError: What was computed again is not what was shipped.
+    """
+    seeds = given["seeds"]
+    used = seeds if given["sweep"] else [seeds[given["audit_seed"] % len(seeds)]]
+    options = {"seeds": used, "dtypes": given["edit_dtypes"], "grade": grader(given)}
+    done = swept(given, planned(given), SWEEP, **options)
+    skills = {part: skill for skill, parts in SKILLS.items() for part in parts}
+    made, table = done.rows.made, done.rows.table
+    name = ["model", *CELL, "part"]
+    masks = made.loc[made.condition != "none", [*name, "mask"]]
+    masks = masks.merge(table[[*name, "mask"]].rename(columns={"mask": "shipped"}), on=name)
+    first = {"lang": given["languages"][0], "seed": used[0], "keep_ratio": given["keep_ratio"]}
+    cell = first | {"condition": "math-specific", "fraction": 1.0, "sample_seed": 0}
+    model = done.models[given["edit_dtypes"][0]]
+    return Breaks(
+        answers=done.answers.assign(skill=done.answers.part.replace(skills)),
+        audited=done.audited,
+        made=made,
+        masks=masks.assign(same=masks["mask"] == masks.shipped),
+        example=Example(model, done.sets.mask(cell), done.ask),
+        parameters=model.num_parameters(),
+        run=done.run,
+    )
+
+
+def changes(answers: pd.DataFrame) -> pd.DataFrame:
+    """What every edit does to every skill of a language, over calibration seeds.
+
+    Args:
+        answers: See `Breaks`.
+
+    Returns:
+        Rows of `mmlib.study.stats.paired_changes` by dtype, lang, condition, factor, keep_ratio
+        and skill; `falls` marks a change for the worse that counts.
+    """
+    plain = answers.condition == "none"
+    by = ["dtype", "lang", "condition", "factor", "keep_ratio", "skill"]
+    table = paired_changes(answers[~plain], answers[plain], by=by, on=PROBLEM)
+    return table.assign(falls=(table.p_holm < 0.05) & (table.difference < 0))
+
+
+def math_specific(pruned: pd.DataFrame) -> pd.DataFrame:
+    """May a set be called math-specific? The rule of chapter 06, by keep ratio and language.
+
+    Args:
+        pruned: Result of `changes` in one precision, pruned sets only.
+
+    Returns:
+        Index keep_ratio and lang; a boolean column per condition, and `math-specific`, all of them.
+        A skill that was not asked neither falls nor is kept.
+    """
+    table = pruned[pruned.condition == "math-specific"].set_index(["keep_ratio", "lang", "skill"])
+    falls = table.falls.unstack().reindex(columns=["math", "math, ranked"]).fillna(value=False)
+    low = table.low.unstack().reindex(columns=["generation", "reading", "reading, ranked"])
+    rule = falls.add_suffix(" falls").join((low > -KEPT).add_suffix(" kept")).astype(bool)
+    return rule.assign(**{"math-specific": rule.all(axis=1)})
+
+
+def interventions(edits: Breaks, nonmath: str) -> pd.DataFrame:
+    """Accuracies before and after every edit, as the claims about edits need them.
+
+    Args:
+        edits: Result of `rows`.
+        nonmath: Non-math text of the sets.
+
+    Returns:
+        One row per cell and skill of `KINDS`: model, `CELL`, skill, value, base, n, nonmath,
+        parameters (of the model) and kind.
+    """
+    answers = edits.answers
+    plain = answers[answers.condition == "none"]
+    edited = answers[(answers.condition != "none") & answers.skill.isin(KINDS)]
+    pairs = edited.merge(plain[[*PROBLEM, "correct"]], on=PROBLEM, suffixes=("", "_plain"))
+    table = pairs.groupby(["model", *CELL, "skill"], sort=False).agg(
+        value=("correct", "mean"), base=("correct_plain", "mean"), n=("correct", "size")
+    )
+    table = table.reset_index().assign(nonmath=nonmath, parameters=edits.parameters)
+    return table.assign(kind=table.skill.map(KINDS))
+
+
+def published_curves() -> pd.DataFrame:
+    """The published edits of RACE-based sets: model, lang, task, intervention, keep_ratio, value.
+
+    `what` names model and task in a word.
+    """
+    table = published("mathlang_interventions").query("variant == 'main' and nonmath == 'race'")
+    table = table.query("metric != 'flexible' and intervention != 'none'")
+    return table.assign(what=table.model.str.split("/").str[1] + ", " + table.task)
+
+
+def published_controls() -> pd.DataFrame:
+    """The published controls by control, task and model: count, smallest and largest value."""
+    table = published("mathlang_controls").query("metric != 'flexible'")
+    table = table.assign(model=table.model.str.split("/").str[1])
+    return table.groupby(["control", "task", "model"]).value.agg(["count", "min", "max"])

@@ -1,0 +1,197 @@
+"""In which way answers are wrong: kinds of error, by a rule that raters were asked to follow."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from mmlib.study.evidence import read_evidence
+from mmlib.study.settings import Asking
+from mmlib.study.stats import agreement, paired_changes
+from mmlib.study.sweeps import CELL, PROBLEM
+from mmlib.study.tables import RunInfo, unpack_answers
+from mmlib.study.variants import Grade
+from mmlib.tasks import skills
+from mmlib.tasks.errors import KINDS, error_kind, recovered
+
+RIGHT = "right"
+"""In place of a kind of error."""
+
+
+# --- grades ---------------------------------------------------------------------------------------
+
+
+def worked_solutions(
+    tasks: Sequence[str], languages: Sequence[str], folder: str = ""
+) -> dict[tuple[str, str, str], str]:
+    """The gold solutions of the tasks that are answered by a number.
+
+    Returns:
+        Task, language and id of an item -> its solution.
+    """
+    return {
+        (task, language, document["id"]): document["response"]
+        for task in tasks
+        if skills.SKILLS[task].extract is skills.extract_number
+        for language in languages
+        for document in skills.documents(task, language, folder or None)
+    }
+
+
+def grades(answers: pd.DataFrame, solutions: Mapping[tuple[str, str, str], str]) -> list[str]:
+    """One character per answer: 1 for right, the initial of `error_kind`, or 0 where none is told.
+
+    Args:
+        answers: One row per problem: lang, task, problem_id, target, response, correct.
+        solutions: Result of `worked_solutions`.
+    """
+    characters = []
+    for row in answers.itertuples():
+        solution = solutions.get((row.task, row.lang, row.problem_id))
+        if row.correct or solution is None:
+            characters.append(str(int(row.correct)))
+            continue
+        by_step = row.task.startswith("organism-")
+        kind = error_kind(row.response, row.target, row.lang, solution=solution, by_step=by_step)
+        characters.append(kind[0])
+    return characters
+
+
+def grader(given: Mapping[str, Any]) -> Grade:
+    """`grades` by the solutions of the tasks that a page asks."""
+    return partial(
+        grades, solutions=worked_solutions(given["tasks"], given["languages"], given["data_dir"])
+    )
+
+
+# --- what chapter 08 reads ------------------------------------------------------------------------
+
+
+class Mistakes(NamedTuple):
+    """What `rows` gives."""
+
+    labelled: pd.DataFrame
+    """Answers that two raters labelled: item, task, lang, …, rater_a, rater_b, classifier."""
+    spoilt: pd.DataFrame
+    """Result of `mmlib.tasks.errors.recovered`."""
+    answers: pd.DataFrame
+    """Shipped answers to math, one row per cell and problem: `CELL`, part, correct, kind, …"""
+    run: RunInfo
+
+
+def rows(given: Mapping[str, Any]) -> Mistakes:
+    """Classify labelled answers and spoilt solutions, and read the errors behind the edits.
+
+    Args:
+        given: Parameters of the page.
+
+    Raises:
+        FileNotFoundError: As in `mmlib.tasks.problems.load_problems`.
+    """
+    languages, asking = given["languages"], Asking.of(given)
+    labelled = read_evidence("labelled_errors")[0].query("lang in @languages")
+    solutions = worked_solutions(["organism-math"], languages, given["data_dir"])
+    kinds = [
+        error_kind(
+            row.response,
+            row.target,
+            row.lang,
+            solution=solutions[row.task, row.lang, row.problem_id],
+            by_step=True,
+        )
+        for row in labelled.itertuples()
+    ]
+    known = {
+        code: skills.documents("organism-math", code, given["data_dir"] or None)
+        for code in languages
+    }
+    known = pd.concat(
+        pd.DataFrame(part[: given["spoilt"]]).assign(lang=code) for code, part in known.items()
+    )
+    packed = read_evidence("interventions")[0].drop_duplicates(["model", *CELL, "part"])
+    packed = packed[packed.model == given["model"]]
+    packed = packed[packed.lang.isin(languages) & packed.part.isin(given["parts"])]
+    answers = unpack_answers(packed, asking.problems(languages[0]))
+    grade = {"1": RIGHT} | {kind[0]: kind for kind in KINDS}
+    return Mistakes(
+        labelled=labelled.assign(classifier=kinds),
+        spoilt=recovered(known, others=["en", "de"]),
+        answers=answers.assign(kind=answers.grade.map(grade)),
+        run=RunInfo.collect(given["model"], dtype=given["edit_dtype"], parameters=given),
+    )
+
+
+def rater_agreement(labelled: pd.DataFrame) -> pd.DataFrame:
+    """Cohen's kappa of every two of both raters and the classifier."""
+    return agreement(labelled[["rater_a", "rater_b", "classifier"]], KINDS)
+
+
+def shares(answers: pd.DataFrame) -> pd.DataFrame:
+    """Share of every kind of answer by condition, keep ratio and language."""
+    by = [answers.condition, answers.keep_ratio, answers.lang]
+    table = pd.crosstab(by, answers.kind, normalize="index")
+    return table.reindex(columns=[RIGHT, *KINDS], fill_value=0.0)
+
+
+def flips(answers: pd.DataFrame) -> pd.DataFrame:
+    """Every answer after an edit beside that before it.
+
+    Args:
+        answers: See `Mistakes`.
+
+    Returns:
+        The rows of edited models with kind_before, correct_before and the booleans corrected,
+        broken and corrected_slips (corrected, and a slip before).
+    """
+    plain = answers.condition == "none"
+    before = answers.loc[plain, [*PROBLEM, "kind", "correct"]]
+    table = answers[~plain].merge(before, on=PROBLEM, suffixes=("", "_before"))
+    corrected = table.correct & ~table.correct_before
+    return table.assign(
+        corrected=corrected,
+        broken=~table.correct & table.correct_before,
+        corrected_slips=corrected & (table.kind_before == "slip"),
+    )
+
+
+def flip_counts(answers: pd.DataFrame) -> pd.DataFrame:
+    """Flips by scaling, and the smallest p-value among its changes.
+
+    Args:
+        answers: See `Mistakes`.
+
+    Returns:
+        Index dtype, factor, condition: corrected, corrected_slips, broken and smallest_p_holm (sign
+        test over the problems of one language and keep ratio, Holm over all).
+    """
+    table, by = flips(answers), ["dtype", "factor", "condition"]
+    scaled = table[table.factor > 0]
+    counts = scaled.groupby(by, sort=False)[["corrected", "corrected_slips", "broken"]].sum()
+    plain = answers[answers.condition == "none"]
+    tests = paired_changes(scaled, plain, by=[*by, "keep_ratio", "lang"], on=PROBLEM)
+    return counts.assign(smallest_p_holm=tests.groupby(by).p_holm.min())
+
+
+def errors(answers: pd.DataFrame, dtype: str, nonmath: str) -> pd.DataFrame:
+    """Accuracies, flips and errors of format of every edit, as the claims need them.
+
+    Args:
+        answers: See `Mistakes`.
+        dtype: Precision of the edits that count.
+        nonmath: Non-math text of the sets.
+    """
+    table = flips(answers)
+    table = table[table.dtype == dtype].rename(columns={"correct": "value"})
+    table = table.assign(
+        base=table.correct_before,
+        format=table.kind == "format",
+        base_format=table.kind_before == "format",
+        wrong=~table.correct_before,
+        wrong_slips=table.kind_before == "slip",
+    )
+    cell = ["model", "dtype", "lang", "condition", "factor", "keep_ratio", "seed"]
+    cells = table.groupby(cell, sort=False)
+    sums = cells[["corrected", "corrected_slips", "broken", "wrong", "wrong_slips"]].sum()
+    means = cells[["value", "base", "format", "base_format"]].mean()
+    return sums.join(means).reset_index().assign(nonmath=nonmath)
