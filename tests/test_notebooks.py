@@ -145,6 +145,8 @@ LONG_RUNS_OF_CODE = set(NAMES) - {
     "07_all_or_few",
     "08_errors",
     "10_travel",
+    "11_precision",
+    "13_format",
 }
 SILENT_CELLS = set(NAMES) - {
     "05_cost",
@@ -152,6 +154,8 @@ SILENT_CELLS = set(NAMES) - {
     "07_all_or_few",
     "08_errors",
     "10_travel",
+    "11_precision",
+    "13_format",
 }
 TOO_MANY_CELLS = set(NAMES) - {
     "00_at_a_glance",
@@ -162,12 +166,16 @@ TOO_MANY_CELLS = set(NAMES) - {
     "08_errors",
     "09_ceilings",
     "10_travel",
+    "11_precision",
+    "13_format",
 }
 OTHER_IMPORTS = set(NAMES) - {
     "06_what_breaks",
     "07_all_or_few",
     "08_errors",
     "10_travel",
+    "11_precision",
+    "13_format",
 }
 
 

@@ -7,12 +7,16 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any, NamedTuple
 
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.masks import ParameterMask, jaccard
-from mmlib.study.localisation import Key, math_sets, score_samples
+from mmlib.study.evidence import audit_values, read_evidence
+from mmlib.study.localisation import Key, draw_samples, math_sets, score_samples
+from mmlib.study.settings import Loading
+from mmlib.study.tables import RunInfo, published
 from mmlib.tasks.languages import get_language, parse_number
 from mmlib.tasks.numbers import write_number
 from mmlib.tasks.problems import Calibration, calibration
@@ -186,6 +190,9 @@ def disjoint_samples(
 
 
 AS_IT_IS, MATCHED = "as it is", "as many tokens"
+GENERAL, OTHER_TASK = "general text as non-math", "another task"
+OTHER_SAMPLE, OTHER_LANGUAGE = "another sample", "another language"
+SAME, DISJOINT = "fewer, the same problems", "fewer, disjoint problems"
 
 
 def variants(
@@ -246,6 +253,7 @@ def effects(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Mapping[str, Mapping[Key, Calibration]],
+    base: Mapping[int, Mapping[str, ParameterMask]],
     *,
     math: str,
     nonmath: str,
@@ -257,8 +265,9 @@ def effects(
     Args:
         model: A causal language model.
         tokenizer: Its tokenizer.
-        texts: Result of `variants`.
-        math: Math task.
+        texts: Form -> samples, such as the result of `variants`.
+        base: Seed -> the sets of the texts as they are.
+        math: Math task of these texts.
         nonmath: Non-math task.
         keep_ratio: K.
         batch_size: Prompts per forward pass.
@@ -266,11 +275,138 @@ def effects(
     Returns:
         Rows of `compare_sets` with `seed` and `keep_ratio`.
     """
-    tables, base = [], {}
+    tables = []
     for form, samples in texts.items():
         scores = score_samples(model, tokenizer, samples, batch_size=batch_size)
         for seed in dict.fromkeys(key[2] for key in samples):
             sets = math_sets(scores, math, nonmath, keep_ratio, seed)
-            rows = compare_sets(base.setdefault(seed, sets), sets, form)
+            rows = compare_sets(base[seed], sets, form)
             tables.append(rows.assign(seed=seed, keep_ratio=keep_ratio))
     return pd.concat(tables, ignore_index=True)
+
+
+class Formats(NamedTuple):
+    """What `rows` gives."""
+
+    examples: pd.DataFrame
+    """A text of every form, of the first language that was scored: column text."""
+    table: pd.DataFrame
+    """Rows of `compare_sets` with model, seed, keep_ratio and nonmath."""
+    made: pd.DataFrame
+    """Those that this run computed."""
+    audited: pd.DataFrame
+    """See `mmlib.study.evidence.audit_values`."""
+    run: RunInfo
+
+
+def rows(given: Mapping[str, Any]) -> Formats:
+    """Find the sets of all texts, or take what is shipped and find those of one language again.
+
+    Args:
+        given: Parameters of the page.
+
+    Raises:
+        ValueError: As in `draw_samples` and `disjoint_samples`.
+        AuditError: What was computed again is not what was shipped.
+    """
+    loading = Loading.of(given)
+    model, tokenizer = loading.load()
+    run = loading.run(model, given)
+    math, nonmath, keep_ratio = given["math"], given["nonmath"], given["keep_ratio"]
+    languages, seeds = given["languages"], given["seeds"]
+    if not given["sweep"]:
+        languages, seeds = [languages[given["audit_seed"] % len(languages)]], seeds[:1]
+    tasks, where = [math, nonmath], {"data_dir": given["data_dir"]}
+    whole = {"num_samples": given["num_samples"], **where}
+    few = {"num_samples": given["num_disjoint"], **where}
+    samples = draw_samples(tasks, languages, seeds, **whole)
+    texts = variants(samples, tokenizer, math=math, forms=given["forms"])
+    batching = {"batch_size": given["batch_size"]}
+    scores = score_samples(model, tokenizer, samples, **batching)
+    base = {seed: math_sets(scores, math, nonmath, keep_ratio, seed) for seed in seeds}
+
+    def moved(texts: Mapping, math: str, nonmath: str) -> pd.DataFrame:
+        options = {"math": math, "nonmath": nonmath, "keep_ratio": keep_ratio, **batching}
+        return effects(model, tokenizer, texts, base, **options)
+
+    if not given["sweep"]:
+        del texts[MATCHED]  # as many tokens as which others?
+    tables = [moved(texts, math, nonmath)]
+    pairs = {GENERAL: (math, given["generic"]), OTHER_TASK: (given["other_task"], nonmath)}
+    for form, pair in pairs.items():
+        if all(pair):
+            extra = draw_samples(list(pair), languages, seeds, **whole)
+            tables.append(moved({form: extra}, *pair))
+    for seed, other in itertools.pairwise(seeds):
+        again = compare_sets(base[seed], base[other], OTHER_SAMPLE)
+        tables.append(again.assign(seed=seed, keep_ratio=keep_ratio))
+    if given["sweep"]:
+        same = draw_samples(tasks, languages, seeds, replacement=False, **few)
+        apart = disjoint_samples(tasks, languages, seeds, **few)
+        tables.append(moved({SAME: same, DISJOINT: apart}, math, nonmath))
+    made = pd.concat(tables, ignore_index=True).assign(model=run.model, nonmath=nonmath)
+    table = made if given["sweep"] else read_evidence("formats")[0]
+    table = table[table.model == run.model]
+    name = ["model", "form", "what", "lang_a", "lang_b", "seed", "keep_ratio"]
+    first = {form: texts[form].get((languages[0], math, seeds[0])) for form in texts}
+    examples = {form: sample.texts[0] for form, sample in first.items() if sample}
+    return Formats(
+        examples=pd.DataFrame({"text": examples}),
+        table=table,
+        made=made,
+        audited=audit_values(table, made, on=name, values=["size_a", "size_b", "jaccard"]),
+        run=run,
+    )
+
+
+def moves(table: pd.DataFrame) -> pd.DataFrame:
+    """How a change moves each language's set, without the draws of fewer problems."""
+    moved = (table.what == "form") & ~table.form.isin([AS_IT_IS, SAME, DISJOINT])
+    return table[moved]
+
+
+def pairs_as_they_are(table: pd.DataFrame) -> pd.DataFrame:
+    """Overlaps of two languages' sets, of the texts as they are."""
+    return table[(table.form == AS_IT_IS) & (table.what == "language")]
+
+
+def beside_languages(table: pd.DataFrame, languages: Sequence[str]) -> pd.DataFrame:
+    """`moves`, and as a form of its own every other language beside a language.
+
+    Args:
+        table: See `Formats`.
+        languages: Those that are compared with the others.
+    """
+    whole = pairs_as_they_are(table)
+    swapped = {"lang_a": "lang_b", "lang_b": "lang_a", "size_a": "size_b", "size_b": "size_a"}
+    both = pd.concat([whole, whole.rename(columns=swapped)])
+    both = both[both.lang_a.isin(languages)].assign(form=OTHER_LANGUAGE)
+    return pd.concat([moves(table), both])
+
+
+def changed_overlaps(table: pd.DataFrame) -> pd.DataFrame:
+    """Overlaps of two languages that are both changed, beside those as they are.
+
+    Returns:
+        The rows of both changed, with a column "as it is", the Jaccard of the same pair and seed.
+    """
+    key = ["lang_a", "lang_b", "seed"]
+    before = pairs_as_they_are(table).set_index(key).jaccard.rename(AS_IT_IS)
+    return table[(table.what == "language") & (table.form != AS_IT_IS)].join(before, on=key)
+
+
+def claimed(table: pd.DataFrame, forms: Sequence[str]) -> pd.DataFrame:
+    """The rows that the claims read stand first: `what` is "format" or "language"."""
+    moved = moves(table)
+    first = pd.concat(
+        [moved[moved.form.isin(forms)].assign(what="format"), pairs_as_they_are(table)]
+    )
+    others = table[~table.index.isin(first.index)]
+    return pd.concat([first, others.assign(what="other " + others.what)])
+
+
+def published_tasks() -> pd.Series:
+    """Published Jaccards of English math with English code, and with German math of that seed."""
+    table = published("mathlang_overlap_extra")
+    table = table[(table.group == "global") & (table.seed == 42) & (table.keep_ratio == 0.1)]
+    return table.set_index(["lang_a", "lang_b"]).jaccard

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -10,7 +11,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mmlib.forward import batches
 from mmlib.importance import ImportanceScores, selection_size
 from mmlib.masks import jaccard
-from mmlib.study.localisation import Key, math_sets, published_sums
+from mmlib.study.ceilings import growing_scores
+from mmlib.study.evidence import audit_values, read_evidence
+from mmlib.study.localisation import Key, draw_samples, math_sets, published_sums
+from mmlib.study.settings import Asking, Loading
+from mmlib.study.stats import paired_changes
+from mmlib.study.sweeps import Sets, cells, sweep
+from mmlib.study.tables import RunInfo, unpack_answers
 from mmlib.tasks.problems import Calibration
 
 
@@ -93,3 +100,120 @@ def compare(
             rows.append((a, b, seed, ratio, "overlap", *both))
     names = ["lang_a", "lang_b", "seed", "keep_ratio", "what", "value", "exact"]
     return pd.DataFrame(rows, columns=names)
+
+
+class Precision(NamedTuple):
+    """What `rows` gives."""
+
+    table: pd.DataFrame
+    """Rows of `compare` with num_samples, model and nonmath, of this and of other models."""
+    made: pd.DataFrame
+    """Those that this run computed."""
+    audited: pd.DataFrame
+    """See `mmlib.study.evidence.audit_values`."""
+    answers: pd.DataFrame
+    """Packed answers after pruning the sets by either sum, with a column `sums`."""
+    problems: pd.DataFrame
+    """What was asked: part, problem_id."""
+    run: RunInfo
+
+
+def rows(given: Mapping[str, Any]) -> Precision:
+    """Sum in both ways and prune by either, or take what is shipped and sum one language again.
+
+    Args:
+        given: Parameters of the page.
+
+    Raises:
+        ValueError: As in `draw_samples` and `growing_sums`.
+        AuditError: What was computed again is not what was shipped.
+    """
+    loading, every = Loading.of(given), given["sweep"]
+    model, tokenizer = loading.load()
+    run = loading.run(model, given)
+    languages, seeds, most = given["languages"], given["seeds"], given["num_samples"]
+    if not every:
+        languages = [languages[given["audit_seed"] % len(languages)]]
+        seeds, most = seeds[:1], given["audit_prompts"]
+    sizes = [n for n in given["prompts"] if n <= most]
+    tasks = {name: given[name] for name in ("math", "nonmath")}
+    texts = {name: given[name] for name in ("num_samples", "data_dir")}
+    samples = draw_samples(list(tasks.values()), languages, seeds, **texts)
+    sums = {
+        name: {key: add(model, tokenizer, sample, sizes) for key, sample in samples.items()}
+        for name, add in {"bfloat16": growing_sums, "float32": growing_scores}.items()
+    }
+    tables = []
+    for n in sizes:
+        pair = [{key: scores[n] for key, scores in growing.items()} for growing in sums.values()]
+        table = compare(*pair, **tasks, keep_ratios=given["keep_ratios"])
+        tables.append(table.assign(num_samples=n))
+    made = pd.concat(tables, ignore_index=True).assign(model=run.model, nonmath=given["nonmath"])
+    table = made if every else read_evidence("precision")[0]
+    asking = Asking.of(given)
+    if every and given["items"]:
+        same = given["edit_dtype"] == given["dtype"]
+        edited = model if same else loading.load(given["edit_dtype"])[0]
+        wanted = cells(
+            languages=languages,
+            seeds=seeds,
+            dtypes=[given["edit_dtype"]],
+            keep_ratios=given["keep_ratios"],
+            conditions=["math-specific"],
+        ).merge(pd.DataFrame({"part": given["parts"]}), how="cross")
+        answers = pd.concat(
+            [
+                sweep(
+                    {given["edit_dtype"]: edited},
+                    Sets({key: scores[sizes[-1]] for key, scores in growing.items()}, **tasks),
+                    wanted,
+                    asking.ask(tokenizer),
+                ).assign(sums=name)
+                for name, growing in sums.items()
+            ],
+            ignore_index=True,
+        ).assign(model=run.model)
+    else:
+        answers = read_evidence("precision_answers")[0]
+    name = ["model", "lang_a", "lang_b", "seed", "keep_ratio", "what", "num_samples"]
+    kept = table[table.model == run.model]
+    return Precision(
+        table=table,
+        made=made,
+        audited=audit_values(kept, made, on=name, values=["value", "exact"], tolerance=0.02),
+        answers=answers,
+        problems=asking.problems(given["languages"][0]),
+        run=run,
+    )
+
+
+def shifts(table: pd.DataFrame) -> pd.DataFrame:
+    """How rounded sums change set sizes and overlaps.
+
+    Args:
+        table: See `Precision`.
+
+    Returns:
+        Its rows of the two, with `change`: of sizes as a share of the exact one.
+    """
+    table = table[table.what.isin(["set size", "overlap"])]
+    scale = table.exact.where(table.what == "set size", 1.0)
+    return table.assign(change=(table.value - table.exact) / scale)
+
+
+def pruned_by_either(sums: Precision, seed: int) -> pd.DataFrame:
+    """Accuracy after pruning the set by bfloat16 sums (accuracy) and by exact ones (plain).
+
+    Args:
+        sums: Result of `rows`.
+        seed: Calibration seed.
+
+    Returns:
+        Rows of `mmlib.study.stats.paired_changes` by keep_ratio and lang.
+    """
+    answers = unpack_answers(sums.answers, sums.problems)
+    answers = answers[(answers.condition != "none") & (answers.seed == seed)]
+    sides = {name: side.drop(columns="sums") for name, side in answers.groupby("sums")}
+    by = ["keep_ratio", "lang"]
+    on = [*by, "part", "problem_id"]
+    return paired_changes(sides["bfloat16"], sides["float32"], by=by, on=on)

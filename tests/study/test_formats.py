@@ -4,10 +4,12 @@ import re
 from collections import Counter
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from mmlib.masks import jaccard
 from mmlib.models import load_model
+from mmlib.study import formats
 from mmlib.study.formats import (
     FORMS,
     disjoint_samples,
@@ -145,7 +147,8 @@ def test_effects_are_those_of_the_sets(samples):
     reading = ("hi", "organism-reading", 1)
     assert texts["one line"][reading] is drawn[reading]
     tasks = {"math": MATH, "nonmath": "organism-reading"}
-    table = effects(model, tokenizer, texts, **tasks, keep_ratio=0.1)
+    base = math_sets(score_samples(model, tokenizer, drawn), **tasks, keep_ratio=0.1, seed=1)
+    table = effects(model, tokenizer, texts, {1: base}, **tasks, keep_ratio=0.1)
     rows = table.set_index(["form", "what", "lang_a"])
     assert (table[table.form == "as it is"].query("what == 'form'").jaccard == 1).all()
     assert rows.jaccard["one line", "form", "en"] < 1
@@ -154,3 +157,24 @@ def test_effects_are_those_of_the_sets(samples):
     changed = math_sets(scores, **tasks, keep_ratio=0.1, seed=1)
     assert rows.jaccard["one line", "language", "en"] == jaccard(changed["en"], changed["hi"])
     assert rows.size_b["one line", "form", "hi"] == len(changed["hi"])
+
+
+def test_moves_stand_beside_other_languages_and_the_claims_rows_come_first():
+    rows = [
+        (form, what, *pair, 1, 10, 20, jaccard)
+        for form, jaccard in {"as it is": 0.5, "noise": 0.4, formats.SAME: 0.3}.items()
+        for what, pair in (("form", "aa"), ("form", "bb"), ("language", "ab"))
+    ]
+    names = ["form", "what", "lang_a", "lang_b", "seed", "size_a", "size_b", "jaccard"]
+    table = pd.DataFrame(rows, columns=names)
+    assert formats.moves(table).form.tolist() == ["noise", "noise"]
+    beside = formats.beside_languages(table, ["a", "b"])
+    others = beside[beside.form == formats.OTHER_LANGUAGE]
+    ends = others[["lang_a", "lang_b", "size_a"]].to_numpy().tolist()
+    assert ends == [["a", "b", 10], ["b", "a", 20]]
+    changed = formats.changed_overlaps(table)
+    assert changed[["jaccard", "as it is"]].to_numpy().tolist() == [[0.4, 0.5], [0.3, 0.5]]
+    claimed = formats.claimed(table, ["noise"])
+    assert claimed.what.tolist()[:3] == ["format", "format", "language"]
+    assert claimed.what[3:].str.startswith("other ").all()
+    assert sorted(claimed.index) == list(table.index)

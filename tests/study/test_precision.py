@@ -1,5 +1,6 @@
 """Laws of running sums in bfloat16, against sums made by hand."""
 
+import pandas as pd
 import pytest
 import torch
 
@@ -8,7 +9,7 @@ from mmlib.importance import ActivationNorms, ImportanceScores
 from mmlib.masks import jaccard
 from mmlib.models import load_model
 from mmlib.study.localisation import collect_scores, draw_samples, score_samples
-from mmlib.study.precision import compare, growing_sums, tied
+from mmlib.study.precision import compare, growing_sums, shifts, tied
 
 TASKS = {"math": "organism-math", "nonmath": "organism-reading"}
 
@@ -91,3 +92,10 @@ def test_copies_of_sums_stay_and_norms_are_not_copied():
     norms = ActivationNorms({"a": torch.ones(2)}, {"a": "a"}, 1)
     derived = ImportanceScores({"a": torch.ones(2, 2)}, norms)
     assert derived.copy() is derived
+
+
+def test_shifts_of_sizes_are_shares_and_those_of_overlaps_differences():
+    rows = [("set size", 110.0, 100.0), ("overlap", 0.45, 0.5), ("ties", 1.0, 0.0)]
+    table = shifts(pd.DataFrame(rows, columns=["what", "value", "exact"]))
+    changes = table.set_index("what").change.to_dict()
+    assert changes == pytest.approx({"set size": 0.1, "overlap": -0.05})
