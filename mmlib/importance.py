@@ -313,7 +313,7 @@ def _collect(
 
 @dataclass(frozen=True)
 class ImportanceScores:
-    """Scores of all weights, one matrix at a time: |W| · norms, or sums kept as matrices."""
+    """Scores of all weights, one matrix at a time: ``|W|`` · norms, or sums kept as matrices."""
 
     weights: dict[str, torch.Tensor]
     """Module name -> weight (not copied), or the summed score matrix when `norms` is None."""

@@ -187,7 +187,7 @@ def _among_neighbours(
 
 
 def jaccard(a: ParameterMask, b: ParameterMask) -> float:
-    """|A ∩ B| / |A ∪ B| over all weights; NaN for two empty sets."""
+    """``|A ∩ B| / |A ∪ B|`` over all weights; NaN for two empty sets."""
     union = len(a | b)
     return len(a & b) / union if union else float("nan")
 

@@ -459,8 +459,9 @@ def update_magnitude(base: PreTrainedModel, expert: Expert) -> pd.DataFrame:
 
     Returns:
         One row per tensor: tensor, module (its name without prefix, layer and `weight`), layer
-        (<NA> outside the decoder layers), n, absolute = mean |ΔW|, relative = absolute / mean |W|,
-        share = Σ |ΔW| of the tensor over that of the model (0 for an expert that is the base).
+        (<NA> outside the decoder layers), n, absolute = mean ``|ΔW|``, relative = absolute over
+        mean ``|W|``, share = Σ ``|ΔW|`` of the tensor over that of the model (0 for an expert that
+        is the base).
 
     Raises:
         ValueError: See `check_comparable`.
