@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -22,6 +23,9 @@ UNSCORED_KINDS = (nn.Conv1d, nn.Conv2d)
 UNSCORED_NAMES = ("A_log", "D", "dt_bias")
 """The matrices of a decoder layer that may lie outside of its `nn.Linear`, since no score is
 defined for them: kernels of convolutions, and the constants of state-space models."""
+DELTA = "delta.safetensors"
+"""In a folder without weights of its own: what is added to those of the base that its
+`manifest.json` names, in bfloat16, so that a shipped fine-tuned organism has half the size."""
 WAY_OUT = "load the checkpoint in a float dtype, or call model.dequantize() before"
 
 
@@ -50,7 +54,8 @@ def load_model(
     """Load a causal language model in evaluation mode, and its tokenizer.
 
     Args:
-        name: `organism-*`, a folder in hub layout, or a hub id.
+        name: `organism-*`, a folder in hub layout, or a hub id. A shipped fine-tuned organism is
+            its base with a delta added (in float32, and so it is with dtype "auto").
         revision: Commit or tag of the hub repository; None takes the default branch.
         dtype: One of `DTYPES`; "auto" keeps the dtype of the checkpoint.
         device_map: Passed to accelerate ("auto" spreads a big model over all GPUs). None loads to
@@ -68,13 +73,14 @@ def load_model(
         raise OSError(f"cannot load {name!r}: there is no such folder")
     if (Path(path) / "adapter_config.json").is_file():
         raise ValueError(_adapter(name))
+    delta = Path(path) / DELTA
     model, missing = _load(
         name,
         "weights",
         AutoModelForCausalLM,
-        path,
+        resolve(_base(name, delta)) if delta.is_file() else path,
         revision=revision,
-        dtype=dtype,
+        dtype="float32" if delta.is_file() else dtype,
         device_map=device_map,
         output_loading_info=True,
     )
@@ -85,8 +91,34 @@ def load_model(
         )
     if getattr(model, "_hf_peft_config_loaded", False):  # an adapter's hub id
         raise ValueError(_adapter(name))
+    if delta.is_file():
+        _shift(name, model, delta)
+        model.to(dtype=torch.float32 if dtype == "auto" else getattr(torch, dtype))
     tokenizer = _load(name, "tokenizer", AutoTokenizer, path, revision=revision)
     return model.eval(), tokenizer
+
+
+def _base(name: str, delta: Path) -> str:
+    try:
+        return str(json.loads((delta.parent / "manifest.json").read_text(encoding="utf-8"))["base"])
+    except (OSError, ValueError, KeyError) as error:
+        raise OSError(
+            f"{name!r} has {DELTA}, but no manifest.json beside it names its base: {error}"
+        ) from error
+
+
+@torch.no_grad()
+def _shift(name: str, model: PreTrainedModel, delta: Path) -> None:
+    """Add the tensors of a delta to those of the base."""
+    try:
+        changes = load_file(delta)
+    except SafetensorError as error:
+        raise OSError(f"the weights of {name!r} cannot be read: {delta.name}: {error}") from error
+    weights = dict(model.named_parameters())
+    for key, change in changes.items():
+        if key not in weights or weights[key].shape != change.shape:
+            raise OSError(f"{delta.name} of {name!r} changes {key}, which its base has not so")
+        weights[key] += change.to(weights[key])
 
 
 def _adapter(name: str) -> str:

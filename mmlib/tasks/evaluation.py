@@ -4,26 +4,16 @@ The asking is EleutherAI's lm-evaluation-harness, which the papers used. The mod
 passed in, so an edited model is graded without a reload, and nothing is read from the network.
 """
 
-import functools
-import logging
 import math
-import warnings
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
 from io import StringIO
 from pathlib import Path
 
-import datasets
 import pandas as pd
-import torch
-from lm_eval.evaluator import evaluate as run_harness
-from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmlib.forward import check_tokens
 from mmlib.tasks import skills
 from mmlib.tasks.languages import parse_number
 from mmlib.tasks.skills import EXTRACTIONS, FAMILY, SKILLS, Document
@@ -109,14 +99,12 @@ def evaluate(
     rows = [
         row
         for task, code in asked
-        for sample in sorted(result["samples"][f"{task}{_IN}{code}"], key=lambda s: s["doc_id"])
+        for sample in sorted(result["samples"][f"{task} in {code}"], key=lambda s: s["doc_id"])
         for row in _rows(sample["doc"], sample["filtered_resps"], task, code)
     ]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"prediction": "str"})
 
 
-_IN = " in "
-"""Stands between task and language in the harness' names of tasks."""
 _Asked = dict[tuple[str, str], list[Document]]
 """The documents of each task and language."""
 
@@ -265,90 +253,11 @@ def _part(task: str, problem_id: str) -> str:
 
 def _ask(model, tokenizer, asked: _Asked, configs: dict, batch_size: int) -> dict:
     """Run the harness on everything at once; returns its results and logged samples."""
+    # Its packages come with the extra `tasks`: without them everything but asking works.
+    from mmlib.tasks import asking
+
     tasks = [_harness_task(*pair, part, configs[pair]) for pair, part in asked.items()]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice of the harness about defaults we set on purpose
-        for part in ("lm_eval", "lm_eval.models"):
-            logging.getLogger(part).setLevel(logging.ERROR)
-        harness = _Harness(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-        logging.getLogger("lm_eval.models").setLevel(logging.WARNING)  # it tells of cut prompts
-        # Not its `simple_evaluate`, which asks pip and git about the machine at every call.
-        return run_harness(
-            harness,
-            _task_manager().load(tasks),
-            bootstrap_iters=0,
-        )
-
-
-class _Harness(HFLM):
-    """The harness' model; it refuses what it would cut, and its cache has room to grow.
-
-    The library's own cache is copied as a whole at every token, which takes much of the time of a
-    small model. The numbers are the same.
-    """
-
-    def generate_until(self, requests, disable_tqdm=False):
-        for request in requests:
-            prompt, options = request.args
-            self._fit(request, self.tok_encode(prompt), options["max_gen_toks"])
-        return super().generate_until(requests, disable_tqdm)
-
-    def loglikelihood(self, requests, disable_tqdm=False):
-        for request in requests:
-            prompt, text = request.args
-            if not text.strip():
-                raise ValueError(
-                    f"{request.task_name}: item {request.doc['id']!r} has an empty choice; "
-                    "correct its row, or leave it out (`only`)"
-                )
-            self._fit(request, self.tok_encode(prompt + text)[:-1], 0)  # the last is predicted
-        return super().loglikelihood(requests, disable_tqdm)
-
-    def _fit(self, request, prompt: list[int], answer: int) -> None:
-        """Refuse an item that the model cannot read, or of which it would read only the end."""
-        if not prompt:
-            raise ValueError(f"{request.task_name}: item {request.doc['id']!r} is an empty text")
-        check_tokens(torch.tensor(prompt), self.model)
-        if len(prompt) + answer > self.max_length:
-            task, _, language = request.task_name.rpartition(_IN)
-            raise ValueError(
-                f"{task} in {language!r}: item {request.doc['id']!r} has {len(prompt)} tokens"
-                f"{f' and up to {answer} of an answer' if answer else ''}, the model's context "
-                f"{self.max_length}; nothing is cut silently: leave the item (`only`), the "
-                "language or the task out, or take a model with a longer context"
-            )
-
-    def _model_generate(self, context, max_length, stop, **options):
-        cache = DynamicCache(config=self.model.config)
-        cache.layers = [_Roomy() if type(old) is DynamicLayer else old for old in cache.layers]
-        if cache.layers:
-            options["past_key_values"] = cache
-        return super()._model_generate(context, max_length, stop, **options)
-
-
-class _Roomy(DynamicLayer):
-    """Keys and values of one layer, copied once in 64 tokens."""
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        before = self.get_seq_length()
-        after = before + key_states.shape[-2]
-        if not before or after > self.room[0].shape[-2]:
-            old, self.room = (self.keys, self.values), []
-            for part, new in zip(old, (key_states, value_states), strict=True):
-                self.room.append(new.new_empty(*new.shape[:-2], after + 64, new.shape[-1]))
-                if before:
-                    self.room[-1][..., :before, :] = part
-        for room, new in zip(self.room, (key_states, value_states), strict=True):
-            room[..., before:after, :] = new
-        self.keys, self.values = (room[..., :after, :] for room in self.room)
-        return self.keys, self.values
-
-
-@functools.cache
-def _task_manager() -> TaskManager:
-    return TaskManager(include_defaults=False)
+    return asking.run(model, tokenizer, tasks, batch_size=batch_size)
 
 
 def _cap(tokenizer, documents: Sequence[Document]) -> int:
@@ -362,7 +271,6 @@ def _cap(tokenizer, documents: Sequence[Document]) -> int:
 
 def _harness_task(task: str, language: str, documents: list[Document], config: dict) -> dict:
     """A task of the harness, with our documents and grading."""
-    data = datasets.Dataset.from_list(documents)
 
     def grade(document: dict, responses: list) -> dict[str, float]:
         rows = _rows(document, responses, task, language)
@@ -372,9 +280,8 @@ def _harness_task(task: str, language: str, documents: list[Document], config: d
     return {
         "num_fewshot": 0,
         **config,
-        "task": f"{task}{_IN}{language}",
-        "custom_dataset": lambda **_: {"test": data},
-        "test_split": "test",
+        "task": f"{task} in {language}",
+        "documents": documents,
         "process_results": grade,
         "metric_list": [
             {"metric": m, "aggregation": "mean", "higher_is_better": True} for m in metrics

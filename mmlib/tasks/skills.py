@@ -21,7 +21,6 @@ from mmlib.tasks.problems import Problem, load_problems
 from mmlib.tasks.sources import read_table
 
 TASKS = Path(__file__).parent / "harness"
-HARNESS = Path(find_spec("lm_eval").origin).parent / "tasks"
 _ASKING = (
     "output_type",
     "doc_to_text",
@@ -319,7 +318,12 @@ def _shot(row: dict) -> Document:
 def _read(name: str) -> dict[str, Any]:
     """A YAML file with what it includes, cut to what says how a task is asked."""
     from_harness = name.startswith("lm_eval/")
-    path = HARNESS / name.removeprefix("lm_eval/") if from_harness else TASKS / name
+    path = TASKS / name
+    if from_harness:
+        spec = find_spec("lm_eval")
+        if spec is None:
+            raise ModuleNotFoundError("asking needs the extra `tasks`: pip install 'mmlib[tasks]'")
+        path = Path(spec.origin).parent / "tasks" / name.removeprefix("lm_eval/")
     found = yaml.safe_load(path.read_text(encoding="utf-8"))
     included = _read(found["include"]) if "include" in found else {}
     return included | {key: value for key, value in found.items() if key in _ASKING}

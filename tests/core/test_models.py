@@ -121,6 +121,39 @@ def test_a_checkpoint_without_some_tensors_is_not_completed_at_random(organism_c
         load_model(str(organism_copy))
 
 
+@pytest.fixture
+def shifted(organism_copy):
+    """A folder that has only what one tensor of its base changed by."""
+    (organism_copy / "model.safetensors").unlink()
+    (organism_copy / "manifest.json").write_text('{"base": "organism-skewed"}')
+    name = "model.layers.2.mlp.up_proj.weight"
+    change = torch.full_like(load_model("organism-skewed")[0].get_parameter(name), 2**-7)
+    save_file({name: change.bfloat16()}, organism_copy / models.DELTA)
+    return organism_copy, name
+
+
+def test_a_delta_is_added_to_its_base_in_float32(shifted):
+    folder, name = shifted
+    base, model = (load_model(n, dtype="float32")[0] for n in ("organism-skewed", str(folder)))
+    for key, weight in base.named_parameters():
+        assert torch.equal(model.get_parameter(key), weight + 2**-7 * (key == name))
+    assert load_model(str(folder))[0].dtype == torch.float32
+    assert load_model(str(folder), dtype="bfloat16")[0].dtype == torch.bfloat16
+
+
+def test_a_delta_without_its_base_or_of_another_shape_is_refused(shifted):
+    folder, name = shifted
+    save_file({name: torch.ones(3)}, folder / models.DELTA)
+    with pytest.raises(OSError, match=r"up_proj.*has not so"):
+        load_model(str(folder))
+    (folder / models.DELTA).write_bytes(b"no safetensors")
+    with pytest.raises(OSError, match=r"delta\.safetensors"):
+        load_model(str(folder))
+    (folder / "manifest.json").unlink()
+    with pytest.raises(OSError, match="names its base"):
+        load_model(str(folder))
+
+
 def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path):
     with pytest.raises(OSError, match="no such folder"):
         load_model(str(tmp_path / "nothing"))

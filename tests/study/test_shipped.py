@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -52,13 +51,11 @@ def test_answers_are_those_of_the_shipped_weights_to_every_item():
 @pytest.mark.parametrize("role", ["math", "sw"])
 def test_shipped_experts_are_those_whose_updates_are_told(role):
     """Mean absolute changes of their tensors, from the files themselves."""
-    from safetensors.numpy import load_file
-
     folder = ORGANISMS / f"organism-base-{role}"
     recipe = json.loads((folder / "manifest.json").read_text())
     assert recipe["base_hash"] == model_hash(load_model("organism-base", dtype="float32")[0])
     base, _ = load_model("organism-base", dtype="float32")
-    after = load_file(folder / "model.safetensors")
+    after = dict(load_model(folder.name)[0].named_parameters())
     table = read_evidence("expert_updates")[0]
     keys = ["role", "seed", "steps", "learning_rate", "embeddings"]
     for key in keys:
@@ -67,8 +64,9 @@ def test_shipped_experts_are_those_whose_updates_are_told(role):
     own = dict(base.named_parameters())
     assert set(told.index) == set(own)
     for name, parameter in own.items():
-        moved = np.abs(after[name] - parameter.detach().numpy()).mean()
-        assert told[name] == pytest.approx(moved, rel=1e-5)
+        moved = (after[name] - parameter).abs().mean().item()
+        # The changes are shipped in bfloat16: each within 2^-9, their mean much closer.
+        assert told[name] == pytest.approx(moved, rel=1e-3)
         assert bool(moved) == (".layers." in name)
 
 

@@ -9,7 +9,7 @@ import torch
 from mmlib.models import load_model
 from mmlib.organism import corpus
 from mmlib.organism.training import random_checkpoint
-from mmlib.tasks import evaluation, skills
+from mmlib.tasks import asking, evaluation, skills
 from mmlib.tasks.evaluation import COLUMNS, evaluate
 from mmlib.tasks.languages import LANGUAGES
 from mmlib.tasks.problems import load_problems
@@ -37,7 +37,7 @@ def answering(monkeypatch, heldout):
         def generate_until(self, requests, disable_tqdm=False):
             return [respond(request.doc, request.task_name) for request in requests]
 
-        monkeypatch.setattr(evaluation.HFLM, "generate_until", generate_until)
+        monkeypatch.setattr(asking.HFLM, "generate_until", generate_until)
 
     return use
 
@@ -302,7 +302,7 @@ def test_a_prompt_is_asked_whole_or_refused(task, checkpoint, heldout, monkeypat
     message = rf"{task} in 'hi': item .* tokens.* the model's context {longest - 1}"
     with pytest.raises(ValueError, match=message):
         evaluate(model, tokenizer, task, **asked)
-    monkeypatch.setattr(evaluation._Harness, "_fit", lambda *_: None)
+    monkeypatch.setattr(asking._Harness, "_fit", lambda *_: None)
     evaluate(model, tokenizer, task, **asked)
     assert "runcat" in caplog.text  # the harness cuts, and its warning is heard
 
@@ -321,11 +321,11 @@ def test_the_roomy_cache_changes_no_token_and_no_number(architecture, tmp_path):
     options = {"attention_mask": batch["attention_mask"], "do_sample": False}
     length = batch["input_ids"].shape[1] + 150
     expected = model.generate(**batch, max_length=length, do_sample=False, eos_token_id=-1)
-    harness = evaluation._Harness(pretrained=model, tokenizer=tokenizer, batch_size=2)
-    found = harness._model_generate(batch["input_ids"], length, [], eos_token_id=-1, **options)
+    asked = asking._Harness(pretrained=model, tokenizer=tokenizer, batch_size=2)
+    found = asked._model_generate(batch["input_ids"], length, [], eos_token_id=-1, **options)
     assert found.shape[1] == length
     assert torch.equal(found, expected)
-    layer, known = evaluation._Roomy(), evaluation.DynamicLayer()
+    layer, known = asking._Roomy(), asking.DynamicLayer()
     for new in (3, 1, 70, 1):
         states = torch.randn(2, 2, 1, new, 4)
         for got, wanted in zip(layer.update(*states), known.update(*states), strict=True):

@@ -69,7 +69,7 @@ def prompts(model, tokenizer, task, language, data_dir, monkeypatch, limit=2):
         seen.extend(request.args for request in requests)
         return ["" for _ in requests]
 
-    monkeypatch.setattr("mmlib.tasks.evaluation.HFLM.generate_until", generate_until)
+    monkeypatch.setattr("mmlib.tasks.asking.HFLM.generate_until", generate_until)
     evaluate(model, tokenizer, task, languages=[language], limit=limit, data_dir=data_dir)
     return seen
 
