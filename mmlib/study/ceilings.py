@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.forward import batches
 from mmlib.importance import ActivationNorms, ImportanceScores, collect_norms
+from mmlib.masks import jaccard
+from mmlib.models import untrained_like
 from mmlib.overlap import OVERLAP_COUNTS
-from mmlib.study.localisation import Key
-from mmlib.study.tables import chance_jaccard
+from mmlib.study.localisation import Key, score_samples, set_tables
+from mmlib.study.settings import Loading, Sampling
+from mmlib.study.tables import RunInfo, chance_jaccard
 from mmlib.tasks.problems import Calibration
 
 PARTS = {"attn": "attention", "attention": "attention", "mlp": "MLP"}
@@ -152,3 +156,89 @@ def magnitude(scores: ImportanceScores) -> ImportanceScores:
     """Scores that are |W| alone: the part of the score that no text has a say in."""
     weights = {name: weight.detach().abs() for name, weight in scores.weights.items()}
     return ImportanceScores(weights, None)
+
+
+class Ceilings(NamedTuple):
+    """What `rows` finds."""
+
+    table: pd.DataFrame
+    """Overlaps of the sets and of their controls, told apart by `control`: see `mmlib.overlap`,
+    with the groups of `by_part`, coefficient, model and nonmath."""
+    chance: pd.DataFrame
+    """See `chance`."""
+    magnitude: pd.DataFrame
+    """Jaccard of a top-K set with the largest weights, by task (index) and language."""
+    growth: pd.DataFrame
+    """Global overlaps at one keep ratio on the first `num_samples` texts of two samples: `line`
+    tells "two languages" of one sample from the "same language" in both."""
+    run: RunInfo
+
+
+def rows(given: Mapping[str, Any]) -> Ceilings:
+    """Overlaps of all languages, and everything that they are to be compared with.
+
+    Args:
+        given: Parameters of the page.
+
+    Raises:
+        ValueError: As in `localisation.draw_samples` and `mmlib.importance.check_keep_ratios`.
+    """
+    loading, sampling = Loading.of(given), Sampling.of(given)
+    model, tokenizer = loading.load()
+    run = loading.run(model, given)
+    samples, batching = sampling.draw(), {"batch_size": given["batch_size"]}
+    scores = score_samples(model, tokenizer, samples, **batching)
+    blank = untrained_like(model, seed=sampling.seeds[0])
+    by_tasks = (sampling.math, sampling.nonmath, given["keep_ratios"])
+    trained = set_tables(scores, *by_tasks, reverse=True)
+    blank_scores = score_samples(blank, tokenizer, samples, **batching)
+    untrained = set_tables(blank_scores, *by_tasks, reverse=True)
+    overlaps = {
+        "math-specific": trained.overlap,
+        "same language": trained.ceiling,
+        "nonmath-specific": trained.nonmath_overlap,
+        "untrained": untrained.overlap,
+        "untrained nonmath": untrained.nonmath_overlap,
+        "shuffled norms": set_tables(shuffled(scores), *by_tasks).overlap,
+    }
+    table = pd.concat([part.assign(control=name) for name, part in overlaps.items()])
+    table = coefficient(table.assign(model=run.model, nonmath=sampling.nonmath))
+    sizes = [n for n in given["prompts"] if n < sampling.num_samples]
+    grown = {
+        key: growing_scores(model, tokenizer, sample, sizes, **batching)
+        | {sampling.num_samples: scores[key]}
+        for key, sample in samples.items()
+        if key[2] in sampling.seeds[:2]
+    }
+    return Ceilings(
+        table=pd.concat([table, by_part(table)]),
+        chance=chance(trained.overlap),
+        magnitude=_by_magnitude(scores, sampling, given["keep_ratio"]),
+        growth=_growth(grown, sampling, given["keep_ratio"]),
+        run=run,
+    )
+
+
+def _by_magnitude(
+    scores: Mapping[Key, ImportanceScores], sampling: Sampling, keep_ratio: float
+) -> pd.DataFrame:
+    languages, seed = sampling.languages, sampling.seeds[0]
+    alone = magnitude(scores[languages[0], sampling.math, seed]).top(keep_ratio)
+    shares = {
+        task: {code: jaccard(scores[code, task, seed].top(keep_ratio), alone) for code in languages}
+        for task in (sampling.math, sampling.nonmath)
+    }
+    return pd.DataFrame(shares).T
+
+
+def _growth(
+    grown: Mapping[Key, Mapping[int, ImportanceScores]], sampling: Sampling, keep_ratio: float
+) -> pd.DataFrame:
+    tables = []
+    for size in next(iter(grown.values())):
+        scores = {key: scored[size] for key, scored in grown.items()}
+        found = set_tables(scores, sampling.math, sampling.nonmath, [keep_ratio])
+        lines = {"two languages": found.overlap, "same language": found.ceiling}
+        both = pd.concat([table.assign(line=line) for line, table in lines.items()])
+        tables.append(both.assign(num_samples=size))
+    return pd.concat(tables).query("group == 'global'")
