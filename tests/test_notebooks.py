@@ -138,21 +138,31 @@ def test_the_notebook_tells_and_the_package_does(name):
 
 # Chapters that do not keep a law yet, exactly: one that keeps it is taken out of its list here.
 LONG_RUNS_OF_CODE = set(NAMES) - {
+    "00_at_a_glance",
     "01_problems",
+    "02_organism",
     "03_math_weights",
+    "04_overlap",
     "05_cost",
     "06_what_breaks",
     "07_all_or_few",
     "08_errors",
+    "09_ceilings",
     "10_travel",
     "11_precision",
     "13_format",
 }
 SILENT_CELLS = set(NAMES) - {
+    "00_at_a_glance",
+    "01_problems",
+    "02_organism",
+    "03_math_weights",
+    "04_overlap",
     "05_cost",
     "06_what_breaks",
     "07_all_or_few",
     "08_errors",
+    "09_ceilings",
     "10_travel",
     "11_precision",
     "13_format",
@@ -160,6 +170,9 @@ SILENT_CELLS = set(NAMES) - {
 TOO_MANY_CELLS = set(NAMES) - {
     "00_at_a_glance",
     "01_problems",
+    "02_organism",
+    "03_math_weights",
+    "04_overlap",
     "05_cost",
     "06_what_breaks",
     "07_all_or_few",
@@ -170,9 +183,12 @@ TOO_MANY_CELLS = set(NAMES) - {
     "13_format",
 }
 OTHER_IMPORTS = set(NAMES) - {
+    "01_problems",
+    "03_math_weights",
     "06_what_breaks",
     "07_all_or_few",
     "08_errors",
+    "09_ceilings",
     "10_travel",
     "11_precision",
     "13_format",

@@ -39,6 +39,16 @@ class Family(NamedTuple):
     run: RunInfo
 
     @property
+    def first(self) -> str:
+        """Name of the organism of the page."""
+        return next(iter(self.folders))
+
+    @property
+    def card(self) -> str:
+        """Its model card, in Markdown."""
+        return (self.folders[self.first] / "README.md").read_text(encoding="utf-8")
+
+    @property
     def made(self) -> pd.DataFrame:
         """Packed answers of this run."""
         return pack_answers(self.asked, by=["model", "part", "lang"])
@@ -57,8 +67,8 @@ class Family(NamedTuple):
 
     def solved(self) -> pd.DataFrame:
         """Accuracy of the first organism in the math of the known templates, by lang and task."""
-        first = self.answers.model == next(iter(self.folders))
-        solved = self.answers[first & self.answers.part.str.match(r"math-\d")]
+        mine = self.answers.model == self.first
+        solved = self.answers[mine & self.answers.part.str.match(r"math-\d")]
         return summarize(solved.assign(task="organism-math"))
 
 
