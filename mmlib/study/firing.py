@@ -1,19 +1,26 @@
 """Which neurons fire, and which layers that selects: draws of questions, readings, resamples."""
 
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
+from mmlib.forward import batches
+from mmlib.models import untrained_like
 from mmlib.neurons import (
     Aggregation,
     Denominator,
     Firing,
+    firing_rates,
     overlap_with_english,
     ranges,
     select_layers,
 )
+from mmlib.study.settings import Loading
+from mmlib.study.tables import RunInfo
 from mmlib.tasks.problems import load_problems
 
 
@@ -49,8 +56,33 @@ def draw_questions(
     shared = sorted(set.intersection(*map(set, prompts.values())))
     if not 0 < number <= len(shared):
         raise ValueError(f"number={number}: {len(shared)} problems of {task} are in all languages")
-    chosen = np.random.default_rng(seed).choice(shared, number, replace=False)
-    return {code: [own[i] for i in chosen] for code, own in prompts.items()}
+    drawn = np.random.default_rng(seed).choice(shared, number, replace=False)
+    return {code: [texts[i] for i in drawn] for code, texts in prompts.items()}
+
+
+def question_firing(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Mapping[str, Sequence[str]],
+    *,
+    batch_size: int = 32,
+) -> dict[str, Firing]:
+    """How often every neuron fires in questions of several languages, one language after another.
+
+    Padding and the token that begins a text do not count.
+
+    Args:
+        model: A gated decoder.
+        tokenizer: Its tokenizer.
+        questions: Language -> questions, see `draw_questions`.
+        batch_size: Questions per forward pass.
+    """
+    skip = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    batching = {"batch_size": batch_size, "sort": False}
+    return {
+        code: firing_rates(model, batches(tokenizer, texts, **batching), skip=skip)
+        for code, texts in questions.items()
+    }
 
 
 def overlap_by_question(
@@ -191,3 +223,132 @@ def sensitivity(
                 rows.append((aggregation, name, end, *told))
     columns = ["aggregation", "overlap", "candidates", "layers", "peak", "theta", "reason"]
     return pd.DataFrame(rows, columns=columns).astype({"peak": "Int64"})
+
+
+class Readings(NamedTuple):
+    """What `rows` finds."""
+
+    questions: pd.DataFrame
+    """The first question, by language."""
+    firing: pd.DataFrame
+    """Firing rates: seed (draw of the questions), layer, lang, rate, model."""
+    untrained: pd.DataFrame
+    """The same of the network before training: layer, lang, rate."""
+    overlap: pd.DataFrame
+    """Overlap with English: seed, layer, lang, overlap."""
+    beside: pd.DataFrame
+    """What it is to be compared with: layer, lang ("ceiling": English with other questions,
+    "untrained", "chance": a set of the same size), overlap."""
+    resampled: pd.DataFrame
+    """By layer: selected and peak (see `bootstrap_layers`), msd (variance over languages, 1e-4)."""
+    by_draw: pd.DataFrame
+    """By draw of the questions: peak and selected layers of the printed rule."""
+    selection: pd.DataFrame
+    """Result of `sensitivity` by text, and `changes`: how many choices are not the page's."""
+    run: RunInfo
+
+
+def rows(given: Mapping[str, Any]) -> Readings:
+    """Count what fires in every draw of the questions, and select layers by every reading.
+
+    Args:
+        given: Parameters of the page.
+
+    Raises:
+        ValueError: As in `draw_questions` and `mmlib.neurons.gates`.
+    """
+    loading, languages, seeds = Loading.of(given), given["languages"], given["seeds"]
+    lm, tokenizer = loading.load()
+    run = loading.run(lm, given)
+    asked = _texts(given)
+    batching = {"batch_size": given["batch_size"]}
+    firings = {
+        key: question_firing(lm, tokenizer, texts, **batching) for key, texts in asked.items()
+    }
+    first, english = firings["math", seeds[0]], languages[0]
+    few = {code: counted.first(given["fewer"]) for code, counted in first.items()}
+    firings["fewer questions", seeds[0]] = few
+    counting = (given["aggregation"], None, given["threshold"])
+    rates = {
+        seed: {code: counted.rates(*counting) for code, counted in firings["math", seed].items()}
+        for seed in seeds
+    }
+    blank = question_firing(
+        untrained_like(lm, seed=seeds[0]), tokenizer, asked["math", seeds[0]], **batching
+    )
+    blank = {code: counted.rates(*counting) for code, counted in blank.items()}
+    how = {"english": english, "threshold": given["threshold"], "of": given["of"]}
+    firing = pd.concat({seed: ranges(of).stack() for seed, of in rates.items()}, names=["seed"])
+    firing = firing.rename("rate").reset_index().assign(model=run.model)
+    shared = {seed: overlap_with_english(of, **how).stack() for seed, of in rates.items()}
+    spread = firing.pivot_table(index=["seed", "layer"], columns="lang", values="rate")
+    asking = how | {"aggregation": given["aggregation"], "last": True}
+    resampled = bootstrap_layers(first, draws=given["draws"], **asking)
+    printed = {"aggregations": [given["aggregation"]], "overlaps": {"": how}, "last": True}
+    by_draw = {
+        seed: sensitivity(firings["math", seed], **printed, english=english).iloc[0]
+        for seed in seeds
+    }
+    texts = ("math", "fewer questions", "test questions", "wrapped", "no math")
+    readings = {
+        text: sensitivity(firings[text, seeds[0]], english=english, threshold=given["threshold"])
+        for text in texts
+        if (text, seeds[0]) in firings
+    }
+    selection = pd.concat(readings, names=["text", None]).reset_index("text")
+    return Readings(
+        questions=pd.DataFrame({"question": {c: t[0] for c, t in asked["math", seeds[0]].items()}}),
+        firing=firing,
+        untrained=ranges(blank).stack().rename("rate").reset_index(),
+        overlap=pd.concat(shared, names=["seed"]).rename("overlap").reset_index(),
+        beside=_beside(rates, blank, seeds, how),
+        resampled=resampled.assign(msd=spread.var(axis=1, ddof=0).groupby("layer").mean() * 1e4),
+        by_draw=pd.DataFrame(by_draw).T[["peak", "layers"]].rename_axis("draw"),
+        selection=selection.assign(changes=_changes(selection, given)),
+        run=run,
+    )
+
+
+def _texts(given: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, list[str]]]:
+    """Questions by what they are and their draw: those of the page, and of other readings."""
+    seeds, languages = given["seeds"], given["languages"]
+    where = {"number": given["num_questions"], "split": given["split"]}
+    where |= {"languages": languages, "data_dir": given["data_dir"]}
+    asked = {("math", s): draw_questions(given["task"], seed=s, **where) for s in seeds}
+    fewer = where | {"number": given["fewer"], "seed": seeds[0]}
+    if given["control_task"]:
+        asked["no math", seeds[0]] = draw_questions(given["control_task"], **fewer)
+    if given["other_task"]:
+        fewer |= {"split": given["other_split"]}
+        asked["test questions", seeds[0]] = draw_questions(given["other_task"], **fewer)
+    asked["wrapped", seeds[0]] = {
+        code: [given["wrapper"].format(text) for text in texts[: given["fewer"]]]
+        for code, texts in asked["math", seeds[0]].items()
+    }
+    return asked
+
+
+def _beside(
+    rates: Mapping[int, Mapping[str, np.ndarray]],
+    blank: Mapping[str, np.ndarray],
+    seeds: Sequence[int],
+    how: Mapping[str, Any],
+) -> pd.DataFrame:
+    english = how["english"]
+    twice = {english: rates[seeds[0]][english], "ceiling": rates[seeds[-1]][english]}
+    sizes = {code: (of > how["threshold"]).mean(1) for code, of in rates[seeds[0]].items()}
+    columns = {
+        "ceiling": overlap_with_english(twice, **how).ceiling,
+        "untrained": overlap_with_english(blank, **how).mean(axis=1),
+        "chance": pd.DataFrame(sizes).drop(columns=english).mean(axis=1),
+    }
+    table = pd.concat(columns, names=["lang", "layer"]).rename("overlap").reset_index()
+    return table[["layer", "lang", "overlap"]]
+
+
+def _changes(selection: pd.DataFrame, given: Mapping[str, Any]) -> pd.Series:
+    """How many of the choices that make a reading are not those of the page."""
+    measure = {"english": "of English", "other": "of the other", "union": "of both"}[given["of"]]
+    read = {"text": "math", "aggregation": given["aggregation"], "overlap": measure}
+    read["candidates"] = "before the peak"
+    return sum((selection[name] != value).astype(int) for name, value in read.items())
