@@ -12,6 +12,7 @@ from papermill import inspect_notebook
 
 from mmlib.book import runner
 from mmlib.book.chapters import Project, convert, hashes, parameters, run_record
+from mmlib.book.syntax import imported_modules
 
 ROOT = Path(__file__).parents[1]
 PROJECT = Project(ROOT)
@@ -232,11 +233,16 @@ def test_what_a_chapter_reads_is_declared(name):
     modules = hashes(PROJECT, name, {})["code"]
     # A claim that a chapter names counts with its whole part: it may read what another one reads.
     modules = {re.sub(r"^(claims\.\w+)\.\w+$", r"\1", module) for module in modules}
-    paths = [ROOT / "mmlib" / f"{m.replace('.', '/')}.py" for m in modules]
+    names = [module.replace(".", "/") for module in modules if not module.endswith(".yaml")]
+    paths = [ROOT / "mmlib" / f"{name}.py" for name in names]
     package = [path.read_text(encoding="utf-8") for path in paths]
     call = re.compile(r'\b(published|read_evidence|read_table)\(\s*"([\w-]+)"')
     place = {"published": "published", "read_evidence": "evidence", "read_table": "results"}
     read = {f"{place[c]}/{table}" for text in [code, *package] for c, table in call.findall(text)}
+    # A sweep is read by the page of its module, not by others that use the module's functions.
+    studies = [m for m in imported_modules(ast.parse(code)) if re.fullmatch(r"study\.\w+", m)]
+    texts = [(ROOT / f"mmlib/study/{m[6:]}.py").read_text("utf-8") for m in studies]
+    read |= {f"evidence/{t}" for x in texts for t in re.findall(r'\bSweep\(\s*"(\w+)"', x)}
     own = {f"results/{table}" for table in re.findall(r'write_table\([^"]*"([\w-]+)"', code)}
     assert read - own <= set(PROJECT.chapters[name].reads)
 

@@ -8,10 +8,9 @@ from torch import nn
 
 from mmlib.masks import ParameterMask
 from mmlib.study.evidence import Sweep
-from mmlib.study.mistakes import grader
 from mmlib.study.settings import Ask
 from mmlib.study.stats import paired_changes
-from mmlib.study.sweeps import CELL, PROBLEM, cells, swept
+from mmlib.study.sweeps import CELL, PROBLEM, cells, grader, swept
 from mmlib.study.tables import RunInfo, published
 
 SWEEP = Sweep("interventions", name=[*CELL, "part"], per=["condition"])

@@ -1,7 +1,6 @@
 """In which way answers are wrong: kinds of error, by a rule that raters were asked to follow."""
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -9,63 +8,13 @@ import pandas as pd
 from mmlib.study.evidence import read_evidence
 from mmlib.study.settings import Asking
 from mmlib.study.stats import agreement, paired_changes
-from mmlib.study.sweeps import CELL, PROBLEM
+from mmlib.study.sweeps import CELL, PROBLEM, worked_solutions
 from mmlib.study.tables import RunInfo, unpack_answers
-from mmlib.study.variants import Grade
 from mmlib.tasks import skills
 from mmlib.tasks.errors import KINDS, error_kind, recovered
 
 RIGHT = "right"
 """In place of a kind of error."""
-
-
-# --- grades ---------------------------------------------------------------------------------------
-
-
-def worked_solutions(
-    tasks: Sequence[str], languages: Sequence[str], folder: str = ""
-) -> dict[tuple[str, str, str], str]:
-    """The gold solutions of the tasks that are answered by a number.
-
-    Returns:
-        Task, language and id of an item -> its solution.
-    """
-    return {
-        (task, language, document["id"]): document["response"]
-        for task in tasks
-        if skills.SKILLS[task].extract is skills.extract_number
-        for language in languages
-        for document in skills.documents(task, language, folder or None)
-    }
-
-
-def grades(answers: pd.DataFrame, solutions: Mapping[tuple[str, str, str], str]) -> list[str]:
-    """One character per answer: 1 for right, the initial of `error_kind`, or 0 where none is told.
-
-    Args:
-        answers: One row per problem: lang, task, problem_id, target, response, correct.
-        solutions: Result of `worked_solutions`.
-    """
-    characters = []
-    for row in answers.itertuples():
-        solution = solutions.get((row.task, row.lang, row.problem_id))
-        if row.correct or solution is None:
-            characters.append(str(int(row.correct)))
-            continue
-        by_step = row.task.startswith("organism-")
-        kind = error_kind(row.response, row.target, row.lang, solution=solution, by_step=by_step)
-        characters.append(kind[0])
-    return characters
-
-
-def grader(given: Mapping[str, Any]) -> Grade:
-    """`grades` by the solutions of the tasks that a page asks."""
-    return partial(
-        grades, solutions=worked_solutions(given["tasks"], given["languages"], given["data_dir"])
-    )
-
-
-# --- what chapter 08 reads ------------------------------------------------------------------------
 
 
 class Mistakes(NamedTuple):

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mmlib.study.evidence import Sweep
-from mmlib.study.mistakes import grader
 from mmlib.study.stats import fit_curves, paired_changes
-from mmlib.study.sweeps import CELL, ORDERED, cells, swept
+from mmlib.study.sweeps import CELL, ORDERED, cells, grader, swept
 from mmlib.study.tables import RunInfo
 
 SWEEP = Sweep("fractions", name=[*CELL, "part"], per=["lang", "condition"])

@@ -1,6 +1,6 @@
 """Edits of one model by which weights, how many and by what factor: cells, sets and the sweep.
 
-What chapters ask with them has a module each: `breaks`, `fractions`, `mistakes`, `precision`.
+What chapters ask with them has a module each: `breaks`, `portions`, `mistakes`, `precision`.
 """
 
 import itertools
@@ -23,6 +23,8 @@ from mmlib.study.localisation import Key
 from mmlib.study.settings import Ask, Asking, Loading, Sampling
 from mmlib.study.tables import RunInfo
 from mmlib.study.variants import Grade, Variant, record
+from mmlib.tasks import skills
+from mmlib.tasks.errors import error_kind
 
 CONDITIONS = {
     "math-specific": "top-K(math) - top-K(nonmath): the set of the study",
@@ -275,3 +277,49 @@ def swept(
     )
     audited = rows.audit(problems, asked_again, by=["lang", "condition"])
     return Swept(rows, rows.answers(problems), audited, run, models, sets, ask)
+
+
+# --- grades ---------------------------------------------------------------------------------------
+
+
+def worked_solutions(
+    tasks: Sequence[str], languages: Sequence[str], folder: str = ""
+) -> dict[tuple[str, str, str], str]:
+    """The gold solutions of the tasks that are answered by a number.
+
+    Returns:
+        Task, language and id of an item -> its solution.
+    """
+    return {
+        (task, language, document["id"]): document["response"]
+        for task in tasks
+        if skills.SKILLS[task].extract is skills.extract_number
+        for language in languages
+        for document in skills.documents(task, language, folder or None)
+    }
+
+
+def grades(answers: pd.DataFrame, solutions: Mapping[tuple[str, str, str], str]) -> list[str]:
+    """One character per answer: 1 for right, the initial of `error_kind`, or 0 where none is told.
+
+    Args:
+        answers: One row per problem: lang, task, problem_id, target, response, correct.
+        solutions: Result of `worked_solutions`.
+    """
+    characters = []
+    for row in answers.itertuples():
+        solution = solutions.get((row.task, row.lang, row.problem_id))
+        if row.correct or solution is None:
+            characters.append(str(int(row.correct)))
+            continue
+        by_step = row.task.startswith("organism-")
+        kind = error_kind(row.response, row.target, row.lang, solution=solution, by_step=by_step)
+        characters.append(kind[0])
+    return characters
+
+
+def grader(given: Mapping[str, Any]) -> Grade:
+    """`grades` by the solutions of the tasks that a page asks."""
+    return partial(
+        grades, solutions=worked_solutions(given["tasks"], given["languages"], given["data_dir"])
+    )

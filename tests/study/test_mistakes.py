@@ -3,11 +3,11 @@
 import pandas as pd
 import pytest
 
-from mmlib.study import mistakes
+from mmlib.study import mistakes, sweeps
 
 
 def test_grades_are_right_or_the_kind_of_the_error(heldout):
-    solutions = mistakes.worked_solutions(["organism-math", "organism-reading"], ["en"], heldout)
+    solutions = sweeps.worked_solutions(["organism-math", "organism-reading"], ["en"], heldout)
     assert {task for task, _, _ in solutions} == {"organism-math"}
     (task, lang, name), solution = next(iter(solutions.items()))
     target = solution.rpartition(" ")[2].rstrip(".")
@@ -18,7 +18,7 @@ def test_grades_are_right_or_the_kind_of_the_error(heldout):
         ("organism-reading", lang, "x", "blue", "", False),
     ]
     names = ["task", "lang", "problem_id", "target", "response", "correct"]
-    graded = mistakes.grades(pd.DataFrame(rows, columns=names), solutions)
+    graded = sweeps.grades(pd.DataFrame(rows, columns=names), solutions)
     assert graded == ["1", "i", "f", "0"]
 
 
