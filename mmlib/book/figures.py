@@ -261,7 +261,8 @@ def _seeds(values: pd.Series) -> tuple[float, float]:
 
 
 def _range(values: pd.Series) -> tuple[float, float]:
-    return values.min(), values.max()
+    mean = values.mean()  # that of equal values may lie a rounding beside them
+    return min(values.min(), mean), max(values.max(), mean)
 
 
 def _dots(
