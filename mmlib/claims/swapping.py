@@ -140,14 +140,18 @@ def _every_part_counts(tables: Tables) -> pd.Series:
     the language expert's, and the mean of random layers.
     """
     table = tables["swap"]
-    require_columns(table, ["system"], "table 'swap'")
-    drawn = sorted(name for name in set(table.system) if name.startswith("random "))
-    if not drawn:
+    require_columns(table, ["system", "draw"], "table 'swap'")
+    draws = sorted(set(table.draw[table.system == "random"]))
+    if not draws:
         raise NotTestableError("needs swaps of random layers")
-    parts = ("bottom only", "top only", "reversed", "revert")
-    means = _mean_accuracies(tables, "swap", *parts, *drawn)
-    controls = means[list(parts)].assign(random=means[drawn].mean(axis=1))
-    return means["swap"] - controls.max(axis=1)
+    parts = ["bottom only", "top only", "reversed", "revert"]
+    means = _mean_accuracies(tables, "swap", *parts)
+    of_draws = [
+        _mean_accuracies({"swap": table[table.draw.isin([0, draw])]}, "swap", "random").random
+        for draw in draws
+    ]
+    random = pd.concat(of_draws, axis=1).mean(axis=1)
+    return means["swap"] - means[parts].assign(random=random).max(axis=1)
 
 
 @ours(

@@ -1,4 +1,4 @@
-"""Experts of layer swapping: one learns English math, another a language; and their mergers."""
+"""Experts of layer swapping: one learns English math, another a language."""
 
 import copy
 import itertools
@@ -6,36 +6,24 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmlib.edits import holding, trainable_only
+from mmlib.edits import trainable_only
 from mmlib.finetune import encode, fine_tune
-from mmlib.merging import (
-    LayerPlan,
-    Others,
-    Tensors,
-    adjusted_weights,
-    check_comparable,
-    dense,
-    merged,
-    soup,
-    task_arithmetic,
-    ties,
-    update_magnitude,
-)
+from mmlib.merging import check_vocabularies
 from mmlib.models import model_hash, resolve
 from mmlib.organism.corpus import Mix, draw, render
-from mmlib.study.tables import RunInfo, pack_answers
-from mmlib.tasks.evaluation import part_answers
+from mmlib.study.settings import Loading, Settings
+from mmlib.study.tables import RunInfo
 from mmlib.tasks.languages import get_language
 from mmlib.tasks.problems import load_problems, organism_folder
 from mmlib.tasks.sources import read_table
@@ -146,71 +134,109 @@ def _loaded(tasks, code: str, number: int, heldout: int, seed: int, data_dir: st
     return [texts[i] for i in rest], [texts[i] for i in order[:heldout]]
 
 
-def train_expert(
-    base: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    role: str,
-    root: str | Path,
-    *,
-    name: str,
-    seed: int,
-    steps: int,
-    learning_rate: float,
-    batch_size: int,
-    accumulation: int = 1,
-    embeddings: bool = False,
-    data: Mapping[str, Any],
-    **options: Any,
-) -> Path:
-    """Fine-tune a copy of the base and keep it as a checkpoint that `from_pretrained` opens.
+@dataclass(frozen=True)
+class Training(Settings):
+    """How experts are trained, and on what."""
 
-    Args:
-        base: In float32; unchanged.
-        tokenizer: Goes with it.
-        role: As in `expert_examples`.
-        root: Folder of the experts. The expert's own folder below it is named after the settings;
-            one that is there already is left as it is, an interrupted training goes on.
-        name: The base's, for the folder and the manifest.
-        seed: Of the examples, and of the training.
-        steps: Optimizer steps for each part of the role.
-        learning_rate: Highest rate.
-        batch_size: Examples per batch; one device.
-        accumulation: Batches per step.
-        embeddings: Whether embeddings, final norm and head are trained too.
-        data: math_tasks, language_tasks, heldout and data_dir of `expert_examples`.
-        **options: Further arguments of `mmlib.finetune.fine_tune`.
+    math_tasks: Sequence[str]
+    """See `expert_examples`."""
+    language_tasks: Sequence[str]
+    steps: int
+    """Optimizer steps for each part of a role."""
+    learning_rate: float
+    """Highest rate."""
+    train_batch: int
+    """Examples per batch; one device."""
+    heldout: int
+    """Examples that are set aside."""
+    accumulation: int = 1
+    """Batches per step."""
+    embeddings: bool = False
+    """Whether embeddings, final norm and head are trained too."""
+    bf16: bool = True
+    """Whether it computes in bfloat16."""
+    data_dir: str = ""
+    experts_dir: str = "runs/experts"
+    """Folder of the experts."""
 
-    Returns:
-        The checkpoint's folder: weights in float32, since bfloat16 would round small updates to
-        nothing; tokenizer, manifest.json, training_log.csv.
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What tells experts of one base apart, as columns of tables."""
+        names = ("steps", "learning_rate", "embeddings")
+        return {name: getattr(self, name) for name in names}
 
-    Raises:
-        ValueError: The folder holds another expert; see also `expert_examples` and `finetune`.
-    """
-    told = {"role": role, "base": name, "base_hash": model_hash(base), "seed": seed}
-    told |= {"steps": steps, "learning_rate": learning_rate, "embeddings": embeddings, **data}
-    told |= {"batch_size": batch_size, "accumulation": accumulation, **options}
-    told = json.loads(json.dumps(told, default=str))
-    marks = (name, role, steps, f"{learning_rate:g}", *(["embeddings"] if embeddings else []), seed)
-    out = Path(root).absolute() / "_".join(map(str, marks)).replace("/", "-")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(out.with_name(f"{out.name}.lock")):
-        if not out.is_dir():
-            number = steps * batch_size * accumulation
-            examples, aside = expert_examples(role, tokenizer, number=number, seed=seed, **data)
-            how = {"steps": steps * len(role.split("+")), "learning_rate": learning_rate}
-            how |= {"batch_size": batch_size, "accumulation": accumulation, "seed": seed, **options}
-            model, training = copy.deepcopy(base), out.with_name(f"{out.name}.training")
-            with trainable_only(model, None, ()):
-                if embeddings:
-                    model.requires_grad_(True)
-                log = fine_tune(model, examples, training, heldout=aside, **how)
-            _save(model, tokenizer, log, told | {"run": asdict(RunInfo.collect(name))}, out)
-            shutil.rmtree(training)
-    there = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-    if differing := {k: v for k, v in told.items() if there.get(k) != v}:
-        raise ValueError(f"{out} holds another expert, not of {differing}: choose another folder")
-    return out
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the examples are drawn from: arguments of `expert_examples`."""
+        names = ("math_tasks", "language_tasks", "heldout", "data_dir")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """Arguments of `mmlib.finetune.fine_tune`; steps are those of one part of a role."""
+        how = {"steps": self.steps, "learning_rate": self.learning_rate, "bf16": self.bf16}
+        how |= {"batch_size": self.train_batch, "accumulation": self.accumulation}
+        return how | {"every": max(5, self.steps // 2)}
+
+    def examples(
+        self, role: str, tokenizer: PreTrainedTokenizerBase, *, seed: int
+    ) -> tuple[Examples, Examples]:
+        """As many as the steps need, and those set aside; see `expert_examples`."""
+        number = self.steps * self.train_batch * self.accumulation
+        return expert_examples(role, tokenizer, number=number, seed=seed, **self.data)
+
+    def expert(
+        self,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        role: str,
+        *,
+        name: str,
+        seed: int,
+    ) -> Path:
+        """Fine-tune a copy of the base and keep it as a checkpoint that `from_pretrained` opens.
+
+        Args:
+            base: In float32; unchanged.
+            tokenizer: Goes with it.
+            role: As in `expert_examples`.
+            name: The base's, for the folder and the manifest.
+            seed: Of the examples, and of the training.
+
+        Returns:
+            The checkpoint's folder: weights in float32, since bfloat16 would round small updates
+            to nothing; tokenizer, manifest.json, training_log.csv. It lies in `experts_dir` and is
+            named after the settings; one that is there already is left as it is, an interrupted
+            training goes on.
+
+        Raises:
+            ValueError: The folder holds another expert; see also `expert_examples` and
+                `fine_tune`.
+        """
+        told = {"role": role, "base": name, "base_hash": model_hash(base), "seed": seed}
+        told |= self.how | self.data | {"embeddings": self.embeddings}
+        told = json.loads(json.dumps(told, default=str))
+        marks = [name, role, self.steps, f"{self.learning_rate:g}"]
+        marks += ["embeddings", seed] if self.embeddings else [seed]
+        out = Path(self.experts_dir).absolute() / "_".join(map(str, marks)).replace("/", "-")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(out.with_name(f"{out.name}.lock")):
+            if not out.is_dir():
+                examples, aside = self.examples(role, tokenizer, seed=seed)
+                how = self.how | {"steps": self.steps * len(role.split("+")), "seed": seed}
+                model, training = copy.deepcopy(base), out.with_name(f"{out.name}.training")
+                with trainable_only(model, None, ()):
+                    if self.embeddings:
+                        model.requires_grad_(True)
+                    log = fine_tune(model, examples, training, heldout=aside, **how)
+                _save(model, tokenizer, log, told | {"run": asdict(RunInfo.collect(name))}, out)
+                shutil.rmtree(training)
+        there = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+        if differing := {k: v for k, v in told.items() if there.get(k) != v}:
+            raise ValueError(
+                f"{out} holds another expert, not of {differing}: choose another folder"
+            )
+        return out
 
 
 def _save(model, tokenizer, log: pd.DataFrame, manifest: Mapping[str, Any], out: Path) -> None:
@@ -238,176 +264,41 @@ def expert_recipe(name: str) -> dict[str, Any]:
     return {"role": Path(name).name, "seed": 0} | told
 
 
-def named_plans(depth: int, *, draws: int = 2) -> dict[str, LayerPlan]:
-    """The swap as published, its parts, and its controls.
+class Pair(NamedTuple):
+    """A math expert and a language expert of one base."""
+
+    math: PreTrainedModel
+    language: PreTrainedModel
+    target: str
+    """Language of the language expert."""
+    seeds: tuple[int, int]
+    """Of their trainings, as far as their manifests tell."""
+
+
+def load_pair(
+    loading: Loading, tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any]
+) -> Pair:
+    """The two experts that a page looks at.
 
     Args:
-        depth: Decoder layers of the model.
-        draws: Swaps of random layers.
+        loading: Of their base.
+        tokenizer: The base's.
+        given: Parameters of the page: math_expert and language_expert are checkpoints; target is a
+            language, or empty: what the manifest says.
 
-    Returns:
-        "swap" (5 + 2 of 32 layers, scaled, with a transition layer on each side), "no transition",
-        "6 + 2 of 32" (the follow-up's, scaled, without), "bottom only", "top only", "reversed" (the
-        experts exchanged), "random i" (as many layers of each kind in random places).
+    Raises:
+        ValueError: An expert splits text in another way than the base.
     """
-    swap, half = LayerPlan.fitted(depth), depth // 2
-    bottom, top = swap.weights[:half], swap.weights[half:]
-    six, two = max(1, round(6 / 32 * depth)), max(1, round(2 / 32 * depth))
-    return {
-        "swap": swap,
-        "no transition": LayerPlan.fitted(depth, transition=0),
-        "6 + 2 of 32": LayerPlan.bands(depth, six, two, transition=0),
-        "bottom only": LayerPlan((*bottom, *(0.0 for _ in top))),
-        "top only": LayerPlan((*(0.0 for _ in bottom), *top)),
-        "reversed": swap.reversed(),
-        **{f"random {number}": plan for number, plan in enumerate(_random(swap, draws), 1)},
-    }
+    names = (given["math_expert"], given["language_expert"])
+    (math, first), (language, second) = (load_expert(loading, name) for name in names)
+    check_vocabularies(tokenizer, first, second)
+    recipes = [expert_recipe(name) for name in names]
+    seeds = tuple(int(recipe["seed"]) for recipe in recipes)
+    return Pair(math, language, given["target"] or recipes[1]["role"], seeds)
 
 
-def _random(swap: LayerPlan, draws: int) -> list[LayerPlan]:
-    """As many layers of each kind in other places, each time in different ones where possible."""
-    found: dict[LayerPlan, None] = {}
-    for seed in range(100):
-        if len(found) < draws and swap.shuffled(seed) != swap:
-            found.setdefault(swap.shuffled(seed))
-    return list(found)
-
-
-def all_bands(
-    depth: int, bottoms: Sequence[int], tops: Sequence[int], transitions: Sequence[int]
-) -> dict[str, LayerPlan]:
-    """Every swap of so many layers below and above with so many averaged ones, where they fit."""
-    found = {}
-    for bottom, top, transition in itertools.product(bottoms, tops, transitions):
-        both = bottom + top + transition * ((bottom > 0) + (top > 0))
-        if both <= depth:
-            plan = LayerPlan.bands(depth, bottom, top, transition=transition)
-            found[f"{bottom} + {top}, transition {transition}"] = plan
-    return found
-
-
-def mergers(
-    base: PreTrainedModel,
-    math: PreTrainedModel,
-    language: PreTrainedModel,
-    plans: Mapping[str, LayerPlan],
-    *,
-    others: Others = "average",
-    joint: PreTrainedModel | None = None,
-) -> dict[str, Callable[[], Tensors]]:
-    """Everything that is compared with a swap, by name; weights are made when they are asked for.
-
-    Args:
-        base: What both experts were fine-tuned from.
-        math: Math expert.
-        language: Language expert.
-        plans: Swaps, see `named_plans`; "revert" undoes what "swap" swaps, where there is one.
-        others: As in `mmlib.merging.merged`.
-        joint: A model that was trained on both data sets.
-    """
-    experts, how = [math, language], {"others": others, "base": base}
-    check_comparable(base, *experts, *([joint] if joint is not None else []))
-    found = {
-        "base": partial(dense, base),
-        "math expert": partial(dense, math),
-        "language expert": partial(dense, language),
-        "soup, 1/4 language": partial(soup, experts, [0.75, 0.25]),
-        "soup": partial(soup, experts, [0.5, 0.5]),
-        "soup, 3/4 language": partial(soup, experts, [0.25, 0.75]),
-        "adjusted soup": lambda: soup(experts, adjusted_weights(base, experts)),
-        "task arithmetic": partial(task_arithmetic, base, experts, [1.0, 1.0]),
-        "TIES": partial(ties, base, experts, [1.0, 1.0]),
-    }
-    if "swap" in plans:
-        found["revert"] = partial(merged, math, base, plans["swap"], **how)
-    found |= {name: partial(merged, *experts, plan, **how) for name, plan in plans.items()}
-    found["by update"] = lambda: merged(*experts, _plan_of_updates(base, *experts), **how)
-    return found | ({"joint": partial(dense, joint)} if joint is not None else {})
-
-
-def _plan_of_updates(base: PreTrainedModel, *experts: PreTrainedModel) -> LayerPlan:
-    updates = [update_magnitude(base, expert) for expert in experts]
-    return LayerPlan.from_updates(*(table.groupby("layer").share.sum() for table in updates))
-
-
-def wanted_answers(
-    pairs: Sequence[tuple[str, int, int]],
-    systems: Sequence[str],
-    crossed: Sequence[str],
-    *,
-    math_parts: Sequence[str],
-    skill_parts: Sequence[str],
-) -> pd.DataFrame:
-    """The rows that mergers of pairs of experts leave, one per part and language.
-
-    Args:
-        pairs: Language, seed of the math expert, seed of the language expert.
-        systems: Mergers of the pairs of equal seeds.
-        crossed: Those of the others.
-        math_parts: Asked in English and in the language.
-        skill_parts: Asked in the language.
-
-    Returns:
-        target, math_seed, lang_seed, system, part, lang.
-    """
-    rows = [
-        (target, first, second, system, part, lang)
-        for target, first, second in pairs
-        for system in (systems if first == second else crossed)
-        for parts, asked in ((math_parts, ("en", target)), (skill_parts, (target,)))
-        for part in parts
-        for lang in dict.fromkeys(asked)
-    ]
-    names = ["target", "math_seed", "lang_seed", "system", "part", "lang"]
-    return pd.DataFrame(rows, columns=names)
-
-
-def skill_answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    language: str,
-    math: Mapping[str, Any],
-    skills: Mapping[str, Any],
-    **asking: Any,
-) -> pd.DataFrame:
-    """Math in English and in a language, and other skills in the language.
-
-    Args:
-        model: Any causal LM.
-        tokenizer: Its tokenizer.
-        language: ISO 639-1 code; English is asked for math either way.
-        math: tasks, parts and items of math, as in `mmlib.tasks.evaluation.part_answers`.
-        skills: The same of the other skills; empty: none.
-        **asking: Further arguments of `part_answers`.
-
-    Returns:
-        Answers as `part_answers` gives them.
-    """
-    both = list(dict.fromkeys(["en", language]))
-    tables = [part_answers(model, tokenizer, languages=both, **math, **asking)]
-    if skills:
-        tables.append(part_answers(model, tokenizer, languages=[language], **skills, **asking))
-    return pd.concat(tables, ignore_index=True)
-
-
-def merged_answers(
-    model: PreTrainedModel,
-    made: Mapping[str, Callable[[], Tensors]],
-    ask: Callable[[PreTrainedModel], pd.DataFrame],
-) -> pd.DataFrame:
-    """Let a model hold other weights, one after the other, and ask it.
-
-    Args:
-        model: Of the shape of all of them; as it was afterwards.
-        made: Name -> weights, see `mergers`.
-        ask: Returns answers as `mmlib.tasks.evaluation.part_answers` does.
-
-    Returns:
-        Answers packed by part and lang (see `mmlib.study.tables.pack_answers`), with system.
-    """
-    tables = []
-    for system, weights in made.items():
-        with holding(model, weights()):
-            tables.append(pack_answers(ask(model), by=["part", "lang"]).assign(system=system))
-    return pd.concat(tables, ignore_index=True)
+def load_expert(
+    loading: Loading, name: str | Path
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A checkpoint as its base is loaded, and its tokenizer."""
+    return replace(loading, model=str(name), revision="").load()

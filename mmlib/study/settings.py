@@ -102,8 +102,16 @@ class Asking(Settings):
         batching = {"tokenizer": tokenizer, "batch_size": self.batch_size}
         return functools.partial(part_answers, **batching, **asking, **options)
 
-    def problems(self, language: str, parts: Sequence[str] | None = None) -> pd.DataFrame:
-        """What is asked in a language, by its parts: part, problem_id."""
-        asking = {"items": self.items, "data_dir": self.data_dir or None}
+    def problems(
+        self, language: str, parts: Sequence[str] | None = None, **drawn: int
+    ) -> pd.DataFrame:
+        """What is asked in a language, by its parts: part, problem_id.
+
+        Args:
+            language: ISO 639-1 code.
+            parts: In place of the record's.
+            **drawn: Which items, where they are not the first ones; see `choose_items`.
+        """
+        asking = {"items": self.items, "data_dir": self.data_dir or None, **drawn}
         chosen = choose_items(self.tasks, language, parts=parts or self.parts, **asking)
         return chosen[["part", "problem_id"]]

@@ -7,22 +7,204 @@ and measures by how much right answers become less expected.
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.edits import pruned
-from mmlib.finetune import mean_loss
+from mmlib.finetune import encode, mean_loss
+from mmlib.forward import batches
 from mmlib.masks import ParameterMask, random_mask
-from mmlib.merging import LayerPlan, swapped_layers
+from mmlib.merging import LayerPlan, swapped_layers, update_magnitude
 from mmlib.models import decoder_layers
-from mmlib.neurons import overlap_with_english, ranges
+from mmlib.neurons import firing_rates, overlap_with_english, ranges
+from mmlib.study.evidence import audit_values, read_evidence, shipped
+from mmlib.study.experts import MATH, Pair, Training, load_expert, load_pair
+from mmlib.study.firing import draw_questions
+from mmlib.study.localisation import math_sets, set_tables
+from mmlib.study.settings import Loading, Sampling
 from mmlib.study.stats import seed_interval
+from mmlib.study.tables import RunInfo
+from mmlib.tasks.problems import load_problems
 
 Examples = Sequence[Mapping[str, list[int]]]
 CELL = ["seed", "lang"]
+EVIDENCE = {"view": "layer_views", "yardstick": "layer_yardsticks"}
+"""Shipped tables, by the column that names a profile."""
+MADE_WITH = ("dtype", "math", "nonmath", "num_samples", "keep_ratio", "prune_ratio")
+MADE_WITH += ("num_questions", "items", "math_tasks", "language_tasks", "train_batch")
+MADE_WITH += ("accumulation", "bf16", "samples", "languages", "data_dir", "train_dir", "heldout")
+"""Parameters that they have to share with the run that checks them."""
+METHOD = {
+    "math-set overlap": "sets",
+    "firing overlap": "firing",
+    "firing MSD": "firing",
+    "math update": "updates",
+    "language update": "updates",
+    "depth": "depth",
+}
+"""What each view looks at; depth, the number of the layer, looks at nothing."""
+SHORT = {
+    "prune math weights": "prune math",
+    "prune random weights": "prune random",
+    "take from the language expert": "from language",
+    "take from the base": "from base",
+    "revert the language expert": "revert language",
+}
+"""Yardsticks, as they are called in figures."""
+
+
+class Layers(NamedTuple):
+    """What `rows` gives."""
+
+    exchanged: pd.DataFrame
+    """Result of `exchanged_layers`, for the pair of the page."""
+    views: pd.DataFrame
+    """name, seed, lang, layer, value: see `layer_views`, and depth."""
+    yardsticks: pd.DataFrame
+    """The same columns, value being the change: see `SHORT`, and "beyond random": the difference
+    of the two prunings."""
+    audited: pd.DataFrame
+    """The pair in the evidence (see `mmlib.study.evidence.audit_values`); or empty."""
+    made: dict[str, pd.DataFrame]
+    """Tables of a sweep, by name."""
+    depth: int
+    """Decoder layers."""
+    run: RunInfo
+
+
+def rows(given: Mapping[str, Any]) -> Layers:
+    """Exchange the layers of a pair, beside all views and yardsticks, shipped or computed.
+
+    Args:
+        given: Parameters of the page. With `sweep` the experts are trained, and everything is
+            measured.
+
+    Raises:
+        ValueError: As in `mmlib.study.evidence.shipped` and `load_pair`.
+        AuditError: What was computed again is not what was shipped.
+    """
+    loading, training = Loading.of(given), Training.of(given, data_dir=given["train_dir"])
+    base, tokenizer = loading.load()
+    run = loading.run(base, given)
+    told = {"model": run.model, **training.recipe}
+    depth, pair = len(decoder_layers(base)[1]), load_pair(loading, tokenizer, given)
+    seeds, targets, place = given["seeds"], given["targets"], given["data_dir"] or None
+    answers = {}
+    for code in targets:
+        problems = load_problems(given["math"], code, data_dir=place, split=given["split"])
+        texts = [(p.prompt, p.response) for p in problems[: given["items"]]]
+        answers[code] = encode(tokenizer, texts)
+
+    names = {"lang": pair.target, "seed": min(pair.seeds)}
+    exchanged = exchanged_layers(pair.math, pair.language, answers[pair.target])
+    exchanged = exchanged.assign(yardstick="take from the language expert", **names)
+    if given["sweep"]:
+        tables = _sweep(loading, training, base, tokenizer, answers, given, run.model)
+        tables = {kind: table.assign(**told) for kind, table in tables.items()}
+    else:
+        cells = pd.MultiIndex.from_product([targets, seeds, range(depth)])
+        cells = cells.set_names(["lang", "seed", "layer"]).to_frame(index=False)
+        tables = {}
+        for kind, name in EVIDENCE.items():
+            evidence, manifest = read_evidence(name)
+            wanted = cells.merge(evidence[[kind]].drop_duplicates(), how="cross").assign(**told)
+            tables[kind] = shipped(wanted, evidence, manifest, run, made_with=MADE_WITH)
+    trained = set(pair.seeds) <= set(seeds) and len(set(pair.seeds)) == 1
+    audited = pd.DataFrame()
+    if trained and pair.target in targets and not given["sweep"]:
+        audited = _audit(base, pair, exchanged, tables)
+    views = tables["view"].rename(columns={"view": "name"})
+    layers = views[views.name == views.name.iloc[0]]
+    views = pd.concat([views, layers.assign(name="depth", value=layers.layer.astype(float))])
+    names = {"yardstick": "name", "change": "value"}
+    changes = tables["yardstick"].rename(columns=names).replace({"name": SHORT})
+    sides = changes.pivot(index=["lang", "seed", "layer"], columns="name", values="value")
+    beyond = (sides["prune math"] - sides["prune random"]).rename("value")
+    changes = pd.concat([changes, beyond.reset_index().assign(name="beyond random")])
+    made = {EVIDENCE[kind]: table for kind, table in tables.items() if given["sweep"]}
+    return Layers(exchanged, views, changes, audited, made, depth, run)
+
+
+def _sweep(
+    loading: Loading,
+    training: Training,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    answers: Mapping[str, Examples],
+    given: Mapping[str, Any],
+    name: str,
+) -> dict[str, pd.DataFrame]:
+    """Train the experts, and look at every layer in every way, once per seed."""
+    math, nonmath, targets = given["math"], given["nonmath"], given["targets"]
+    roles, seeds = [MATH, *targets], given["seeds"]
+    paths = {
+        (role, seed): training.expert(base, tokenizer, role, name=name, seed=seed)
+        for role in roles
+        for seed in seeds
+    }
+    texts = {
+        code: training.examples(code, tokenizer, seed=seeds[0])[1][: given["items"]]
+        for code in targets
+    }
+    skip = [token for token in [tokenizer.bos_token_id] if token is not None]
+    asking = {"number": given["num_questions"], "data_dir": given["data_dir"]}
+    views, measured = [], []
+    for sample, seed in zip(given["samples"], seeds, strict=True):
+        scores = Sampling.of(given, seeds=[sample]).scores(base, tokenizer)
+        overlap = set_tables(scores, math, nonmath, [given["keep_ratio"]]).overlap
+        asked = draw_questions(math, given["languages"], seed=sample, **asking)
+        rates = {
+            code: firing_rates(base, batches(tokenizer, prompts), skip=skip).rates()
+            for code, prompts in asked.items()
+        }
+        experts = {role: load_expert(loading, paths[role, seed])[0] for role in roles}
+        moved = {role: update_magnitude(base, expert) for role, expert in experts.items()}
+        of_math, expert = moved.pop(MATH), experts.pop(MATH)
+        seen = layer_views(overlap[overlap.group == "layer"], rates, of_math, moved)
+        sets = math_sets(scores, math, nonmath, given["prune_ratio"], sample)
+        changes = yardsticks(base, expert, experts, sets, answers, texts, seed=sample)
+        views.append(seen.assign(seed=seed))
+        measured.append(changes.assign(seed=seed))
+    tables = {"view": views, "yardstick": measured}
+    return {kind: pd.concat(parts, ignore_index=True) for kind, parts in tables.items()}
+
+
+def _audit(
+    base: PreTrainedModel,
+    pair: Pair,
+    exchanged: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame],
+) -> pd.DataFrame:
+    """Losses and updates of the pair, against the same pair in the evidence."""
+    on = ["lang", "seed", "layer"]
+    moved = {"math update": pair.math, "language update": pair.language}
+    moved = {name: update_by_layer(update_magnitude(base, it)) for name, it in moved.items()}
+    moved = pd.concat(moved, names=["view"]).rename("value").reset_index()
+    moved = moved.assign(lang=pair.target, seed=min(pair.seeds))
+    losses = audit_values(
+        tables["yardstick"], exchanged, on=["yardstick", *on], values=["loss"]
+    ).replace({"value": {"loss": "loss with another layer"}})
+    updates = audit_values(tables["view"], moved, on=["view", *on], values=["value"])
+    updates = updates.replace({"value": {"value": "update of a layer"}})
+    return pd.concat([losses, updates], ignore_index=True)
+
+
+def mean_ranks(profiles: pd.DataFrame) -> pd.DataFrame:
+    """Rank of every layer, 1 for the highest value, mean over languages and seeds.
+
+    Args:
+        profiles: As in `rank_agreement`.
+
+    Returns:
+        Layers x names.
+    """
+    ranks = profiles.groupby(["name", "seed", "lang"]).value.rank(ascending=False)
+    ranks = profiles.assign(rank=ranks).groupby(["layer", "name"], sort=False)["rank"]
+    return ranks.mean().unstack()
 
 
 def layer_views(
@@ -221,8 +403,18 @@ def rank_agreement(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
         table = pd.DataFrame(values, columns=[*CELL, "rho"]).dropna()
         if len(table):
             rows.append((*names, *seed_interval(table.groupby("seed").rho.mean())))
-    found = pd.DataFrame(rows, columns=["left", "right", "rho", "low", "high", "n"])
-    return found.assign(low=found.low.clip(lower=-1), high=found.high.clip(upper=1))
+    table = pd.DataFrame(rows, columns=["left", "right", "rho", "low", "high", "n"])
+    return table.assign(low=table.low.clip(lower=-1), high=table.high.clip(upper=1))
+
+
+def beyond_chance(agreement: pd.DataFrame, least: float) -> pd.Series:
+    """Whether a correlation is one that chance rarely gives, and its interval has no 0.
+
+    Args:
+        agreement: See `rank_agreement`.
+        least: See `chance_rank_correlation`.
+    """
+    return (agreement.rho.abs() >= least) & (agreement.low * agreement.high > 0)
 
 
 def repeatability(table: pd.DataFrame) -> pd.Series:

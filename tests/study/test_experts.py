@@ -1,11 +1,10 @@
-"""What experts learn from, what moves in them, and what a merger of them holds."""
+"""What experts learn from, and what moves in them."""
 
 import copy
 import json
 import random
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,25 +14,15 @@ from mmlib.finetune import IGNORED, encode
 from mmlib.models import load_model
 from mmlib.organism.corpus import Mix, draw, frozen_items, is_heldout, render
 from mmlib.study import experts
-from mmlib.study.experts import (
-    all_bands,
-    expert_examples,
-    expert_recipe,
-    merged_answers,
-    mergers,
-    named_plans,
-    skill_answers,
-    train_expert,
-    wanted_answers,
-)
-from mmlib.tasks.evaluation import part_answers
+from mmlib.study.experts import Training, expert_examples, expert_recipe, load_pair
+from mmlib.study.settings import Loading
 from mmlib.tasks.problems import load_problems
 
-DATA = "organism-base"
 GIVEN = {"number": 20, "heldout": 5, "math_tasks": ["organism-math"]}
 GIVEN |= {"language_tasks": ["organism-reading", "organism-generation"]}
-FAST = {"name": "a/base", "steps": 2, "batch_size": 2, "learning_rate": 1e-3, "every": 2}
-FAST |= {"seed": 1, "bf16": False, "data": {k: v for k, v in GIVEN.items() if k != "number"}}
+FAST = {k: v for k, v in GIVEN.items() if k != "number"} | {"steps": 2, "learning_rate": 1e-3}
+FAST |= {"train_batch": 2, "bf16": False}
+NAMED = {"name": "a/base", "seed": 1}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +34,8 @@ def base():
 def trained(base, tmp_path_factory):
     """A math expert and a Swahili one after two steps, and their folders."""
     root = tmp_path_factory.mktemp("experts")
-    paths = {role: train_expert(*base, role, root, **FAST) for role in ("math", "sw")}
+    training = Training(**FAST, experts_dir=str(root))
+    paths = {role: training.expert(*base, role, **NAMED) for role in ("math", "sw")}
     return paths, {role: load_model(str(path), dtype="float32")[0] for role, path in paths.items()}
 
 
@@ -186,7 +176,8 @@ def test_only_layers_move_and_the_base_does_not(base, trained):
 
 def test_embeddings_move_on_demand(base, tmp_path):
     model, _ = base
-    out = train_expert(*base, "sw", tmp_path, **FAST, embeddings=True)
+    training = Training(**FAST, experts_dir=str(tmp_path), embeddings=True)
+    out = training.expert(*base, "sw", **NAMED)
     assert out.name == "a-base_sw_2_0.001_embeddings_1"
     there = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
     assert not torch.equal(there.get_input_embeddings().weight, model.get_input_embeddings().weight)
@@ -195,28 +186,34 @@ def test_embeddings_move_on_demand(base, tmp_path):
 def test_a_finished_expert_is_not_trained_again(base, trained):
     path = trained[0]["math"]
     before = (path / "model.safetensors").stat().st_mtime_ns
-    data = {k: tuple(v) if isinstance(v, list) else v for k, v in FAST["data"].items()}
-    assert train_expert(*base, "math", path.parent, **FAST | {"data": data}) == path
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in FAST.items()}
+    training = Training(**given, experts_dir=str(path.parent))
+    assert training.expert(*base, "math", **NAMED) == path
     assert (path / "model.safetensors").stat().st_mtime_ns == before
     assert {p.suffix for p in path.parent.iterdir()} <= {"", ".lock"} | {path.suffix}
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 3}, {"stop": 1}, {"bf16": True}])
-def test_another_expert_is_not_taken_for_this_one(base, trained, change):
-    with pytest.raises(ValueError, match=f"holds another expert, not of .'{next(iter(change))}'"):
-        train_expert(*base, "math", trained[0]["math"].parent, **FAST | change)
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"train_batch": 3}, "batch_size"), ({"heldout": 6}, "heldout"), ({"bf16": True}, "bf16")],
+)
+def test_another_expert_is_not_taken_for_this_one(base, trained, change, told):
+    training = Training(**FAST | change, experts_dir=str(trained[0]["math"].parent))
+    with pytest.raises(ValueError, match=f"holds another expert, not of .'{told}'"):
+        training.expert(*base, "math", **NAMED)
 
 
 def test_an_expert_of_another_base_is_not_taken_for_this_one(base, trained):
     other = copy.deepcopy(base[0])
     with torch.no_grad():
         other.lm_head.weight[0, 0] += 1
+    training = Training(**FAST, experts_dir=str(trained[0]["math"].parent))
     with pytest.raises(ValueError, match="base_hash"):
-        train_expert(other, base[1], "math", trained[0]["math"].parent, **FAST)
+        training.expert(other, base[1], "math", **NAMED)
 
 
 def test_a_joint_expert_has_the_steps_of_both(base, tmp_path):
-    out = train_expert(*base, "math+sw", tmp_path, **FAST)
+    out = Training(**FAST, experts_dir=str(tmp_path)).expert(*base, "math+sw", **NAMED)
     assert pd.read_csv(out / "training_log.csv").step.max() == 4
 
 
@@ -231,105 +228,12 @@ def test_recipe(trained, tmp_path):
     assert expert_recipe(str(strange)) == {"role": "somebody-else", "seed": 0}
 
 
-@pytest.mark.parametrize("depth", [4, 8, 16, 32])
-def test_named_plans(depth):
-    plans = {name: np.array(plan.weights) for name, plan in named_plans(depth, draws=3).items()}
-    swap = plans["swap"]
-    assert {len(plan) for plan in plans.values()} == {depth}
-    assert np.array_equal(plans["reversed"], 1 - swap)
-    assert np.array_equal(plans["bottom only"] + plans["top only"], swap)
-    assert plans["bottom only"][0] == plans["top only"][-1] == 1
-    assert plans["bottom only"][-1] == plans["top only"][0] == 0
-    assert set(plans["no transition"]) == {0, 1}
-    for number in (1, 2, 3):
-        found = plans[f"random {number}"]
-        assert sorted(found) == sorted(swap)
-        assert not np.array_equal(found, swap)
-
-
-def test_named_plans_are_the_published_ones_at_32_layers():
-    plans = named_plans(32)
-    assert plans["swap"].weights == (1,) * 5 + (0.5,) + (0,) * 23 + (0.5,) + (1,) * 2
-    assert plans["6 + 2 of 32"].weights == (1,) * 6 + (0,) * 24 + (1,) * 2
-
-
-def test_all_bands_fit():
-    found = all_bands(8, [0, 2, 4], [0, 2, 4], [0, 1])
-    assert "4 + 4, transition 0" in found
-    assert "4 + 4, transition 1" not in found
-    assert found["2 + 0, transition 1"].weights == (1, 1, 0.5, 0, 0, 0, 0, 0)
-    assert all(len(plan.weights) == 8 for plan in found.values())
-
-
-def test_mergers_hold_what_their_names_say(base, trained):
-    model, both = base[0], [trained[1]["math"], trained[1]["sw"]]
-    made = mergers(model, *both, named_plans(8), others="math", joint=both[1])
-    own, math, language = ({n: p.detach() for n, p in m.named_parameters()} for m in (model, *both))
-    inner, outer, top = (f"model.layers.{k}.mlp.up_proj.weight" for k in (4, 0, 7))
-    held = {system: weights() for system, weights in made.items()}
-    assert torch.equal(held["swap"][inner], math[inner])
-    assert torch.equal(held["swap"][outer], language[outer])
-    assert torch.equal(held["revert"][outer], own[outer])
-    assert torch.equal(held["revert"][inner], math[inner])
-    assert torch.equal(held["reversed"][inner], language[inner])
-    assert torch.equal(held["bottom only"][outer], language[outer])
-    assert torch.equal(held["bottom only"][top], math[top])
-    assert torch.equal(held["top only"][top], language[top])
-    assert torch.equal(held["joint"][inner], language[inner])
-    for system, share in (
-        ("soup, 1/4 language", 0.25),
-        ("soup", 0.5),
-        ("soup, 3/4 language", 0.75),
-    ):
-        mean = (1 - share) * math[inner] + share * language[inner]
-        assert torch.allclose(held[system][inner], mean, atol=1e-7)
-    total = math[inner] + language[inner] - own[inner]
-    assert torch.allclose(held["task arithmetic"][inner], total, atol=1e-6)
-    assert not torch.allclose(held["TIES"][inner], total, atol=1e-6)
-    size = [sum((t[n] - own[n]).abs().sum() for n in own) for t in (math, language)]
-    share = size[0] / sum(size)
-    mean = (1 - share) * math[inner] + share * language[inner]
-    assert torch.allclose(held["adjusted soup"][inner], mean, atol=1e-6)
-    assert any(torch.equal(held["by update"][outer], t[outer]) for t in (math, language))
-
-
-def test_mergers_without_a_swap_have_nothing_to_revert(base, trained):
-    made = mergers(base[0], trained[1]["math"], trained[1]["sw"], all_bands(8, [1], [1], [0]))
-    assert "revert" not in made
-    assert "1 + 1, transition 0" in made
-
-
-def test_merged_answers_are_those_of_the_weights_and_leave_the_model(base, trained):
-    model, tokenizer = base
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    blank = {name: torch.zeros_like(p) for name, p in before.items()}
-    made = {"base": lambda: before, "blank": lambda: blank}
-    math = {"tasks": ["organism-math"], "parts": ["math-1"], "items": 4}
-    skills = {"tasks": ["organism-reading"], "parts": ["reading-mixed"], "items": 3}
-    given = {"language": "sw", "math": math, "skills": skills, "data_dir": DATA}
-    packed = merged_answers(model, made, lambda m: skill_answers(m, tokenizer, **given))
-    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
-    asked = [("math-1", "en"), ("math-1", "sw"), ("reading-mixed", "sw")]
-    assert {(*k,) for k in packed[["part", "lang"]].to_numpy()} == set(asked)
-    right = packed.set_index(["system", "part", "lang"]).correct
-    assert right["blank", "math-1", "en"] == "0000"
-    alone = part_answers(model, tokenizer, languages=["en"], data_dir=DATA, **math)
-    assert right["base", "math-1", "en"].count("1") == alone.correct.sum() > 0
-
-
-def test_wanted_rows_are_those_that_are_asked():
-    pairs = [("sw", 1, 1), ("sw", 1, 2), ("en", 1, 1)]
-    given = {"math_parts": ["math-1", "math-new"], "skill_parts": ["knowledge"]}
-    table = wanted_answers(pairs, ["base", "swap"], ["swap"], **given)
-    sizes = table.groupby(["target", "lang_seed", "system"]).size()
-    assert sizes.to_dict() == {
-        ("en", 1, "base"): 3,
-        ("en", 1, "swap"): 3,
-        ("sw", 1, "base"): 5,
-        ("sw", 1, "swap"): 5,
-        ("sw", 2, "swap"): 5,
-    }
-    assert not table.duplicated().any()
-    own = table.query("target == 'sw' and lang_seed == 2")
-    assert set(own[own.part == "knowledge"].lang) == {"sw"}
-    assert set(own[own.part == "math-new"].lang) == {"en", "sw"}
+def test_a_pair_is_what_its_manifests_tell(base, trained):
+    paths, models = trained
+    given = {"math_expert": str(paths["math"]), "language_expert": str(paths["sw"]), "target": ""}
+    pair = load_pair(Loading("organism-base"), base[1], given)
+    assert (pair.target, pair.seeds) == ("sw", (1, 1))
+    for loaded, role in ((pair.math, "math"), (pair.language, "sw")):
+        name, weight = next(iter(models[role].named_parameters()))
+        assert torch.equal(dict(loaded.named_parameters())[name], weight)
+    assert load_pair(Loading("organism-base"), base[1], given | {"target": "de"}).target == "de"

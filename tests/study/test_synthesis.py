@@ -10,6 +10,7 @@ import torch
 from mmlib.finetune import mean_loss
 from mmlib.masks import ParameterMask
 from mmlib.merging import update_magnitude
+from mmlib.study import synthesis
 from mmlib.study.synthesis import (
     chance_rank_correlation,
     exchanged_layers,
@@ -156,3 +157,20 @@ def test_chance_is_the_critical_value_of_the_tables():
     assert chance_rank_correlation(8) == pytest.approx(1 - 6 * 22 / (8 * 63), abs=1e-6)
     assert chance_rank_correlation(8) <= 1 - 6 * 22 / (8 * 63)
     assert chance_rank_correlation(32) < 0.37
+
+
+def test_mean_ranks_over_languages_and_seeds():
+    rows = [
+        ("view", seed, lang, layer, value)
+        for seed in (1, 2)
+        for lang, values in (("de", [3.0, 2.0, 1.0]), ("sw", [3.0, 1.0, 2.0]))
+        for layer, value in enumerate(values)
+    ]
+    table = pd.DataFrame(rows, columns=["name", "seed", "lang", "layer", "value"])
+    assert synthesis.mean_ranks(table)["view"].tolist() == [1.0, 2.5, 2.5]
+
+
+def test_beyond_chance_needs_a_size_and_an_interval_without_zero():
+    rows = [(0.9, 0.8, 1.0), (-0.9, -1.0, -0.8), (0.9, -0.1, 1.0), (0.3, 0.2, 0.4)]
+    table = pd.DataFrame(rows, columns=["rho", "low", "high"])
+    assert synthesis.beyond_chance(table, 0.7).tolist() == [True, True, False, False]
