@@ -24,14 +24,13 @@ def _means(rows: pd.DataFrame, value: str, wanted: set[str]) -> pd.DataFrame:
     Raises:
         NotTestableError: A system is missing, or they were not asked the same.
     """
-    group = rows.system.str.replace(r"^random \d+$", "random", regex=True)
-    if missing := wanted - set(group):
+    if missing := wanted - set(rows.system):
         raise NotTestableError(f"needs {', '.join(sorted(missing))}")
-    rows, group = rows[group.isin(wanted)], group[group.isin(wanted)]
-    counts = rows.groupby(["seed", "system"]).size()
+    rows = rows[rows.system.isin(wanted)]
+    counts = rows.groupby(["seed", "system", "draw"]).size()
     if counts.nunique() > 1:
         raise NotTestableError("needs the same questions to every system in every training")
-    means = rows.groupby(["seed", group])[value].mean().unstack()
+    means = rows.groupby(["seed", "system"])[value].mean().unstack()
     if means.isna().any(axis=None):
         raise NotTestableError("needs every system in every training")
     return means
@@ -52,7 +51,8 @@ def _middle_layers_best(tables: Tables) -> pd.Series:
     Means over all languages and parts of math, and over the draws of random layers.
     """
     table = tables["advice_layers"]
-    require_columns(table, ["seed", "system", "lang", "part", "accuracy"], "table 'advice_layers'")
+    columns = ["seed", "system", "draw", "lang", "part", "accuracy"]
+    require_columns(table, columns, "table 'advice_layers'")
     rows = table[table.part.isin(MATH)]
     means = _means(rows, "accuracy", {"middle", "outer", "random"})
     return means["middle"] - np.maximum(means["outer"], means["random"])
@@ -73,7 +73,7 @@ def _own_weights_best(tables: Tables) -> pd.Series:
     In the language that is tuned; means over these languages, parts of math, and random draws.
     """
     table = tables["advice_weights"]
-    columns = ["seed", "system", "target", "lang", "part", "accuracy"]
+    columns = ["seed", "system", "draw", "target", "lang", "part", "accuracy"]
     require_columns(table, columns, "table 'advice_weights'")
     rows = table[table.part.isin(MATH) & (table.lang == table.target)]
     means = _means(rows, "accuracy", {"own", "shared", "random"})
@@ -99,7 +99,7 @@ def _pruning_mends_form(tables: Tables) -> pd.Series:
     than 2 % in every training does not count, as nothing is to be mended there.
     """
     table = tables["advice_format"]
-    columns = ["seed", "system", "shots", "phrase", "as_asked"]
+    columns = ["seed", "system", "draw", "shots", "phrase", "as_asked"]
     require_columns(table, columns, "table 'advice_format'")
     sides = [
         _means(rows, "as_asked", {"math", "whole", "random"})

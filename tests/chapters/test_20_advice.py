@@ -23,7 +23,7 @@ def test_20_in_miniature(miniature):
     sizes = log[log.study == "weights"].groupby(["target", "seed"]).n_weights.nunique()
     assert (sizes == 1).all()
     trained = log[log.study == "layers"].system.unique()
-    assert set(trained) == {"all", "middle", "outer", "random 1"}
+    assert set(trained) == {"all", "middle", "outer", "random"}
     forms = tables["advice_forms"]
     assert (forms.n == given["form_items"]).all()
     assert len(forms) == len(given["seeds"]) * 3 * 3  # trainings, systems, forms

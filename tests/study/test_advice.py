@@ -11,6 +11,7 @@ from mmlib.finetune import IGNORED, fine_tune
 from mmlib.masks import ParameterMask
 from mmlib.models import load_model
 from mmlib.study.advice import (
+    System,
     closing_answers,
     closing_examples,
     closing_items,
@@ -30,7 +31,7 @@ OTHER = "So it is {x}."
 @pytest.mark.parametrize("depth", [4, 5, 8, 28])
 def test_every_choice_of_layers_has_as_many_and_no_two_are_equal(depth):
     stages = layer_systems(depth, draws=2)
-    layers = {name: own[0].layers for name, own in stages.items() if own}
+    layers = {str(system): own[0].layers for system, own in stages.items() if own}
     assert layers.pop("all") == tuple(range(depth))
     assert {len(own) for own in layers.values()} == {depth // 2}
     assert len(set(layers.values())) == 4
@@ -66,7 +67,7 @@ def sets_of(model, *shares):
 
 def test_as_many_own_shared_and_random_weights_in_every_matrix(llama):
     sets = sets_of(llama, ("en", 0.6), ("hi", 0.5), ("sw", 0.5))
-    drawn = weight_sets(sets, "sw", draws=2)
+    drawn = {str(system): mask for system, mask in weight_sets(sets, "sw", draws=2).items()}
     assert list(drawn) == ["own", "shared", "random 1", "random 2"]
     for name, own in drawn["own"].items():
         both = sets["sw"][name] & ~sets["en"][name] & ~sets["hi"][name]
@@ -117,8 +118,9 @@ def test_a_weight_that_moves_all_the_same_is_noticed(llama):
 def test_every_set_starts_from_the_same_model(tmp_path):
     """A set that is tuned second ends as one that is tuned alone."""
     base, tokenizer = load_model("organism-base", dtype="float32")
-    sets = {"a": sets_of(base, ("en", 0.01))["en"]}
-    sets["b"] = ~sets["a"]
+    first, second = System("random", 1), System("random", 2)
+    sets = {first: sets_of(base, ("en", 0.01))["en"]}
+    sets[second] = ~sets[first]
     examples = closing_examples(tokenizer, two_closings(OTHER), number=8, seed=1)
     how = {"steps": 2, "learning_rate": 0.01, "batch_size": 2, "every": 2, "seed": 1}
     seen = []
@@ -128,13 +130,15 @@ def test_every_set_starts_from_the_same_model(tmp_path):
         asked = {"tasks": ["organism-math"], "parts": ["math-1"], "items": 2}
         return part_answers(model, tokenizer, languages=["en"], data_dir="organism-base", **asked)
 
-    answers, log = tuned_sets(base, sets, examples, tmp_path / "1", ask=ask, **how)
-    tuned_sets(base, {"b": sets["b"]}, examples, tmp_path / "2", ask=ask, **how)
+    named = {"columns": {"target": "sw"}, "ask": ask}
+    tables = tuned_sets(base, sets, examples, tmp_path / "1", **named, **how)
+    tuned_sets(base, {second: sets[second]}, examples, tmp_path / "2", **named, **how)
     assert torch.equal(seen[1], seen[2])
     assert not torch.equal(seen[0], seen[1])
-    sizes = answers.groupby("system").n_weights.first()
-    assert sizes.to_dict() == {name: len(mask) for name, mask in sets.items()}
-    assert set(log.system) == {"a", "b"}
+    for table in tables.values():
+        sizes = table.groupby(["system", "draw"]).n_weights.first()
+        assert sizes.to_dict() == {system: len(mask) for system, mask in sets.items()}
+        assert set(table.target) == {"sw"}
 
 
 def test_examples_are_closed_in_two_ways_and_alike_within_one():
