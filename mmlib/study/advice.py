@@ -636,10 +636,10 @@ def _wanted(
     ]
     kinds = [System("own"), System("shared"), *drawn]
     rows += [
-        (*system, seed, given["weight_rate"], "weights", code, part, lang)
-        for system, seed, code in itertools.product(kinds, seeds, given["targets"])
-        for part in parts
-        for lang in ("en", code)
+        (*system, seed, given["weight_rate"], "weights", code, part, lang or code)
+        for lang, system, seed, code, part in itertools.product(
+            ("en", ""), kinds, seeds, given["targets"], parts
+        )
     ]
     names = [*NAME, "seed", "learning_rate", "study", "target", "part", "lang"]
     answers = pd.DataFrame(rows, columns=names)
