@@ -10,8 +10,11 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmlib.forward import last_tokens, on_device
+from mmlib.forward import batches, last_tokens, on_device
+from mmlib.neurons import overlap_with_english, ranges
+from mmlib.study.firing import question_firing
 
 States = Mapping[str, np.ndarray]
 """Language -> states of the same questions in the same order, (questions, width)."""
@@ -110,6 +113,56 @@ def tsne(states: States, *, seed: int, perplexity: float = 30.0) -> pd.DataFrame
     table.insert(0, "lang", np.repeat(list(states), number))
     table.insert(1, "question", np.tile(np.arange(number), len(states)))
     return table
+
+
+def views(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Mapping[str, Sequence[str]],
+    *,
+    maps: Sequence[int] = (),
+    batch_size: int = 32,
+) -> dict[str, pd.DataFrame]:
+    """How a model sees the same questions in several languages.
+
+    Args:
+        model: A gated decoder.
+        tokenizer: Its tokenizer.
+        questions: Language -> questions, English first, see `mmlib.study.firing.draw_questions`.
+        maps: Seeds of maps by t-SNE.
+        batch_size: Questions per forward pass.
+
+    Returns:
+        "firing": lang, layer, rate and overlap (with English; missing for English); "states": lang,
+        layer, depth, retrieval, language_accuracy (of the layer), at `spaced_layers`; "maps": lang,
+        question, x, y, layer, map_seed.
+    """
+    english = next(iter(questions))
+    counts = question_firing(model, tokenizer, questions, batch_size=batch_size)
+    rates = {code: firing.rates() for code, firing in counts.items()}
+    both = {"rate": ranges(rates), "overlap": overlap_with_english(rates, english=english)}
+    firing = pd.concat({name: t.stack() for name, t in both.items()}, axis=1).reset_index()
+    depth = model.config.get_text_config().num_hidden_layers
+    layers = spaced_layers(depth)
+    after = {
+        code: final_states(
+            model, batches(tokenizer, texts, batch_size=batch_size, sort=False), layers
+        )
+        for code, texts in questions.items()
+    }
+    states, drawn = [], []
+    for layer in layers:
+        at = {code: of[layer] for code, of in after.items()}
+        near = retrieval(at, english=english).rename("retrieval").rename_axis("lang")
+        told = {"layer": layer, "depth": depth, "language_accuracy": language_accuracy(at)}
+        states.append(near.reset_index().assign(**told))
+        drawn += [tsne(at, seed=seed).assign(layer=layer, map_seed=seed) for seed in maps]
+    columns = ["lang", "question", "x", "y", "layer", "map_seed"]
+    return {
+        "firing": firing,
+        "states": pd.concat(states, ignore_index=True),
+        "maps": pd.concat(drawn, ignore_index=True) if drawn else pd.DataFrame(columns=columns),
+    }
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

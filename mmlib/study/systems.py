@@ -4,9 +4,10 @@ The names are those of the paper's tables where a system plays the part of one t
 """
 
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +20,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.edits import trainable_only
 from mmlib.finetune import encode, fine_tune
-from mmlib.forward import batches
 from mmlib.models import linear_modules
-from mmlib.neurons import firing_rates, overlap_with_english, ranges
-from mmlib.study.pairs import draw_pairs, translation_prompt
-from mmlib.study.states import final_states, language_accuracy, retrieval, spaced_layers, tsne
-from mmlib.study.tables import pack_answers
+from mmlib.study.firing import draw_questions
+from mmlib.study.pairs import doubts, draw_pairs, load_pairs, split_pairs, translation_prompt
+from mmlib.study.settings import Ask, Settings
+from mmlib.study.variants import Variant, record
 from mmlib.tasks.problems import Problem, load_problems
 
-
-def prediction_consistency(
-    answers: pd.DataFrame, *, english: str = "en", problem: Sequence[str] = ("part", "problem_id")
-) -> pd.Series:
-    """Prediction consistency with English (PCR): |M ∩ N| / |M|.
-
-    Args:
-        answers: Rows of lang, correct and the columns that name a problem in every language.
-        english: The language whose right answers are M.
-        problem: These columns.
-
-    Returns:
-        Language -> share of the problems right in English that it has right too; not a number where
-        English has none right.
-
-    Raises:
-        ValueError: Languages that were asked different problems.
-    """
-    wide = answers.pivot(index=list(problem), columns="lang", values="correct")
-    if wide.isna().any(axis=None):
-        raise ValueError("the languages were asked different problems: ask all of them the same")
-    right = wide[wide[english].astype(bool)]
-    return right.drop(columns=english).astype(float).mean()
-
-
+Examples = Sequence[Mapping[str, list[int]]]
+"""See `mmlib.finetune.encode`."""
 FEED_FORWARD = ("up_proj", "down_proj")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _FORMS = {"pairs": "published", "bare pairs": "no brackets", "dialogue": "dialogue"}
@@ -114,7 +91,7 @@ def systems(
     if not layers or not 0 <= layers[0] <= layers[-1] < depth:
         raise ValueError(f"selected={list(selected)}: give some of the layers 0 to {depth - 1}")
     align, math = Stage("pairs"), Stage("English math")
-    found = {
+    plans = {
         "base": (),
         "SLAM": (Stage("pairs", layers, FEED_FORWARD),),
         "QAlign stage 1": (align,),
@@ -130,16 +107,16 @@ def systems(
         "dialogue": (Stage("dialogue", layers, FEED_FORWARD),),
     }
     for k in range(1, depth + 1):
-        found[f"first {k}"] = (Stage("pairs", tuple(range(k)), FEED_FORWARD),)
+        plans[f"first {k}"] = (Stage("pairs", tuple(range(k)), FEED_FORWARD),)
     others = [layer for layer in range(depth) if layer not in layers]
     pool = others if len(others) >= len(layers) else range(depth)
     for draw in range(1, draws + 1):
         drawn = np.random.default_rng(draw).choice(list(pool), len(layers), replace=False)
-        found[f"random {draw}"] = (Stage("pairs", tuple(sorted(map(int, drawn))), FEED_FORWARD),)
-    return found
+        plans[f"random {draw}"] = (Stage("pairs", tuple(sorted(map(int, drawn))), FEED_FORWARD),)
+    return plans
 
 
-def chosen(recipes: Mapping[str, Sequence[Stage]], names: Collection[str]) -> dict[str, Any]:
+def choose(recipes: Mapping[str, Sequence[Stage]], names: Collection[str]) -> dict[str, Any]:
     """The recipes of some systems.
 
     Raises:
@@ -161,7 +138,7 @@ def equal_rank(model: nn.Module, stage: Stage) -> int:
 def align(
     model: PreTrainedModel,
     stages: Sequence[Stage],
-    examples: Mapping[str, Sequence[Mapping[str, list[int]]]],
+    examples: Mapping[str, Examples],
     out: str | Path,
     *,
     steps: int,
@@ -226,65 +203,138 @@ def _moving(model: PreTrainedModel, stage: Stage, stack: ExitStack, seed: int) -
     return model
 
 
-def training_examples(
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: pd.DataFrame,
-    *,
-    number: int,
-    seed: int,
-    unbalanced: Mapping[str, float],
-    task: str,
-    languages: Sequence[str],
-    data_dir: str = "",
-    split: str = "calibration",
-    kinds: Collection[str] | None = None,
-) -> dict[str, list[dict[str, list[int]]]]:
-    """The examples of all systems, by the names that `Stage.data` uses.
+@dataclass(frozen=True)
+class Texts(Settings):
+    """What systems learn from: texts with their translations, and word problems with solutions."""
 
-    Args:
-        tokenizer: The model's tokenizer.
-        pairs: See `mmlib.study.pairs.load_pairs`; they get SLAM's prompt.
-        number: Examples of each kind, at most. Pairs are as many per language, and where unbalanced
-            ones are wanted too no more than there can be of these, so that both have as many.
-        seed: Of the draws.
-        unbalanced: Language -> its share of the unbalanced pairs.
-        task: Word problems with worked solutions.
-        languages: ISO 639-1 codes, English first.
-        data_dir: As in `mmlib.tasks.problems.load_problems`.
-        split: Of the word problems.
-        kinds: Only these of the examples; None: all.
+    languages: Sequence[str]
+    """ISO 639-1 codes, English first."""
+    pair_source: str = "organism"
+    """See `mmlib.study.pairs.load_pairs`, as the next two."""
+    pair_kinds: Sequence[str] = ()
+    pair_split: str = "calibration"
+    heldout: int = 40
+    """Texts whose translations are set aside."""
+    shares: Sequence[float] = ()
+    """Of all languages but English in the unbalanced pairs, in any unit."""
+    task: str = "organism-math"
+    """Word problems with worked solutions."""
+    split: str = "calibration"
+    data_dir: str = ""
 
-    Raises:
-        ValueError: An unknown kind; or unbalanced pairs are wanted and `unbalanced` does not have
-            the languages of the pairs, or has a share that is not above 0; see also
-            `mmlib.tasks.problems.load_problems`.
-    """
-    kinds = EXAMPLES if kinds is None else kinds
-    if unknown := sorted(set(kinds) - set(EXAMPLES)):
-        raise ValueError(f"no examples {unknown[0]!r}: choose from {', '.join(EXAMPLES)}")
-    there = pairs.lang.value_counts()
-    count = min(number, len(there) * int(there.min()))
-    if "unbalanced pairs" in kinds:
-        count = min(count, _most(there, unbalanced))
-    asked = {}
-    for name in kinds:
-        if name in _FORMS:
-            drawn = draw_pairs(pairs, count, seed=seed)
-            asked[name] = translation_examples(tokenizer, drawn, form=_FORMS[name])
-    if "unbalanced pairs" in kinds:
-        drawn = draw_pairs(pairs, count, seed=seed, shares=unbalanced)
-        asked["unbalanced pairs"] = translation_examples(tokenizer, drawn)
-    for name, codes in (("English math", languages[:1]), ("translated math", languages)):
-        if name in kinds:
-            problems = _problems(task, codes, number, seed, data_dir, split)
-            asked[name] = encode(tokenizer, [(p.prompt, p.response) for p in problems])
-    return asked
+    @property
+    def unbalanced(self) -> dict[str, float]:
+        """Language -> its share of the unbalanced pairs."""
+        return dict(zip(self.languages[1:], self.shares, strict=False))
+
+    def pairs(self) -> pd.DataFrame:
+        """All pairs, with a column `doubt`: "kept", or why a pair is left out (see `doubts`)."""
+        where = {"split": self.pair_split, "data_dir": self.data_dir or None}
+        table = load_pairs(self.pair_source, self.languages, kinds=self.pair_kinds, **where)
+        return table.assign(doubt=doubts(table).replace("", "kept"))
+
+    def parted(self, pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The kept pairs to train on, and those that are set aside."""
+        kept = pairs[pairs.doubt == "kept"].drop(columns="doubt")
+        return split_pairs(kept, self.heldout, seed=1)
+
+    def questions(self, number: int, *, seed: int) -> dict[str, list[str]]:
+        """Parallel questions of the task, see `draw_questions`."""
+        where = {"split": self.split, "data_dir": self.data_dir}
+        return draw_questions(self.task, self.languages, number=number, seed=seed, **where)
+
+    def examples(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        pairs: pd.DataFrame,
+        *,
+        number: int,
+        seed: int,
+        kinds: Collection[str] = EXAMPLES,
+    ) -> dict[str, Examples]:
+        """The examples of all systems, by the names that `Stage.data` uses.
+
+        Args:
+            tokenizer: The model's tokenizer.
+            pairs: Those to train on; they get SLAM's prompt.
+            number: Examples of each kind, at most. Pairs are as many per language, and where
+                unbalanced ones are wanted too no more than there can be of these, so that both
+                have as many.
+            seed: Of the draws.
+            kinds: Only these of the examples.
+
+        Raises:
+            ValueError: An unknown kind; or unbalanced pairs are wanted and `shares` does not have
+                the languages of the pairs, or one that is not above 0; see also `load_problems`.
+        """
+        if unknown := sorted(set(kinds) - set(EXAMPLES)):
+            raise ValueError(f"no examples {unknown[0]!r}: choose from {', '.join(EXAMPLES)}")
+        there, unbalanced = pairs.lang.value_counts(), "unbalanced pairs"
+        count = min(number, len(there) * int(there.min()))
+        if unbalanced in kinds:
+            count = min(count, _most(there, self.unbalanced))
+        asked = {}
+        for name in kinds:
+            if name in _FORMS:
+                drawn = draw_pairs(pairs, count, seed=seed)
+                asked[name] = translation_examples(tokenizer, drawn, form=_FORMS[name])
+        if unbalanced in kinds:
+            drawn = draw_pairs(pairs, count, seed=seed, shares=self.unbalanced)
+            asked[unbalanced] = translation_examples(tokenizer, drawn)
+        solved = {"English math": self.languages[:1], "translated math": self.languages}
+        for name, codes in solved.items():
+            if name in kinds:
+                problems = self._problems(codes, number, seed)
+                asked[name] = encode(tokenizer, [(p.prompt, p.response) for p in problems])
+        return asked
+
+    def _problems(self, languages: Sequence[str], number: int, seed: int) -> list[Problem]:
+        """As many problems of every language, in a random order."""
+        rng, drawn = np.random.default_rng(seed), []
+        for code in languages:
+            where = {"data_dir": self.data_dir or None, "split": self.split}
+            problems = load_problems(self.task, code, **where)
+            count = min(len(problems), number // len(languages))
+            drawn += [problems[i] for i in rng.choice(len(problems), count, replace=False)]
+        return [drawn[i] for i in rng.permutation(len(drawn))]
+
+
+@dataclass(frozen=True)
+class Schedule(Settings):
+    """How long, at which rates and in which batches every stage is trained."""
+
+    steps: int
+    """Optimizer steps of each stage."""
+    rate_part: float
+    """Highest learning rate of stages that train some layers."""
+    rate_full: float
+    """Of those that train every weight."""
+    rate_lora: float
+    train_batch: int = 32
+    """Examples per batch and device."""
+    accumulation: int = 1
+    """Batches per step."""
+    bf16: bool = True
+    """Whether it computes in bfloat16."""
+
+    @property
+    def examples(self) -> int:
+        """Examples that a stage sees."""
+        return self.steps * self.train_batch * self.accumulation
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """Arguments of `align`."""
+        rates = {"part": self.rate_part, "full": self.rate_full, "lora": self.rate_lora}
+        how = {"steps": self.steps, "rates": rates, "bf16": self.bf16}
+        how |= {"batch_size": self.train_batch, "accumulation": self.accumulation}
+        return how | {"every": max(5, self.steps // 2)}
 
 
 def _most(there: pd.Series, shares: Mapping[str, float]) -> int:
     """How many pairs can be drawn with these shares, of as many as there are by language."""
     if set(shares) != set(there.index) or min(shares.values()) <= 0:
-        raise ValueError(f"unbalanced={dict(shares)}: give {sorted(there.index)} shares above 0")
+        raise ValueError(f"shares={dict(shares)}: give {sorted(there.index)} shares above 0")
     total = sum(shares.values())
     return min(int(there[code] * total / share) for code, share in shares.items())
 
@@ -303,74 +353,13 @@ def translation_examples(
     return encode(tokenizer, zip(prompts, pairs.english, strict=True))
 
 
-def _problems(
-    task: str, languages: Sequence[str], number: int, seed: int, data_dir: str, split: str
-) -> list[Problem]:
-    """As many problems of every language, in a random order."""
-    rng, found = np.random.default_rng(seed), []
-    for code in languages:
-        own = load_problems(task, code, data_dir=data_dir or None, split=split)
-        count = min(len(own), number // len(languages))
-        found += [own[i] for i in rng.choice(len(own), count, replace=False)]
-    return [found[i] for i in rng.permutation(len(found))]
-
-
-def views(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Mapping[str, Sequence[str]],
-    *,
-    maps: Sequence[int] = (),
-    batch_size: int = 32,
-) -> dict[str, pd.DataFrame]:
-    """How a model sees the same questions in several languages.
-
-    Args:
-        model: A gated decoder.
-        tokenizer: Its tokenizer.
-        questions: Language -> questions, English first, see `mmlib.study.firing.draw_questions`.
-        maps: Seeds of maps by t-SNE.
-        batch_size: Questions per forward pass.
-
-    Returns:
-        "firing": lang, layer, rate and overlap (with English; missing for English); "states": lang,
-        layer, depth, retrieval, language_accuracy (of the layer), at `spaced_layers`; "maps": lang,
-        question, x, y, layer, map_seed.
-    """
-    english, skip = next(iter(questions)), [tokenizer.bos_token_id]
-    skip = [token for token in skip if token is not None]
-    texts = {
-        x: batches(tokenizer, own, batch_size=batch_size, sort=False)
-        for x, own in questions.items()
-    }
-    rates = {x: firing_rates(model, own, skip=skip).rates() for x, own in texts.items()}
-    both = {"rate": ranges(rates), "overlap": overlap_with_english(rates, english=english)}
-    firing = pd.concat({name: t.stack() for name, t in both.items()}, axis=1).reset_index()
-    depth = model.config.get_text_config().num_hidden_layers
-    layers = spaced_layers(depth)
-    found = {x: final_states(model, own, layers) for x, own in texts.items()}
-    states, drawn = [], []
-    for layer in layers:
-        own = {x: of[layer] for x, of in found.items()}
-        near = retrieval(own, english=english).rename("retrieval").rename_axis("lang")
-        about = {"layer": layer, "depth": depth, "language_accuracy": language_accuracy(own)}
-        states.append(near.reset_index().assign(**about))
-        drawn += [tsne(own, seed=seed).assign(layer=layer, map_seed=seed) for seed in maps]
-    columns = ["lang", "question", "x", "y", "layer", "map_seed"]
-    return {
-        "firing": firing,
-        "states": pd.concat(states, ignore_index=True),
-        "maps": pd.concat(drawn, ignore_index=True) if drawn else pd.DataFrame(columns=columns),
-    }
-
-
 def compared(
     base: PreTrainedModel,
     wanted: pd.DataFrame,
     recipes: Mapping[str, Sequence[Stage]],
-    examples: Mapping[int, Mapping[str, Sequence]],
+    examples: Mapping[int, Mapping[str, Examples]],
     *,
-    ask: Callable[[PreTrainedModel], pd.DataFrame] | None,
+    ask: Ask | None,
     look: Callable[[PreTrainedModel], Mapping[str, pd.DataFrame]],
     out: str | Path,
     **options: Any,
@@ -381,10 +370,10 @@ def compared(
         base: The model from which each starts; unchanged.
         wanted: Columns system and seed; the seed of a system without stages means nothing.
         recipes: See `systems`.
-        examples: Seed -> examples, see `training_examples`.
+        examples: Seed -> examples, see `Texts.examples`.
         ask: Called with every model; answers as of `mmlib.tasks.evaluation.part_answers`. None: no
             model is asked.
-        look: Called with every model; tables as of `views`.
+        look: Called with every model; tables as of `mmlib.study.states.views`.
         out: Folder of all runs; one that is finished is not trained again.
         **options: Further arguments of `align`.
 
@@ -396,29 +385,37 @@ def compared(
     Raises:
         ValueError: A wanted system has no recipe.
     """
-    recipes = chosen(recipes, wanted.system)
-    joined: dict[str, list[pd.DataFrame]] = {}
+    recipes = choose(recipes, wanted.system)
+    seen: dict[str, list[pd.DataFrame]] = {}
+
+    @contextmanager
+    def trained(system: str, seed: int) -> Iterator[tuple]:
+        data, folder = examples.get(seed, {}), Path(out) / f"seed-{seed}"
+        how = {"seed": max(seed, 1), **options}
+        model, log, costs = align(copy.deepcopy(base), recipes[system], data, folder, **how)
+        for name, table in {"log": log, "costs": costs, **look(model)}.items():
+            seen.setdefault(name, []).append(table)
+        yield model, {}
+
+    def asked(model: PreTrainedModel) -> pd.DataFrame:
+        answers = ask(model)
+        first = answers.groupby(["part", "lang"], sort=False).head(1)
+        written = first[["part", "lang", "problem_id", "response"]]
+        seen.setdefault("responses", []).append(written)
+        return answers
+
+    variants = []
     for system, seed in wanted[["system", "seed"]].itertuples(index=False):
-        stages, model = recipes[system], copy.deepcopy(base)
-        model, log, costs = align(
-            model,
-            stages,
-            examples.get(seed, {}),
-            Path(out) / f"seed-{seed}",
-            seed=max(seed, 1),
-            **options,
-        )
-        tables = {"log": log, "costs": costs, **look(model)}
-        if ask:
-            answers = ask(model)
-            tables["answers"] = pack_answers(answers, by=["part", "lang"])
-            first = answers.groupby(["part", "lang"], sort=False).head(1)
-            tables["responses"] = first[["part", "lang", "problem_id", "response"]]
-        rate = options["rates"][stages[0].kind] if stages else 0.0
-        about = {"system": system, "seed": seed, "learning_rate": rate}
-        for name, table in tables.items():
-            joined.setdefault(name, []).append(table.assign(**about))
-    return {
-        name: pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
-        for name, tables in joined.items()
+        rates = [options["rates"][stage.kind] for stage in recipes[system]]
+        named = {"system": system, "seed": seed, "learning_rate": rates[0] if rates else 0.0}
+        variants.append(Variant(named, partial(trained, system, seed)))
+    answers = record(variants, asked if ask else None, by=["part", "lang"])
+    named = {
+        name: [table.assign(**v.columns) for table, v in zip(tables, variants, strict=True)]
+        for name, tables in seen.items()
     }
+    joined = {
+        name: pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
+        for name, tables in named.items()
+    }
+    return joined | ({"answers": answers} if ask else {})

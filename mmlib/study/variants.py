@@ -36,7 +36,7 @@ class Variant:
 
 def record(
     variants: Iterable[Variant],
-    ask: Ask,
+    ask: Ask | None,
     *,
     by: Sequence[str],
     grade: Grade | None = None,
@@ -45,7 +45,7 @@ def record(
 
     Args:
         variants: States of a model, one after the other.
-        ask: What is asked.
+        ask: What is asked; None: nothing, the states are only made, one after the other.
         by: Columns that name a packed row, in their order: of the answers (part, lang) or of the
             variants; further columns of a variant stand behind the grades.
         grade: Gives every answer its character; default: 1 right, 0 wrong.
@@ -58,7 +58,9 @@ def record(
         named = {name: value for name, value in variant.columns.items() if name in by}
         rest = {name: value for name, value in variant.columns.items() if name not in by}
         with variant.change() as (model, came):
-            answers = ask(model, **variant.asked)
+            answers = ask(model, **variant.asked) if ask else None
+        if answers is None:
+            continue
         if grade:
             answers = answers.assign(grade=grade(answers))
         packed = pack_answers(answers.assign(**named), by=by)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mmlib.neurons import Firing, firing_rates, overlap_with_english, ranges, select_layers
 from mmlib.study.firing import bootstrap_layers, draw_questions, overlap_by_question, sensitivity
-from mmlib.study.systems import prediction_consistency
+from mmlib.study.forgetting import prediction_consistency
 from mmlib.tasks.problems import load_problems
 
 ARCHITECTURES["mistral"] = {"num_key_value_heads": 2}

@@ -14,17 +14,16 @@ from mmlib.forward import batches
 from mmlib.models import load_model
 from mmlib.neurons import firing_rates
 from mmlib.study.firing import draw_questions
-from mmlib.study.pairs import load_pairs
+from mmlib.study.states import views
 from mmlib.study.systems import (
     ATTENTION,
     FEED_FORWARD,
     Stage,
+    Texts,
     align,
     compared,
     equal_rank,
     systems,
-    training_examples,
-    views,
 )
 from mmlib.tasks.evaluation import part_answers
 
@@ -123,17 +122,18 @@ def test_a_finished_run_is_the_same_model_when_it_is_loaded_again(stage, tmp_pat
 
 def test_shares_of_unbalanced_pairs_name_every_language(organism):
     _, tokenizer = organism
-    pairs = load_pairs("organism", LANGS, kinds=["math"], data_dir="organism-base")
+    texts = Texts(LANGS, pair_kinds=["math"], shares=[1.0], data_dir="organism-base")
     with pytest.raises(ValueError, match=r"give \['de', 'hi'\] shares above 0"):
-        training_examples(
-            tokenizer,
-            pairs,
-            number=9,
-            seed=1,
-            unbalanced={"de": 1},
-            task="organism-math",
-            languages=LANGS,
-        )
+        texts.examples(tokenizer, texts.pairs(), number=9, seed=1)
+
+
+def test_texts_that_are_set_aside_are_in_no_pair_to_train_on():
+    texts = Texts(LANGS, pair_kinds=["math"], heldout=7, data_dir="organism-base")
+    pairs = texts.pairs()
+    kept, aside = texts.parted(pairs)
+    assert aside.id.nunique() == 7
+    assert not set(kept.id) & set(aside.id)
+    assert len(kept) + len(aside) == (pairs.doubt == "kept").sum()
 
 
 def test_a_stopped_run_is_the_beginning_of_the_whole(tmp_path):
@@ -154,18 +154,8 @@ LANGS = ["en", "de", "hi"]
 
 
 def examples_of(tokenizer, number=30, **options):
-    pairs = load_pairs("organism", LANGS, kinds=["math"], data_dir="organism-base")
-    return training_examples(
-        tokenizer,
-        pairs,
-        number=number,
-        seed=1,
-        unbalanced={"de": 4, "hi": 1},
-        task="organism-math",
-        languages=LANGS,
-        data_dir="organism-base",
-        **options,
-    )
+    texts = Texts(LANGS, pair_kinds=["math"], shares=[4.0, 1.0], data_dir="organism-base")
+    return texts.examples(tokenizer, texts.pairs(), number=number, seed=1, **options)
 
 
 def test_examples_are_as_many_and_in_their_languages(organism):
