@@ -1,0 +1,139 @@
+"""When does the overlap come? Profiles along trainings, and of models of several sizes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mmlib.study.evidence import audit_values, read_evidence
+from mmlib.study.profiles import SNAPSHOT, answer_losses, beyond_random, profiles, snapshots
+from mmlib.study.tables import RunInfo
+
+CHECKPOINT = ["width", "training_seed", "model", "step"]
+"""What names a snapshot."""
+_WHERE = ["model", "group", "layer", "seed"]
+AUDITED = {
+    "sizes": ([*_WHERE, "lang"], ["n_math_specific"]),
+    "overlap": ([*_WHERE, "lang_a", "lang_b", "control"], ["jaccard"]),
+    "accuracy": (["model", "part", "lang"], ["accuracy"]),
+    "travel": (["model", "weights", "drawn", "edited", "lang"], ["accuracy"]),
+    "loss": (["model", "lang"], ["loss"]),
+}
+"""Shipped tables `emergence_NAME`: columns that name a row, and the numbers that are compared."""
+
+
+class Emergence(NamedTuple):
+    """What `rows` gives."""
+
+    tables: dict[str, pd.DataFrame]
+    """Those of `profiles` ("sizes", "overlap", "accuracy", "travel"), and "loss"."""
+    made: dict[str, pd.DataFrame]
+    """Those that this run computed, as `emergence_NAME`."""
+    audited: pd.DataFrame
+    """See `mmlib.study.evidence.audit_values`."""
+    run: RunInfo
+
+
+def rows(given: Mapping[str, Any]) -> Emergence:
+    """Profile every snapshot, or take what is shipped and profile a few again.
+
+    Args:
+        given: Parameters of the page.
+
+    Raises:
+        AuditError: What was computed again is not what was shipped.
+    """
+    names = ", ".join(name.split("/")[-1] for name in given["runs"])
+    run = RunInfo.collect(names, dtype=given["dtype"], parameters=given)
+    along = [name for folder in given["runs"] for name in (*snapshots(folder), folder)]
+    read, languages, edited = along, given["languages"], given["edited"]
+    if not given["sweep"]:
+        read, languages, edited = given["audit_runs"], given["audit_languages"], edited[:1]
+    where = {"languages": languages, "dtype": given["dtype"], "data_dir": given["data_dir"]}
+    asking = {name: given[name] for name in ("tasks", "parts", "items", "edit_ratio", "seeds")}
+    sampling = {name: given[name] for name in ("math", "nonmath", "num_samples")}
+    options = asking | sampling | {"keep_ratios": [given["keep_ratio"]], "edited": edited}
+    made = profiles(read, **where, **options)
+    made["loss"] = answer_losses(read, task=given["math"], number=given["loss_items"], **where)
+    by_layer = "group == 'layer' and control == 'two languages'"
+    by_layer += f" and seed == {given['seeds'][0]}"
+    made["overlap"] = made["overlap"].query("group == 'global' or " + by_layer)
+    made["sizes"] = made["sizes"].query("group == 'global'").assign(nonmath=given["nonmath"])
+    tables = made
+    if not given["sweep"]:
+        tables = {name: read_evidence(f"emergence_{name}")[0] for name in made}
+    audits = [
+        audit_values(tables[name], made[name], on=on, values=values, tolerance=0.05)
+        for name, (on, values) in AUDITED.items()
+    ]
+    named = {f"emergence_{name}": table for name, table in made.items()}
+    return Emergence(tables, named, pd.concat(audits, ignore_index=True), run)
+
+
+def summarize(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row per snapshot: means over languages and over pairs of languages.
+
+    Args:
+        tables: As in `Emergence`.
+
+    Returns:
+        `CHECKPOINT`, finished (a training's end; these have the largest step of their width), a
+        column per part (accuracy), overlap, ceiling, "other way round", "set size" (as a share of
+        the top-K), "answer loss" (nats per token).
+    """
+    overlap = tables["overlap"][tables["overlap"].group == "global"]
+    jaccard = overlap.groupby(["control", *CHECKPOINT]).jaccard.mean()
+    sizes = tables["sizes"]
+    share = (sizes.n_math_specific / sizes.n_topk).rename("share")
+    asked = tables["accuracy"].groupby([*CHECKPOINT, "part"]).accuracy.mean().unstack("part")
+    measured = {
+        "overlap": jaccard["two languages"],
+        "ceiling": jaccard.get("same language", np.nan),
+        "other way round": jaccard["nonmath-specific"],
+        "set size": sizes.assign(share=share).groupby(CHECKPOINT).share.mean(),
+        "answer loss": tables["loss"].groupby(CHECKPOINT).loss.mean(),
+    }
+    table = asked.join(pd.DataFrame(measured, index=asked.index)).reset_index()
+    table = table.sort_values(["width", "training_seed", "step"])
+    table["finished"] = [SNAPSHOT.fullmatch(name) is None for name in table.model]
+    table.loc[table.finished, "step"] = table.groupby("width").step.transform("max")
+    return table
+
+
+def layers(tables: Mapping[str, pd.DataFrame], summary: pd.DataFrame) -> pd.DataFrame:
+    """Jaccard of two languages by layer, with the steps of `summarize`."""
+    table = tables["overlap"][tables["overlap"].group == "layer"]
+    return table.assign(step=table.model.map(summary.set_index("model").step))
+
+
+def edit_losses(tables: Mapping[str, pd.DataFrame], summary: pd.DataFrame) -> pd.DataFrame:
+    """Result of `beyond_random`, with the steps of `summarize`, and who is `asked`."""
+    table = beyond_random(tables["travel"], CHECKPOINT)
+    table["step"] = table.model.map(summary.set_index("model").step)
+    return table.assign(asked=np.where(table.edited == table.lang, "itself", "another"))
+
+
+def across_sizes(
+    tables: Mapping[str, pd.DataFrame], summary: pd.DataFrame, models: Sequence[str]
+) -> pd.DataFrame:
+    """The ends of trainings of several sizes, by model, with `parameters`, in their order.
+
+    Returns:
+        Columns of `summarize`, parameters, and "en / hi", how much larger the English set is than
+        the Hindi one (missing where a language was not profiled).
+    """
+    sizes = tables["sizes"]
+    counts = sizes.groupby("model").parameters.first()
+    of = sizes.pivot_table(index="model", columns="lang", values="n_math_specific")
+    ratio = of["en"] / of["hi"] if {"en", "hi"} <= set(of) else pd.Series(np.nan, of.index)
+    table = summary[summary.model.isin(models)].set_index("model")
+    return table.assign(**{"parameters": counts, "en / hi": ratio}).sort_values("parameters")
+
+
+def followed(summary: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """The snapshots of the trainings of some models, all where there are none; `size` in words."""
+    base = [found[1] if (found := SNAPSHOT.fullmatch(m)) else m for m in summary.model]
+    mine = np.isin(base, models)
+    table = summary[mine] if mine.any() else summary
+    return table.assign(size="width " + table.width.astype(int).astype(str))

@@ -1,0 +1,133 @@
+"""Does the training text decide sets and overlap? Organisms that differ in what they read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from mmlib.study.evidence import audit_values, read_evidence
+from mmlib.study.profiles import profiles, trainings
+from mmlib.study.stats import seed_intervals
+from mmlib.study.tables import RunInfo, published
+
+AUDITED = {
+    "sizes": (["model", "lang", "keep_ratio", "seed"], ["n_math_specific"]),
+    "overlap": (["model", "lang_a", "lang_b", "control", "keep_ratio", "seed"], ["jaccard"]),
+    "accuracy": (["model", "part", "lang"], ["accuracy"]),
+    "trainings": (["training"], ["tokens"]),
+}
+"""Shipped tables `data_NAME`: columns that name a row, and the numbers that are compared."""
+LATIN = ("en", "de", "fr", "sw")
+"""Languages of the organisms in Latin script."""
+FACTORS = ["skewed_share", "accuracy", "text_tokens"]
+"""What set sizes may go with."""
+
+
+class Mixes(NamedTuple):
+    """What `rows` gives."""
+
+    tables: dict[str, pd.DataFrame]
+    """"sizes" and "overlap" of the whole model and "accuracy" (see `profiles`), "trainings"."""
+    made: dict[str, pd.DataFrame]
+    """Those that this run computed, as `data_NAME`."""
+    audited: pd.DataFrame
+    """See `mmlib.study.evidence.audit_values`."""
+    run: RunInfo
+
+
+def rows(given: Mapping[str, Any]) -> Mixes:
+    """Profile every organism, or take what is shipped and profile one again.
+
+    Args:
+        given: Parameters of the page.
+
+    Raises:
+        AuditError: What was computed again is not what was shipped.
+    """
+    names = ", ".join(name.split("/")[-1] for name in given["models"])
+    run = RunInfo.collect(names, dtype=given["dtype"], parameters=given)
+    read = [*given["models"], *given["cut"]]
+    languages, parts, counted = given["languages"], given["parts"], [*read, *given["others"]]
+    if not given["sweep"]:
+        read = counted = given["audit_models"]
+        languages, parts = given["audit_languages"], parts[:1]
+    same = ("math", "nonmath", "num_samples", "data_dir", "seeds", "keep_ratios", "tasks", "items")
+    options = {name: given[name] for name in same} | {"languages": languages, "parts": parts}
+    profiled = profiles(read, dtype=given["dtype"], **options)
+    made = {name: profiled[name].assign(nonmath=given["nonmath"]) for name in ("sizes", "overlap")}
+    made = {name: table[table.group == "global"] for name, table in made.items()}
+    made |= {"accuracy": profiled["accuracy"], "trainings": trainings(counted)}
+    tables = made
+    if not given["sweep"]:
+        tables = {name: read_evidence(f"data_{name}")[0].drop_duplicates() for name in made}
+    audits = [
+        audit_values(tables[name], made[name], on=on, values=values, tolerance=0.05)
+        for name, (on, values) in AUDITED.items()
+    ]
+    named = {f"data_{name}": table for name, table in made.items()}
+    return Mixes(tables, named, pd.concat(audits, ignore_index=True), run)
+
+
+def by_language(sizes: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Set sizes of each model's languages, beside what they may go with.
+
+    Args:
+        sizes: "sizes" at one keep ratio.
+        accuracy: "accuracy" of one part.
+
+    Returns:
+        One row per model and language: mix, width, training_seed, n_math_specific, `size` (over the
+        mean of the model's languages), share (of the model's text), and `FACTORS`; a language that
+        the skewed mix does not have counts as Hindi.
+    """
+    name = ["model", "mix", "width", "training_seed", "lang"]
+    table = sizes.groupby(name, sort=False)[["n_math_specific", "share", "text_tokens"]].mean()
+    table = table.reset_index().merge(
+        accuracy[["model", "lang", "accuracy"]], on=["model", "lang"], how="left"
+    )
+    mean = table.groupby("model").n_math_specific.transform("mean")
+    shares = table[table.mix == "skewed"].groupby("lang").share.first()
+    skewed = table.lang.map(shares).fillna(shares.get("hi"))
+    return table.assign(size=table.n_math_specific / mean, skewed_share=skewed)
+
+
+def correlations(table: pd.DataFrame) -> pd.DataFrame:
+    """Rank correlation of set size with each of `FACTORS`, over the languages of each model.
+
+    Returns:
+        Index width, mix, model; missing where a factor does not vary.
+    """
+    ranks = table.groupby(["width", "mix", "model"])[["size", *FACTORS]].corr("spearman")["size"]
+    return ranks.unstack()[FACTORS]
+
+
+def over_trainings(ranks: pd.DataFrame) -> pd.DataFrame:
+    """Mean and interval of `correlations` over the trainings of a mix."""
+    long = ranks.rename_axis(columns="factor").stack(future_stack=True).dropna().rename("rho")
+    return seed_intervals(long, ["width", "mix", "factor"])
+
+
+def language_pairs(overlap: pd.DataFrame) -> pd.DataFrame:
+    """Overlaps of two languages, with `pair` and the `scripts` of its two.
+
+    Romanised Hindi is called hi: its pairs stand beside those of Hindi, under its usual script.
+    """
+    table = overlap[overlap.control == "two languages"]
+    a, b = (table[side].replace("hi-Latn", "hi") for side in ("lang_a", "lang_b"))
+    words = {2: "both Latin", 1: "one Latin", 0: "neither"}
+    scripts = (a.isin(LATIN).astype(int) + b.isin(LATIN)).map(words)
+    return table.assign(a=a, b=b, pair=a + "-" + b, scripts=scripts)
+
+
+def spread(table: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
+    """Mean, low and high of a value, lowest and highest of the trainings."""
+    ends = table.groupby(list(by), sort=False)[value].agg(mean="mean", low="min", high="max")
+    return ends.reset_index()
+
+
+def published_ratios(keep_ratio: float) -> pd.Series:
+    """How much larger the English set is than the Hindi one, in the papers' models."""
+    theirs = published("mathlang_set_sizes")
+    theirs = theirs[(theirs.group == "global") & (theirs.keep_ratio == keep_ratio)]
+    sizes = theirs.pivot_table(index="model", columns="lang", values="n_math_specific")
+    return sizes.en / sizes.hi
