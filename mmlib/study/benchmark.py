@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,9 @@ from mmlib.importance import Batch, collect_norms
 from mmlib.masks import ParameterMask
 from mmlib.models import linear_modules, load_model
 from mmlib.overlap import overlap_sweep
+from mmlib.study.evidence import read_evidence
 from mmlib.study.localisation import collect_scores
+from mmlib.study.tables import RunInfo
 from mmlib.tasks import skills
 from mmlib.tasks.evaluation import evaluate
 
@@ -449,3 +452,38 @@ def pipeline_cost(
     }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("quantity").reset_index()
     return table.reindex(columns=["quantity", *ROW]).fillna({"unit": "ratio", "direction": ""})
+
+
+class Costs(NamedTuple):
+    """What `rows` gives; tables with the columns of `report`."""
+
+    tiny: pd.DataFrame
+    """A model of a million parameters, measured now."""
+    asked: pd.DataFrame
+    """Result of `pipeline_cost`, measured now."""
+    larger: pd.DataFrame
+    """Larger shapes: measured now if `shapes` names some, else shipped."""
+    measured_on: str
+    """The machine of the larger shapes."""
+    run: RunInfo
+
+
+def rows(given: Mapping[str, Any]) -> Costs:
+    """Measure what the page shows, and take the larger shapes from what is shipped.
+
+    Args:
+        given: Parameters of the page.
+    """
+    where = {name: given[name] for name in ("device", "dtype")}
+    options = where | {name: given[name] for name in ("batch_size", "repeats")}
+    lengths, items = given["lengths"], given["graded"]
+    run = RunInfo.collect("random weights", dtype=given["dtype"], parameters=given)
+    tiny = report("1M", lengths, sweep_lengths=[], **options)
+    asked = pipeline_cost(items=items, repeats=min(given["repeats"], 3), **where)
+    asked = asked.assign(shape="organism", **where, prompts=items)
+    few = lengths[: given["sweep_prompts"]]
+    measured = [report(s, lengths, sweep_lengths=few, **options) for s in given["shapes"]]
+    if measured:
+        return Costs(tiny, asked, pd.concat(measured), run.hardware, run)
+    larger, manifest = read_evidence("localisation_cost")
+    return Costs(tiny, asked, larger, manifest["run"]["hardware"], run)

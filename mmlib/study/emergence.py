@@ -86,7 +86,8 @@ def summarize(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     jaccard = overlap.groupby(["control", *CHECKPOINT]).jaccard.mean()
     sizes = tables["sizes"]
     share = (sizes.n_math_specific / sizes.n_topk).rename("share")
-    asked = tables["accuracy"].groupby([*CHECKPOINT, "part"]).accuracy.mean().unstack("part")
+    asked = tables["accuracy"].pivot(index=[*CHECKPOINT, "lang"], columns="part", values="accuracy")
+    asked = asked.groupby(CHECKPOINT).mean()
     measured = {
         "overlap": jaccard["two languages"],
         "ceiling": jaccard.get("same language", np.nan),
