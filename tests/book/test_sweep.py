@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from test_runner import edit, executed, fresh, make_checkout, project  # noqa: F401
+from checkouts import edit
 
 from mmlib.__main__ import main
 from mmlib.book import sweep
@@ -28,7 +28,7 @@ def write_grids(root):
 
 
 @pytest.fixture
-def grids(project):  # noqa: F811
+def grids(project):
     return write_grids(project.root)
 
 
@@ -36,7 +36,7 @@ def seeds(runs):
     return [int(table.read_text().split()[1]) // 2 for table in sweep.tables(runs, "toy")]
 
 
-def toy_runs(project):  # noqa: F811
+def toy_runs(project):
     project = Project(project.root)
     return sweep.runs(project, sweep.find(project, "toy"))
 
@@ -123,7 +123,7 @@ def test_another_value_of_what_a_grid_fixes(grids):
         sweep.given([grid], {"seed": "7"})
 
 
-def test_a_grid_goes_after_what_it_names(fresh):  # noqa: F811
+def test_a_grid_goes_after_what_it_names(fresh):
     folder = fresh.root / sweep.FOLDER
     folder.mkdir(parents=True)
     for name, after in {"a": "[c]", "b": "[]", "c": "[b]", "d": "[d]"}.items():
@@ -133,7 +133,7 @@ def test_a_grid_goes_after_what_it_names(fresh):  # noqa: F811
         sweep.order(fresh, ["d"])
 
 
-def test_models_are_made_first_and_once(fresh, monkeypatch, capfd):  # noqa: F811
+def test_models_are_made_first_and_once(fresh, monkeypatch, capfd):
     path = fresh.root / "models.yml"
     path.write_text(
         "models:\n  runs/a: {recipe: r, seeds: [1, 2], items: 5, snapshots: [0, 7], parameters: "
@@ -185,7 +185,7 @@ def test_models_are_made_first_and_once(fresh, monkeypatch, capfd):  # noqa: F81
         ("chapter: 01_toy\nfills: {a: {tabel: b}}", "is no grid"),
     ],
 )
-def test_a_wrong_grid_is_refused_before_anything_runs(fresh, text, message):  # noqa: F811
+def test_a_wrong_grid_is_refused_before_anything_runs(fresh, text, message):
     path = fresh.root / "grid.yml"
     path.write_text(text)
     with pytest.raises(ChapterError, match=message):
@@ -199,7 +199,7 @@ def test_the_command_of_a_run_is_one_that_can_be_typed(grids):
     assert command[command.index("run") + 1] == "01_toy"
 
 
-def test_a_text_reaches_its_run_as_it_is(project, tmp_path):  # noqa: F811
+def test_a_text_reaches_its_run_as_it_is(project, tmp_path):
     path = tmp_path / "grid.yml"
     path.write_text("chapter: 01_toy\nvary: {model: [a name, other]}\n")
     runs = sweep.runs(project, sweep.find(project, str(path)))
