@@ -31,7 +31,8 @@ def test_a_grid_of_the_book_resolves_and_its_evidence_is_what_it_keeps(book, nam
             assert vary(RECIPES[job.command[1]], given).mix.documents > 0
     for table, fill in grid.fills.items():
         rows, manifest = read_evidence(table)
-        columns = (book.places["evidence"] / f"{table}.csv").open().readline().strip().split(",")
+        text = (book.places["evidence"] / f"{table}.csv").read_text(encoding="utf-8")
+        columns = text.partition("\n")[0].split(",")
         assert list(rows) == columns == list(manifest["columns"])
         assert not fill.where or len(rows.query(fill.where)) == len(rows)
         assert f"evidence/{table}" in read_by(book)
