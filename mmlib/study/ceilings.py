@@ -44,9 +44,10 @@ def shuffled(
         if found.norms is None:
             raise ValueError("scores summed as published have no norms: use float32 accumulation")
         generator = np.random.default_rng([seed, sample, *language.encode()])
+        # By name: norms from the cache come in another order than those just collected.
         vectors = {
             name: vector[torch.from_numpy(generator.permutation(len(vector)))]
-            for name, vector in found.norms.vectors.items()
+            for name, vector in sorted(found.norms.vectors.items())
         }
         permuted[language, task, sample] = replace(
             found, norms=replace(found.norms, vectors=vectors)

@@ -1,5 +1,7 @@
 """Laws of the controls of an overlap, against direct counts and simulations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,17 @@ def test_shuffling_keeps_the_values_of_the_norms_and_their_pairing(scored):
     assert torch.equal(
         again["hi", TASKS[0], 1].norms.vectors[name], mixed["hi", TASKS[0], 1].norms.vectors[name]
     )
+
+
+def test_shuffling_does_not_depend_on_the_order_in_which_norms_lie(scored):
+    """Norms from the cache lie in another order than those just collected."""
+    scores = dict(scored[3])
+    mixed, key = shuffled(scores), ("hi", TASKS[1], 1)
+    norms = scores[key].norms
+    turned = replace(norms, vectors=dict(reversed(norms.vectors.items())))
+    again = shuffled(scores | {key: replace(scores[key], norms=turned)})
+    for name in norms.vectors:
+        assert torch.equal(again[key].norms.vectors[name], mixed[key].norms.vectors[name])
 
 
 def test_shuffling_destroys_overlap_but_not_what_magnitude_gives(scored, overlap):
