@@ -45,7 +45,11 @@ def test_an_unknown_preset_is_refused():
 def test_continuous_integration_calls_make_test():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert script.read_text(encoding="utf-8").rstrip().endswith("make --no-print-directory test")
+    assert (
+        script.read_text(encoding="utf-8")
+        .rstrip()
+        .endswith('make --no-print-directory "${1:-test}"')
+    )
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
