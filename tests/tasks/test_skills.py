@@ -69,7 +69,8 @@ def prompts(model, tokenizer, task, language, data_dir, monkeypatch, limit=2):
         seen.extend(request.args for request in requests)
         return ["" for _ in requests]
 
-    monkeypatch.setattr("mmlib.tasks.asking.HFLM.generate_until", generate_until)
+    # What is sent is looked at here, whether or not the small model's context has room for it.
+    monkeypatch.setattr("mmlib.tasks.asking._Harness.generate_until", generate_until)
     evaluate(model, tokenizer, task, languages=[language], limit=limit, data_dir=data_dir)
     return seen
 
