@@ -191,7 +191,9 @@ def test_what_a_chapter_reads_is_declared(name):
     # A sweep is read by the page of its module, not by others that use the module's functions.
     studies = [m for m in imported_modules(ast.parse(code)) if re.fullmatch(r"study\.\w+", m)]
     texts = [(ROOT / f"mmlib/study/{m[6:]}.py").read_text("utf-8") for m in studies]
-    read |= {f"evidence/{t}" for x in texts for t in re.findall(r'\bSweep\(\s*"(\w+)"', x)}
+    read |= {
+        f"evidence/{t}" for x in texts for t in re.findall(r'\b(?:Sweep|Numbers)\(\s*"(\w+)"', x)
+    }
     own = {f"results/{table}" for table in re.findall(r'write_table\([^"]*"([\w-]+)"', code)}
     assert read - own <= set(PROJECT.chapters[name].reads)
 

@@ -29,16 +29,16 @@ from mmlib.organism.corpus import draw, language_file, render, write_table
 from mmlib.study.evidence import audit, audit_values, read_evidence, shipped
 from mmlib.study.experts import Training, expert_examples
 from mmlib.study.localisation import math_sets
-from mmlib.study.settings import Ask, Asking, Loading, Sampling
-from mmlib.study.systems import Stage, align
+from mmlib.study.settings import Ask, Asking, Loading, Sampling, Steps
+from mmlib.study.systems import Stage, align, begin
 from mmlib.study.tables import RunInfo, unpack_answers
 from mmlib.study.travel import ALL, parts_of
-from mmlib.study.variants import Variant, record
+from mmlib.study.variants import Variant, labels, record
 from mmlib.tasks.evaluation import evaluate
 from mmlib.tasks.problems import Problem, load_problems
 
 TRANSLATED = "translated math"
-"""The examples of `mmlib.study.systems.training_examples` that layers are tuned on."""
+"""The examples of `mmlib.study.systems.EXAMPLES` that layers are tuned on."""
 MADE_WITH = ("dtype", "train_tasks", "train_dir", "num_samples", "keep_ratio", "train_batch")
 MADE_WITH += ("languages", "math", "nonmath", "data_dir", "heldout", "samples", "seeds")
 MADE_WITH += ("accumulation", "bf16", "closing", "form_steps", "form_rate", "shots", "form_items")
@@ -184,14 +184,9 @@ def trained(
         "answers" (packed by part and lang, see `mmlib.study.tables.pack_answers`; none: absent) and
         "log", with the columns of the variants.
     """
-    tables, number = {}, len(logs)
-    variants = list(variants)
-    if ask:
-        tables["answers"] = record(variants, ask, by=["part", "lang"])
-    else:
-        for variant in variants:
-            with variant.change():
-                pass
+    number, variants = len(logs), list(variants)
+    answers = record(variants, ask, by=["part", "lang"])
+    tables = {"answers": answers} if ask else {}
     told = zip(logs[number:], variants, strict=True)
     tables["log"] = pd.concat(
         [log.assign(**variant.columns) for log, variant in told if len(log)], ignore_index=True
@@ -425,9 +420,7 @@ class _Bench:
         tasks = {"math_tasks": given["train_tasks"], "language_tasks": given["train_tasks"]}
         others = {"data_dir": given["train_dir"], "learning_rate": given["layer_rate"]}
         self.training = Training.of(given, **tasks, **others)
-        how = self.training.how
-        self.number = how["steps"] * how["batch_size"] * how["accumulation"]
-        self.how = {name: value for name, value in how.items() if name != "learning_rate"}
+        self.how = Steps.of(given).how
         asking = Asking.of(given, parts=given["parts"] or None)
         self.asking = asking
         self.ask = asking.ask(self.tokenizer, parts=asking.parts)
@@ -440,7 +433,7 @@ class _Bench:
     def multilingual(self, seed: int) -> tuple[dict[str, list], list]:
         """Word problems in all languages, as many together, and those set aside."""
         codes = self.given["languages"]
-        number = -(-self.number // len(codes))
+        number = -(-self.training.examples // len(codes))
         drawn = [self.examples(code, number, seed) for code in codes]
         kept, aside = (list(itertools.chain(*part)) for part in zip(*drawn, strict=True))
         return {TRANSLATED: kept}, aside
@@ -497,7 +490,7 @@ def _tune_weights(bench: _Bench) -> list[dict[str, pd.DataFrame]]:
     tables = []
     for code, seed, rate, asked in cases:
         held = given["heldout"] * len(given["languages"])
-        kept, aside = bench.examples(code, bench.number, seed, heldout=held)
+        kept, aside = bench.examples(code, bench.training.examples, seed, heldout=held)
         ask = functools.partial(bench.ask, languages=["en", code]) if asked else None
         out = bench.out / f"weights-{code}-{seed}-{rate:g}"
         columns = {"seed": seed, "learning_rate": rate, "study": "weights", "target": code}
@@ -526,11 +519,10 @@ def _prune_forms(
         )
         for seed, sample in zip(given["seeds"], given["samples"], strict=True):
             model = copy.deepcopy(bench.base).requires_grad_(True)
-            steps = given["form_steps"]
-            number = steps * given["train_batch"] * given["accumulation"]
-            texts = {"number": number, "seed": seed, "shots": given["shots"]}
+            steps = Steps.of(given, steps=given["form_steps"])
+            texts = {"number": steps.examples, "seed": seed, "shots": given["shots"]}
             examples = closing_examples(bench.tokenizer, phrases, **texts)
-            how = bench.how | {"steps": steps, "every": steps, "seed": seed}
+            how = steps.how | {"every": steps.steps, "seed": seed}
             out = bench.out / f"form-{seed}"
             fine_tune(model, examples, out, learning_rate=given["form_rate"], **how)
             sets, whole = bench.sets(model, sample, ["en"]), closes(model)
@@ -605,8 +597,8 @@ def rows(given: Mapping[str, Any]) -> Advice:
         halves=halves,
         example=bench.tokenizer.decode(example["input_ids"]),
         phrases=phrases,
-        losses=losses.assign(label=_labels(losses)),
-        answers=answers.assign(label=_labels(answers)),
+        losses=losses.assign(label=labels(losses, System)),
+        answers=answers.assign(label=labels(answers, System)),
         forms=kept["forms"],
         tuned=log[log.study == "weights"].n_weights,
         inside=sum(p.numel() for p in decoder_layers(bench.base)[1].parameters()),
@@ -615,10 +607,6 @@ def rows(given: Mapping[str, Any]) -> Advice:
         made={f"advice_{name}": table for name, table in made.items()},
         run=bench.run,
     )
-
-
-def _labels(table: pd.DataFrame) -> list[str]:
-    return [str(System(*values)) for values in table[NAME].itertuples(index=False)]
 
 
 def _wanted(
@@ -670,11 +658,9 @@ def _begin(bench: _Bench, stages: Sequence[Stage], log: pd.DataFrame) -> pd.Data
     """Tune the middle layers again for some steps, and compare their loss with the log's."""
     given, seed, rate = bench.given, bench.given["seeds"][0], bench.given["layer_rate"]
     examples, aside = bench.multilingual(seed)
-    with tempfile.TemporaryDirectory() as out:
-        options = {"rates": {"part": rate, "full": rate}, "seed": seed, "heldout": aside}
-        options |= bench.how | {"stop": given["audit_steps"]}
-        _, begun, _ = align(copy.deepcopy(bench.base), stages, examples, out, **options)
-    begun = begun.dropna(subset="loss").query("step > 0")
+    options = {"rates": {"part": rate, "full": rate}, "seed": seed, "heldout": aside}
+    options |= bench.how | {"stop": given["audit_steps"]}
+    begun, _ = begin(bench.base, stages, examples, **options)
     begun = begun.assign(study="layers", **MIDDLE._asdict(), seed=seed, learning_rate=rate)
     on = ["study", *NAME, "seed", "learning_rate", "step"]
     return audit_values(log.dropna(subset="loss"), begun, on=on, values=["loss"])

@@ -1,7 +1,5 @@
 """Is it enough to align a few layers? SLAM beside other systems, from one model and its seeds."""
 
-import copy
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from itertools import product
@@ -21,6 +19,7 @@ from mmlib.study.systems import (
     Schedule,
     Texts,
     align,
+    begin,
     choose,
     compared,
     equal_rank,
@@ -254,7 +253,7 @@ def rows(given: Mapping[str, Any]) -> Alignment:
     again = with_problems(unpack_answers(made["answers"], bench.problems(again=True)))
     plain = bench.ask(bench.model)
     log = bench.taken("log", made)
-    begun = made["log"] if sweep else _begun(bench)
+    begun = made["log"].dropna(subset="loss") if sweep else _begin(bench, "SLAM")[0]
     on = ["system", "seed", "stage", "step"]
     return Alignment(
         pairs=bench.pairs,
@@ -264,9 +263,7 @@ def rows(given: Mapping[str, Any]) -> Alignment:
         answers=answers,
         graded_twice=plain.assign(legacy=legacy_correct(plain)),
         audited=audit(answers, again[list(answers)], by=["lang", "system"]),
-        begun=audit_values(
-            log, begun.dropna(subset="loss"), on=on, values=["loss"], tolerance=0.05
-        ),
+        begun=audit_values(log, begun, on=on, values=["loss"], tolerance=0.05),
         log=log,
         costs=bench.taken("costs", made),
         spent=_spent(bench),
@@ -282,18 +279,12 @@ def _asked_too(pairs: pd.DataFrame, given: Mapping[str, Any]) -> int:
     return sum(any(text in prompt for prompt in prompts) for text in pairs.english.unique())
 
 
-def _first_steps(bench: Bench, system: str, **options: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _begin(bench: Bench, system: str, **options: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Log and costs of the first `audit_steps` steps of a system, without held-out losses."""
     seed = bench.given["seeds"][0]
     how = bench.how | {"heldout": [], "seed": seed, "stop": bench.given["audit_steps"]} | options
-    with tempfile.TemporaryDirectory() as folder:
-        model, stages = copy.deepcopy(bench.model), bench.recipes[system]
-        _, log, costs = align(model, stages, bench.examples[seed], folder, **how)
+    log, costs = begin(bench.model, bench.recipes[system], bench.examples[seed], **how)
     return log.assign(system=system, seed=seed), costs.assign(system=system)
-
-
-def _begun(bench: Bench) -> pd.DataFrame:
-    return _first_steps(bench, "SLAM")[0].query("step > 0")
 
 
 def _spent(bench: Bench) -> pd.DataFrame:
@@ -303,7 +294,7 @@ def _spent(bench: Bench) -> pd.DataFrame:
     for turn in range(bench.given["repeats"] + 1):
         for system in ("SLAM", "QAlign") if turn % 2 else ("QAlign", "SLAM"):
             if system in bench.systems:
-                costs = _first_steps(bench, system, **batches)[1].assign(seed=turn)
+                costs = _begin(bench, system, **batches)[1].assign(seed=turn)
                 tables += [costs] if turn else []
     return pd.concat(tables, ignore_index=True)
 

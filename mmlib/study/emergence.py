@@ -6,21 +6,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mmlib.study.evidence import audit_values, read_evidence
+from mmlib.study.evidence import Numbers, take_all
 from mmlib.study.profiles import SNAPSHOT, answer_losses, beyond_random, profiles, snapshots
 from mmlib.study.tables import RunInfo
 
 CHECKPOINT = ["width", "training_seed", "model", "step"]
 """What names a snapshot."""
 _WHERE = ["model", "group", "layer", "seed"]
-AUDITED = {
-    "sizes": ([*_WHERE, "lang"], ["n_math_specific"]),
-    "overlap": ([*_WHERE, "lang_a", "lang_b", "control"], ["jaccard"]),
-    "accuracy": (["model", "part", "lang"], ["accuracy"]),
-    "travel": (["model", "weights", "drawn", "edited", "lang"], ["accuracy"]),
-    "loss": (["model", "lang"], ["loss"]),
+_TRAVEL = ["model", "weights", "drawn", "edited", "lang"]
+NUMBERS = {
+    "sizes": Numbers("emergence_sizes", [*_WHERE, "lang"], ["n_math_specific"], 0.05),
+    "overlap": Numbers(
+        "emergence_overlap", [*_WHERE, "lang_a", "lang_b", "control"], ["jaccard"], 0.05
+    ),
+    "accuracy": Numbers("emergence_accuracy", ["model", "part", "lang"], ["accuracy"], 0.05),
+    "travel": Numbers("emergence_travel", _TRAVEL, ["accuracy"], 0.05),
+    "loss": Numbers("emergence_loss", ["model", "lang"], ["loss"], 0.05),
 }
-"""Shipped tables `emergence_NAME`: columns that name a row, and the numbers that are compared."""
+"""Tables by their names in `Emergence`."""
 
 
 class Emergence(NamedTuple):
@@ -60,15 +63,9 @@ def rows(given: Mapping[str, Any]) -> Emergence:
     by_layer += f" and seed == {given['seeds'][0]}"
     made["overlap"] = made["overlap"].query("group == 'global' or " + by_layer)
     made["sizes"] = made["sizes"].query("group == 'global'").assign(nonmath=given["nonmath"])
-    tables = made
-    if not given["sweep"]:
-        tables = {name: read_evidence(f"emergence_{name}")[0] for name in made}
-    audits = [
-        audit_values(tables[name], made[name], on=on, values=values, tolerance=0.05)
-        for name, (on, values) in AUDITED.items()
-    ]
-    named = {f"emergence_{name}": table for name, table in made.items()}
-    return Emergence(tables, named, pd.concat(audits, ignore_index=True), run)
+    tables, audited = take_all(NUMBERS, made, sweep=given["sweep"])
+    named = {NUMBERS[name].evidence: table for name, table in made.items()}
+    return Emergence(tables, named, audited, run)
 
 
 def summarize(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -321,3 +321,39 @@ def audit_values(
                 f"{worst[list(on)].to_dict()}"
             )
     return pd.DataFrame(rows, columns=["value", "n", "largest", "differing"])
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A table of numbers that a page shows: how it is shipped, and what is audited."""
+
+    evidence: str
+    """Name of the shipped table."""
+    name: Sequence[str]
+    """Columns that name a row."""
+    values: Sequence[str]
+    """Columns that are compared, see `audit_values`."""
+    tolerance: float = 0.01
+
+    def take(self, made: pd.DataFrame, *, sweep: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """What is shipped, or in a sweep what was made; and how the latter compares with it.
+
+        Args:
+            made: The rows that this run computed.
+            sweep: Whether it computed all.
+
+        Raises:
+            AuditError: As in `audit_values`.
+        """
+        table = made if sweep else read_evidence(self.evidence)[0].drop_duplicates()
+        how = {"on": self.name, "values": self.values, "tolerance": self.tolerance}
+        return table, audit_values(table, made, **how)
+
+
+def take_all(
+    numbers: Mapping[str, Numbers], made: Mapping[str, pd.DataFrame], *, sweep: bool
+) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    """`Numbers.take` of several tables, told apart by the same keys; the audits are joined."""
+    taken = {key: kind.take(made[key], sweep=sweep) for key, kind in numbers.items()}
+    audits = [audited for _, audited in taken.values()]
+    return {key: table for key, (table, _) in taken.items()}, pd.concat(audits, ignore_index=True)

@@ -22,7 +22,7 @@ from mmlib.finetune import encode, fine_tune
 from mmlib.merging import check_vocabularies
 from mmlib.models import model_hash, resolve
 from mmlib.organism.corpus import Mix, draw, render
-from mmlib.study.settings import Loading, Settings
+from mmlib.study.settings import Loading, Steps
 from mmlib.study.tables import RunInfo
 from mmlib.tasks.languages import get_language
 from mmlib.tasks.problems import load_problems, organism_folder
@@ -134,27 +134,19 @@ def _loaded(tasks, code: str, number: int, heldout: int, seed: int, data_dir: st
     return [texts[i] for i in rest], [texts[i] for i in order[:heldout]]
 
 
-@dataclass(frozen=True)
-class Training(Settings):
-    """How experts are trained, and on what."""
+@dataclass(frozen=True, kw_only=True)
+class Training(Steps):
+    """How experts are trained, and on what; steps are those of one part of a role."""
 
     math_tasks: Sequence[str]
     """See `expert_examples`."""
     language_tasks: Sequence[str]
-    steps: int
-    """Optimizer steps for each part of a role."""
     learning_rate: float
     """Highest rate."""
-    train_batch: int
-    """Examples per batch; one device."""
     heldout: int
     """Examples that are set aside."""
-    accumulation: int = 1
-    """Batches per step."""
     embeddings: bool = False
     """Whether embeddings, final norm and head are trained too."""
-    bf16: bool = True
-    """Whether it computes in bfloat16."""
     data_dir: str = ""
     experts_dir: str = "runs/experts"
     """Folder of the experts."""
@@ -173,17 +165,14 @@ class Training(Settings):
 
     @property
     def how(self) -> dict[str, Any]:
-        """Arguments of `mmlib.finetune.fine_tune`; steps are those of one part of a role."""
-        how = {"steps": self.steps, "learning_rate": self.learning_rate, "bf16": self.bf16}
-        how |= {"batch_size": self.train_batch, "accumulation": self.accumulation}
-        return how | {"every": max(5, self.steps // 2)}
+        """Arguments of `mmlib.finetune.fine_tune`."""
+        return super().how | {"learning_rate": self.learning_rate}
 
-    def examples(
+    def drawn(
         self, role: str, tokenizer: PreTrainedTokenizerBase, *, seed: int
     ) -> tuple[Examples, Examples]:
         """As many as the steps need, and those set aside; see `expert_examples`."""
-        number = self.steps * self.train_batch * self.accumulation
-        return expert_examples(role, tokenizer, number=number, seed=seed, **self.data)
+        return expert_examples(role, tokenizer, number=self.examples, seed=seed, **self.data)
 
     def expert(
         self,
@@ -222,7 +211,7 @@ class Training(Settings):
         out.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(out.with_name(f"{out.name}.lock")):
             if not out.is_dir():
-                examples, aside = self.examples(role, tokenizer, seed=seed)
+                examples, aside = self.drawn(role, tokenizer, seed=seed)
                 how = self.how | {"steps": self.steps * len(role.split("+")), "seed": seed}
                 model, training = copy.deepcopy(base), out.with_name(f"{out.name}.training")
                 with trainable_only(model, None, ()):

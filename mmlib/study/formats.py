@@ -13,7 +13,7 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.masks import ParameterMask, jaccard
-from mmlib.study.evidence import audit_values, read_evidence
+from mmlib.study.evidence import Numbers
 from mmlib.study.localisation import Key, draw_samples, math_sets, score_samples
 from mmlib.study.settings import Loading
 from mmlib.study.tables import RunInfo, published
@@ -285,6 +285,13 @@ def effects(
     return pd.concat(tables, ignore_index=True)
 
 
+NUMBERS = Numbers(
+    "formats",
+    ["model", "form", "what", "lang_a", "lang_b", "seed", "keep_ratio"],
+    ["size_a", "size_b", "jaccard"],
+)
+
+
 class Formats(NamedTuple):
     """What `rows` gives."""
 
@@ -345,16 +352,14 @@ def rows(given: Mapping[str, Any]) -> Formats:
         apart = disjoint_samples(tasks, languages, seeds, **few)
         tables.append(moved({SAME: same, DISJOINT: apart}, math, nonmath))
     made = pd.concat(tables, ignore_index=True).assign(model=run.model, nonmath=nonmath)
-    table = made if given["sweep"] else read_evidence("formats")[0]
-    table = table[table.model == run.model]
-    name = ["model", "form", "what", "lang_a", "lang_b", "seed", "keep_ratio"]
+    table, audited = NUMBERS.take(made, sweep=given["sweep"])
     first = {form: texts[form].get((languages[0], math, seeds[0])) for form in texts}
     examples = {form: sample.texts[0] for form, sample in first.items() if sample}
     return Formats(
         examples=pd.DataFrame({"text": examples}),
-        table=table,
+        table=table[table.model == run.model],
         made=made,
-        audited=audit_values(table, made, on=name, values=["size_a", "size_b", "jaccard"]),
+        audited=audited,
         run=run,
     )
 

@@ -5,18 +5,21 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mmlib.study.evidence import audit_values, read_evidence
+from mmlib.study.evidence import Numbers, take_all
 from mmlib.study.profiles import profiles, trainings
 from mmlib.study.stats import seed_intervals
 from mmlib.study.tables import RunInfo, published
 
-AUDITED = {
-    "sizes": (["model", "lang", "keep_ratio", "seed"], ["n_math_specific"]),
-    "overlap": (["model", "lang_a", "lang_b", "control", "keep_ratio", "seed"], ["jaccard"]),
-    "accuracy": (["model", "part", "lang"], ["accuracy"]),
-    "trainings": (["training"], ["tokens"]),
+_PAIR = ["model", "lang_a", "lang_b", "control", "keep_ratio", "seed"]
+NUMBERS = {
+    "sizes": Numbers(
+        "data_sizes", ["model", "lang", "keep_ratio", "seed"], ["n_math_specific"], 0.05
+    ),
+    "overlap": Numbers("data_overlap", _PAIR, ["jaccard"], 0.05),
+    "accuracy": Numbers("data_accuracy", ["model", "part", "lang"], ["accuracy"], 0.05),
+    "trainings": Numbers("data_trainings", ["training"], ["tokens"], 0.05),
 }
-"""Shipped tables `data_NAME`: columns that name a row, and the numbers that are compared."""
+"""Tables by their names in `Mixes`."""
 LATIN = ("en", "de", "fr", "sw")
 """Languages of the organisms in Latin script."""
 FACTORS = ["skewed_share", "accuracy", "text_tokens"]
@@ -57,15 +60,9 @@ def rows(given: Mapping[str, Any]) -> Mixes:
     made = {name: profiled[name].assign(nonmath=given["nonmath"]) for name in ("sizes", "overlap")}
     made = {name: table[table.group == "global"] for name, table in made.items()}
     made |= {"accuracy": profiled["accuracy"], "trainings": trainings(counted)}
-    tables = made
-    if not given["sweep"]:
-        tables = {name: read_evidence(f"data_{name}")[0].drop_duplicates() for name in made}
-    audits = [
-        audit_values(tables[name], made[name], on=on, values=values, tolerance=0.05)
-        for name, (on, values) in AUDITED.items()
-    ]
-    named = {f"data_{name}": table for name, table in made.items()}
-    return Mixes(tables, named, pd.concat(audits, ignore_index=True), run)
+    tables, audited = take_all(NUMBERS, made, sweep=given["sweep"])
+    named = {NUMBERS[name].evidence: table for name, table in made.items()}
+    return Mixes(tables, named, audited, run)
 
 
 def by_language(sizes: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:

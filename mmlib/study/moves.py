@@ -65,7 +65,7 @@ def rows(given: Mapping[str, Any]) -> Moves:
     run = loading.run(base, given)
     told = {"model": run.model} | {name: given[name] for name in RECIPE}
     roles, seeds = given["roles"], given["seeds"]
-    examples = {role: training.examples(role, tokenizer, seed=seeds[0])[0] for role in roles}
+    examples = {role: training.drawn(role, tokenizer, seed=seeds[0])[0] for role in roles}
     wanted = pd.MultiIndex.from_product([roles, seeds], names=["role", "seed"])
 
     made, paths, updates = {}, {}, pd.DataFrame()

@@ -12,7 +12,7 @@ from mmlib.forward import batches
 from mmlib.importance import ImportanceScores, selection_size
 from mmlib.masks import jaccard
 from mmlib.study.ceilings import growing_scores
-from mmlib.study.evidence import audit_values, read_evidence
+from mmlib.study.evidence import Numbers, read_evidence
 from mmlib.study.localisation import Key, draw_samples, math_sets, published_sums
 from mmlib.study.settings import Asking, Loading
 from mmlib.study.stats import paired_changes
@@ -102,6 +102,14 @@ def compare(
     return pd.DataFrame(rows, columns=names)
 
 
+NUMBERS = Numbers(
+    "precision",
+    ["model", "lang_a", "lang_b", "seed", "keep_ratio", "what", "num_samples"],
+    ["value", "exact"],
+    tolerance=0.02,
+)
+
+
 class Precision(NamedTuple):
     """What `rows` gives."""
 
@@ -149,7 +157,7 @@ def rows(given: Mapping[str, Any]) -> Precision:
         table = compare(*pair, **tasks, keep_ratios=given["keep_ratios"])
         tables.append(table.assign(num_samples=n))
     made = pd.concat(tables, ignore_index=True).assign(model=run.model, nonmath=given["nonmath"])
-    table = made if every else read_evidence("precision")[0]
+    table, audited = NUMBERS.take(made, sweep=every)
     asking = Asking.of(given)
     if every and given["items"]:
         same = given["edit_dtype"] == given["dtype"]
@@ -175,12 +183,10 @@ def rows(given: Mapping[str, Any]) -> Precision:
         ).assign(model=run.model)
     else:
         answers = read_evidence("precision_answers")[0]
-    name = ["model", "lang_a", "lang_b", "seed", "keep_ratio", "what", "num_samples"]
-    kept = table[table.model == run.model]
     return Precision(
         table=table,
         made=made,
-        audited=audit_values(kept, made, on=name, values=["value", "exact"], tolerance=0.02),
+        audited=audited,
         answers=answers,
         problems=asking.problems(given["languages"][0]),
         run=run,

@@ -12,12 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.models import load_model
-from mmlib.study.localisation import (
-    draw_samples,
-    math_sets,
-    score_samples,
-    set_tables,
-)
+from mmlib.study.localisation import draw_samples, score_samples, set_tables
 from mmlib.study.stats import summarize
 from mmlib.study.travel import Sets, edits, predictors, transfer
 from mmlib.tasks.evaluation import part_answers
@@ -259,39 +254,35 @@ def profile(
     asking = {"tasks": list(tasks), "items": items, "data_dir": data_dir or None}
     ask = partial(part_answers, tokenizer=tokenizer, **asking)
     answers = ask(model, languages=list(languages), parts=list(parts))
-    sets = math_sets(scores, math, nonmath, edit_ratio, seeds[0])
     few = {"keep_ratios": [edit_ratio], "seeds": seeds[:1], "weights": ["whole"]}
     wanted = edits(languages=languages, **few)
-    wanted = wanted[wanted.edited.isin(edited)]
+    wanted = wanted[wanted.edited.isin(edited)].assign(part=parts[0])
+    sets = Sets(scores, math, nonmath)
     return {
         "sizes": sizes,
         "overlap": pd.concat(overlaps, ignore_index=True),
         "accuracy": summarize(answers, by=["part", "lang"]),
-        "travel": _travel(model, scores, wanted, ask, sets, parts[0], math, nonmath),
+        "travel": _travel(model, sets, wanted, ask, languages, (edit_ratio, seeds[0])),
     }
 
 
-def _travel(model, scores, wanted, ask, sets, part, math, nonmath) -> pd.DataFrame:
-    """Accuracies after the wanted edits, with the overlap that might predict them."""
-    columns = [
-        "weights",
-        "drawn",
-        "edited",
-        "lang",
-        "n",
-        "n_correct",
-        "accuracy",
-        "n_weights",
-        "jaccard",
-    ]
+def _travel(
+    model, sets: Sets, wanted: pd.DataFrame, ask, languages: Sequence[str], at: tuple[float, int]
+) -> pd.DataFrame:
+    """Accuracies after the wanted edits, with the overlap that might predict them.
+
+    `at` is the keep_ratio and the seed of the edits.
+    """
+    columns = ["weights", "drawn", "edited", "lang", "n", "n_correct", "accuracy"]
+    columns += ["n_weights", "jaccard"]
     if wanted.empty:
         return pd.DataFrame(columns=columns)
-    asked = wanted.merge(pd.DataFrame({"lang": list(sets)}), how="cross").assign(part=part)
-    table = transfer(model, Sets(scores, math, nonmath), asked, ask)
+    asked = wanted.merge(pd.DataFrame({"lang": list(languages)}), how="cross")
+    table = transfer(model, sets, asked, ask)
     table["n"] = table.correct.str.len()
     table["n_correct"] = table.correct.str.count("1")
     table["accuracy"] = table.n_correct / table.n
-    pairs = predictors(sets)[["edited", "lang", "jaccard"]]
+    pairs = predictors(sets.whole(*at))[["edited", "lang", "jaccard"]]
     return table.merge(pairs, on=["edited", "lang"], how="left")[columns]
 
 

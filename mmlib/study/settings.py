@@ -115,3 +115,28 @@ class Asking(Settings):
         asking = {"items": self.items, "data_dir": self.data_dir or None, **drawn}
         chosen = choose_items(self.tasks, language, parts=parts or self.parts, **asking)
         return chosen[["part", "problem_id"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps(Settings):
+    """How long something is trained, and in which batches."""
+
+    steps: int
+    """Optimizer steps."""
+    train_batch: int = 32
+    """Examples per batch and device."""
+    accumulation: int = 1
+    """Batches per step."""
+    bf16: bool = True
+    """Whether it computes in bfloat16."""
+
+    @property
+    def examples(self) -> int:
+        """Examples that are seen."""
+        return self.steps * self.train_batch * self.accumulation
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """Arguments of `mmlib.finetune.fine_tune`; held-out losses are taken halfway."""
+        how = {"steps": self.steps, "batch_size": self.train_batch, "bf16": self.bf16}
+        return how | {"accumulation": self.accumulation, "every": max(5, self.steps // 2)}

@@ -29,7 +29,7 @@ from mmlib.study.experts import MATH, Training, load_expert, load_pair
 from mmlib.study.settings import Ask, Asking, Loading
 from mmlib.study.stats import paired_changes
 from mmlib.study.tables import RunInfo, published, unpack_answers
-from mmlib.study.variants import Variant, record
+from mmlib.study.variants import Variant, labels, record
 
 ALTERNATIVES = ["math expert", "language expert", "joint", "soup", "adjusted soup"]
 ALTERNATIVES += ["task arithmetic", "TIES"]
@@ -368,10 +368,10 @@ def rows(given: Mapping[str, Any]) -> Swaps:
     kind = pd.Series("other skills", graded.index).mask(of_math, "new templates")
     kind = kind.mask(graded.part.isin(KNOWN), "math")
     kind = kind.mask(of_math & (graded.lang == "en"), kind + " in English")
-    answers = graded.assign(kind=kind, label=_labels(graded))
+    answers = graded.assign(kind=kind, label=labels(graded, Merger))
     return Swaps(
         plans=pd.DataFrame({str(merger): plan.weights for merger, plan in plans.items()}).T,
-        live=live.assign(accuracy=_accuracy(live), label=_labels(live)),
+        live=live.assign(accuracy=_accuracy(live), label=labels(live, Merger)),
         audited=audited,
         made=made,
         answers=answers.rename(columns={"math_seed": "seed"}),
@@ -417,17 +417,13 @@ def _sweep(
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _labels(table: pd.DataFrame) -> list[str]:
-    return [str(Merger(*values)) for values in table[NAME].itertuples(index=False)]
-
-
 def _accuracy(packed: pd.DataFrame) -> pd.Series:
     return packed.correct.map(lambda digits: digits.count("1") / len(digits))
 
 
 def _in_language(packed: pd.DataFrame) -> pd.DataFrame:
     known = packed[packed.part.isin(KNOWN) & (packed.lang == packed.target)]
-    return known.assign(accuracy=_accuracy(known), label=_labels(known))
+    return known.assign(accuracy=_accuracy(known), label=labels(known, Merger))
 
 
 def gains(answers: pd.DataFrame) -> pd.DataFrame:

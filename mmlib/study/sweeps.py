@@ -5,8 +5,7 @@ What chapters ask with them has a module each: `breaks`, `portions`, `mistakes`,
 
 import itertools
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,14 +14,13 @@ import pandas as pd
 import torch
 from torch import nn
 
-from mmlib.edits import scaled
-from mmlib.importance import ImportanceScores, largest
-from mmlib.masks import ParameterMask, digest, random_mask
+from mmlib.importance import ImportanceScores, largest, math_specific
+from mmlib.masks import ParameterMask, random_mask
 from mmlib.study.evidence import Rows, Sweep
 from mmlib.study.localisation import Key
 from mmlib.study.settings import Ask, Asking, Loading, Sampling
 from mmlib.study.tables import RunInfo
-from mmlib.study.variants import Grade, Variant, record
+from mmlib.study.variants import Grade, Variant, edited, record
 from mmlib.tasks import skills
 from mmlib.tasks.errors import error_kind
 
@@ -127,8 +125,8 @@ def edit_set(
     if condition == "top-K math":
         return math.top(keep_ratio)
     if condition == "nonmath-specific":
-        return nonmath.top(keep_ratio) - math.top(keep_ratio)
-    own = math.top(keep_ratio) - nonmath.top(keep_ratio)
+        return math_specific(nonmath, math, keep_ratio)
+    own = math_specific(math, nonmath, keep_ratio)
     if condition == "math-specific":
         return own
     if condition == "random":
@@ -166,8 +164,10 @@ class Sets(NamedTuple):
     nonmath: str
     """Task of the others."""
 
-    def mask(self, cell: Mapping[str, Any]) -> ParameterMask:
-        """The set of a cell (see `CELL`; not of the unedited model), before a fraction is drawn."""
+    def mask(self, cell: Mapping[str, Any]) -> ParameterMask | None:
+        """The set of a cell (see `CELL`; None: not edited), before a fraction is drawn."""
+        if cell["condition"] == "none":
+            return None
         pair = [self.scores[cell["lang"], task, cell["seed"]] for task in (self.math, self.nonmath)]
         drawing = {"fraction": cell["fraction"], "seed": _seed(cell)}
         return edit_set(cell["condition"], *pair, cell["keep_ratio"], **drawing)
@@ -177,18 +177,6 @@ def _seed(cell: Mapping[str, Any]) -> int:
     # Another language or calibration seed is another draw, so that replicates are independent.
     name = f"{cell['lang']} {cell['seed']} {cell['sample_seed']}"
     return zlib.crc32(name.encode())
-
-
-@contextmanager
-def _edited(model: nn.Module, sets: Sets, cell: Mapping[str, Any]) -> Iterator[tuple]:
-    if cell["condition"] == "none":
-        yield model, {"n_weights": 0, "mask": ""}
-        return
-    mask = sets.mask(cell)
-    ordered = cell["condition"] in ORDERED  # the set is the fraction already
-    drawing = {} if ordered else {"fraction": cell["fraction"], "seed": _seed(cell)}
-    with scaled(model, mask, factor=cell["factor"], **drawing) as count:
-        yield model, {"n_weights": count, "mask": digest(mask)}
 
 
 def sweep(
@@ -217,7 +205,10 @@ def sweep(
     for values, rows in wanted.groupby(CELL, sort=False):
         cell = dict(zip(CELL, values, strict=True))
         parts = {"parts": list(rows.part)} if "part" in rows else {}
-        change = partial(_edited, models[cell["dtype"]], sets, cell)
+        ordered = cell["condition"] in ORDERED  # the set is the fraction already
+        edit = {} if ordered else {"fraction": cell["fraction"], "seed": _seed(cell)}
+        edit |= {"factor": cell["factor"]}
+        change = partial(edited, models[cell["dtype"]], partial(sets.mask, cell), **edit)
         variants.append(Variant(cell, change, {"languages": [cell["lang"]], **parts}))
     return record(variants, ask, by=[*CELL, "part"], grade=grade)
 

@@ -147,7 +147,7 @@ def _sweep(
         for seed in seeds
     }
     texts = {
-        code: training.examples(code, tokenizer, seed=seeds[0])[1][: given["items"]]
+        code: training.drawn(code, tokenizer, seed=seeds[0])[1][: given["items"]]
         for code in targets
     }
     skip = [token for token in [tokenizer.bos_token_id] if token is not None]

@@ -4,6 +4,7 @@ The names are those of the paper's tables where a system plays the part of one t
 """
 
 import copy
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from mmlib.finetune import encode, fine_tune
 from mmlib.models import linear_modules
 from mmlib.study.firing import draw_questions
 from mmlib.study.pairs import doubts, draw_pairs, load_pairs, split_pairs, translation_prompt
-from mmlib.study.settings import Ask, Settings
+from mmlib.study.settings import Ask, Settings, Steps
 from mmlib.study.variants import Variant, record
 from mmlib.tasks.problems import Problem, load_problems
 
@@ -187,6 +188,31 @@ def align(
     return model, log, pd.DataFrame(costs, columns=names)
 
 
+def begin(
+    model: PreTrainedModel,
+    stages: Sequence[Stage],
+    examples: Mapping[str, Examples],
+    *,
+    stop: int,
+    **options: Any,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Train a copy of a model for the first steps of each stage, and forget it.
+
+    Args:
+        model: As in `align`; unchanged.
+        stages: See `systems`.
+        examples: As in `align`.
+        stop: So many steps.
+        **options: Further arguments of `align`.
+
+    Returns:
+        The rows of its log that have a loss, and its costs.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        _, log, costs = align(copy.deepcopy(model), stages, examples, folder, stop=stop, **options)
+    return log.query("step > 0").dropna(subset="loss"), costs
+
+
 def _moving(model: PreTrainedModel, stage: Stage, stack: ExitStack, seed: int) -> nn.Module:
     """The model with gradients where the stage wants them; adapters begin as the seed says."""
     if stage.rank:
@@ -299,36 +325,21 @@ class Texts(Settings):
         return [drawn[i] for i in rng.permutation(len(drawn))]
 
 
-@dataclass(frozen=True)
-class Schedule(Settings):
+@dataclass(frozen=True, kw_only=True)
+class Schedule(Steps):
     """How long, at which rates and in which batches every stage is trained."""
 
-    steps: int
-    """Optimizer steps of each stage."""
     rate_part: float
     """Highest learning rate of stages that train some layers."""
     rate_full: float
     """Of those that train every weight."""
     rate_lora: float
-    train_batch: int = 32
-    """Examples per batch and device."""
-    accumulation: int = 1
-    """Batches per step."""
-    bf16: bool = True
-    """Whether it computes in bfloat16."""
-
-    @property
-    def examples(self) -> int:
-        """Examples that a stage sees."""
-        return self.steps * self.train_batch * self.accumulation
 
     @property
     def how(self) -> dict[str, Any]:
         """Arguments of `align`."""
         rates = {"part": self.rate_part, "full": self.rate_full, "lora": self.rate_lora}
-        how = {"steps": self.steps, "rates": rates, "bf16": self.bf16}
-        how |= {"batch_size": self.train_batch, "accumulation": self.accumulation}
-        return how | {"every": max(5, self.steps // 2)}
+        return super().how | {"rates": rates}
 
 
 def _most(there: pd.Series, shares: Mapping[str, float]) -> int:

@@ -2,25 +2,23 @@
 
 import itertools
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial, reduce
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial, reduce
 from typing import Any, NamedTuple
 
 import pandas as pd
 import statsmodels.formula.api as smf
 from torch import nn
 
-from mmlib.edits import pruned
 from mmlib.importance import ImportanceScores
-from mmlib.masks import ParameterMask, digest, random_mask
+from mmlib.masks import ParameterMask, random_mask
 from mmlib.overlap import overlap_table
 from mmlib.study.evidence import MADE_WITH, Sweep
 from mmlib.study.localisation import Key, math_sets
 from mmlib.study.settings import Ask, Asking, Loading, Sampling
 from mmlib.study.stats import equivalence
 from mmlib.study.tables import RunInfo
-from mmlib.study.variants import Variant, record
+from mmlib.study.variants import Variant, edited, record
 
 WEIGHTS = {
     "whole": "T, the math-specific set of a language",
@@ -107,34 +105,29 @@ class Sets:
 
     def __init__(self, scores: Mapping[Key, ImportanceScores], math: str, nonmath: str):
         """Scores of all languages that the shared and the own parts are relative to."""
-        self.sets = partial(math_sets, scores, math, nonmath)
-        self.at: tuple[float, int] | None = None
+        # Every part is a mask of the whole model.
+        self.parts = lru_cache(1)(lambda *at: parts_of(math_sets(scores, math, nonmath, *at)))
 
-    def mask(self, edit: Mapping[str, Any]) -> ParameterMask:
-        """The weights that an edit (see `CELL`) prunes."""
-        at = (edit["keep_ratio"], edit["seed"])
-        if self.at != at:
-            self.parts, self.at = parts_of(self.sets(*at)), at
+    def whole(self, keep_ratio: float, seed: int) -> dict[str, ParameterMask]:
+        """The math-specific set of every language."""
+        parts = self.parts(keep_ratio, seed)
+        return {code: mask for (weights, code), mask in parts.items() if weights == "whole"}
+
+    def mask(self, edit: Mapping[str, Any]) -> ParameterMask | None:
+        """The weights that an edit (see `CELL`) prunes; None of the unedited model."""
         weights, code = edit["weights"], edit["edited"]
+        if weights == "none":
+            return None
+        parts = self.parts(edit["keep_ratio"], edit["seed"])
         whose = ALL if weights == "shared" else code
         if not edit["drawn"]:
-            return self.parts[weights, code]
+            return parts[weights, code]
         # The seed is that of the shipped rows, which named what is drawn before the weights.
         word = {"matrices": "random", "sets": "within"}[edit["drawn"]]
         name = [f"{word} {weights}", *(edit[column] for column in CELL[2:])]
         seed = zlib.crc32(" ".join(map(str, name)).encode())
-        among = self.parts["whole", code] if edit["drawn"] == "sets" else None
-        return random_mask(self.parts[weights, whose], seed=seed, among=among)
-
-
-@contextmanager
-def _edited(model: nn.Module, sets: Sets, edit: Mapping[str, Any]) -> Iterator[tuple]:
-    if edit["weights"] == "none":
-        yield model, {"n_weights": 0, "mask": ""}
-        return
-    mask = sets.mask(edit)
-    with pruned(model, mask) as count:
-        yield model, {"n_weights": count, "mask": digest(mask)}
+        among = parts["whole", code] if edit["drawn"] == "sets" else None
+        return random_mask(parts[weights, whose], seed=seed, among=among)
 
 
 def transfer(model: nn.Module, sets: Sets, wanted: pd.DataFrame, ask: Ask) -> pd.DataFrame:
@@ -156,7 +149,8 @@ def transfer(model: nn.Module, sets: Sets, wanted: pd.DataFrame, ask: Ask) -> pd
         edit = dict(zip(CELL, values, strict=True))
         given = {"lang": "languages", "part": "parts"}
         asked = {given[c]: list(dict.fromkeys(rows[c])) for c in given if c in rows}
-        variants.append(Variant(edit, partial(_edited, model, sets, edit), asked))
+        change = partial(edited, model, partial(sets.mask, edit), factor=0.0)
+        variants.append(Variant(edit, change, asked))
     return record(variants, ask, by=[*CELL, "lang", "part"])
 
 
@@ -197,7 +191,7 @@ def rows(given: Mapping[str, Any]) -> Travel:
     loading, sampling = Loading.of(given), Sampling.of(given)
     scored, tokenizer = loading.load()
     same = given["edit_dtype"] == given["dtype"]
-    edited = scored if same else loading.load(given["edit_dtype"])[0]
+    model = scored if same else loading.load(given["edit_dtype"])[0]
     run = loading.run(scored, given)
     scores = sampling.scores(scored, tokenizer)
     counts = dict.fromkeys(given["parts"], given["items"])
@@ -208,13 +202,13 @@ def rows(given: Mapping[str, Any]) -> Travel:
         for items in (counts, counts if given["sweep"] else few)
     )
     sets = Sets(scores, given["math"], given["nonmath"])
-    compute = partial(transfer, edited, sets, ask=again.ask(tokenizer))
+    compute = partial(transfer, model, sets, ask=again.ask(tokenizer))
     sweep = SWEEP.rows(planned(given), compute, run)
     problems, asked_again = (
         asking.problems(given["languages"][0], parts=list(counts)) for asking in (whole, again)
     )
     at = itertools.product(given["keep_ratios"], given["seeds"])
-    overlaps = [predictors(sets.sets(k, s)).assign(keep_ratio=k, seed=s) for k, s in at]
+    overlaps = [predictors(sets.whole(k, s)).assign(keep_ratio=k, seed=s) for k, s in at]
     return Travel(
         answers=sweep.answers(problems),
         audited=sweep.audit(problems, asked_again, by=["weights", "drawn", "lang"]),

@@ -7,14 +7,16 @@ variants; what differs between experiments is which variants there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from transformers import PreTrainedModel
 
+from mmlib.edits import scaled
+from mmlib.masks import ParameterMask, digest
 from mmlib.study.settings import Ask
 from mmlib.study.tables import pack_answers
 
@@ -32,6 +34,32 @@ class Variant:
     """Makes the state; the block gets the model and columns of what came of it (`n_weights`)."""
     asked: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the question, such as languages and parts."""
+
+
+@contextmanager
+def edited(
+    model: PreTrainedModel, find: Callable[[], ParameterMask | None], **edit: Any
+) -> Iterator[tuple[PreTrainedModel, dict[str, Any]]]:
+    """The change of a variant that edits a set of weights and puts them back.
+
+    Args:
+        model: The model that is edited.
+        find: The set, looked for when the block begins; None leaves the model as it is.
+        **edit: Further arguments of `mmlib.edits.scaled`, such as factor (0 prunes).
+
+    Yields:
+        The model, n_weights (how many were edited) and mask (a digest of the set).
+    """
+    if (mask := find()) is None:
+        yield model, {"n_weights": 0, "mask": ""}
+        return
+    with scaled(model, mask, **edit) as count:
+        yield model, {"n_weights": count, "mask": digest(mask)}
+
+
+def labels(table: pd.DataFrame, kind: type[NamedTuple]) -> list[str]:
+    """What each row is, in words: `kind` names its columns and says them as text."""
+    return [str(kind(*values)) for values in table[list(kind._fields)].itertuples(index=False)]
 
 
 def record(
