@@ -141,8 +141,6 @@ def test_the_notebook_tells_and_the_package_does(name):
 OTHER_IMPORTS = {
     "00_at_a_glance",  # the ledger is about all claims
     "02_organism",  # an exercise takes statsmodels
-    "04_overlap",  # an exercise is checked
-    "14_emergence",  # the rule says what halfway is
 }
 
 

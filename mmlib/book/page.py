@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
+from mmlib.book.exercises import check_chance_jaccard, check_pooled_jaccard
 from mmlib.book.figures import (
     Figure,
     accuracy,
@@ -37,6 +38,8 @@ from mmlib.study.tables import RunInfo, output_dir, write_table
 __all__ = [
     "accuracy",
     "badge",
+    "check_chance_jaccard",
+    "check_pooled_jaccard",
     "close",
     "curves",
     "dots",
@@ -158,8 +161,13 @@ class Page:
     parameters: Mapping[str, Any]
     started: float = field(default_factory=time.perf_counter)
 
-    def run(self, model: Any = None) -> RunInfo:
-        """What made the tables of this page; `model` is the one whose weights count."""
+    def run(self, model: Any = None, *, name: str = "") -> RunInfo:
+        """What made the tables of this page.
+
+        Args:
+            model: The one whose weights count, if any.
+            name: Its name, where no parameter `model` says it.
+        """
         from mmlib.models import model_hash  # brings torch
 
         known = {
@@ -167,7 +175,7 @@ class Page:
         }
         if model is not None:
             known["checkpoint_hash"] = model_hash(model)
-        name = self.parameters.get("model", "")
+        name = name or self.parameters.get("model", "")
         return RunInfo.collect(name, parameters=self.parameters, **known)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from mmlib.claims import advice, meaning, parameters, slam, swapping  # noqa: F401 (they record)
@@ -20,6 +22,7 @@ from mmlib.claims.rules import (
     published_effect,
     verdicts,
 )
+from mmlib.study.tables import read_manifest, read_table
 
 __all__ = ["NO", "NOT_TESTABLE", "NO_RUN", "UNDECIDED", "VERDICTS", "YES", "judge", "ledger"]
 __all__ += ["published_effect", "rules"]
@@ -40,6 +43,16 @@ def ledger(organism: Tables | None = None, research: Tables | None = None) -> pd
         research: tables of a run on the papers' own models.
     """
     return verdicts(sorted(CLAIMS, key=_place), organism, research)
+
+
+def read(names: Sequence[str]) -> tuple[pd.DataFrame, str]:
+    """The ledger on tables of the book, and the model that the first of them is about.
+
+    Args:
+        names: See `mmlib.study.tables.read_table`.
+    """
+    organism = {name: read_table(name) for name in names}
+    return ledger(organism), read_manifest(names[0])["run"]["model"]
 
 
 def rules() -> pd.DataFrame:

@@ -16,7 +16,7 @@ from mmlib.claims.rules import (
     ours,
     weakest,
 )
-from mmlib.study.stats import rank_correlation
+from mmlib.study.stats import halfway, rank_correlation
 from mmlib.study.tables import require_columns
 
 
@@ -287,22 +287,3 @@ def _sharing_first(tables: Tables) -> pd.Series:
         if np.isnan(found[seed]):
             raise NotTestableError(f"needs an accuracy and an overlap that rise, see seed {seed}")
     return pd.Series(found).rename_axis("seed")
-
-
-def halfway(values: pd.Series) -> float:
-    """The first step at which a quantity is halfway from its first value to its last one.
-
-    Args:
-        values: The quantity, by step, in their order.
-
-    Returns:
-        The step, linear between two; not a number for a quantity that does not end above its
-        beginning.
-    """
-    first, last = values.iloc[0], values.iloc[-1]
-    if not last > first:
-        return np.nan
-    goal = (first + last) / 2
-    after = int(np.argmax(values.to_numpy() >= goal))
-    steps, heights = values.index[[after - 1, after]], values.iloc[[after - 1, after]]
-    return float(np.interp(goal, heights, steps))

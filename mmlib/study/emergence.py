@@ -8,6 +8,7 @@ import pandas as pd
 
 from mmlib.study.evidence import Numbers, take_all
 from mmlib.study.profiles import SNAPSHOT, answer_losses, beyond_random, profiles, snapshots
+from mmlib.study.stats import halfway
 from mmlib.study.tables import RunInfo
 
 CHECKPOINT = ["width", "training_seed", "model", "step"]
@@ -97,6 +98,26 @@ def summarize(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     table["finished"] = [SNAPSHOT.fullmatch(name) is None for name in table.model]
     table.loc[table.finished, "step"] = table.groupby("width").step.transform("max")
     return table
+
+
+def halves(trained: pd.DataFrame, rising: Sequence[str], falling: Sequence[str]) -> pd.DataFrame:
+    """The step at which each quantity is halfway to its end, see `mmlib.study.stats.halfway`.
+
+    Args:
+        trained: Rows of `summarize`.
+        rising: Columns that rise.
+        falling: Columns that fall: halfway on the way down.
+
+    Returns:
+        A row per width and training_seed with more than two snapshots.
+    """
+    rows = {}
+    for training, part in trained.set_index("step").groupby(["width", "training_seed"]):
+        if part.index.nunique() > 2:
+            signed = {name: part[name] for name in rising} | {name: -part[name] for name in falling}
+            rows[training] = {name: halfway(values) for name, values in signed.items()}
+    index = pd.MultiIndex.from_tuples(list(rows), names=["width", "training_seed"])
+    return pd.DataFrame(list(rows.values()), index, [*rising, *falling])
 
 
 def layers(tables: Mapping[str, pd.DataFrame], summary: pd.DataFrame) -> pd.DataFrame:

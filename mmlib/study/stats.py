@@ -369,3 +369,22 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
     a, b = (rankdata(x, axis=-1) - (x.shape[-1] + 1) / 2 for x in (a, b))
     return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+
+
+def halfway(values: pd.Series) -> float:
+    """The first step at which a quantity is halfway from its first value to its last one.
+
+    Args:
+        values: The quantity, by step, in their order.
+
+    Returns:
+        The step, linear between two; not a number for a quantity that does not end above its
+        beginning.
+    """
+    first, last = values.iloc[0], values.iloc[-1]
+    if not last > first:
+        return np.nan
+    goal = (first + last) / 2
+    after = int(np.argmax(values.to_numpy() >= goal))
+    steps, heights = values.index[[after - 1, after]], values.iloc[[after - 1, after]]
+    return float(np.interp(goal, heights, steps))

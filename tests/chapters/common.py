@@ -63,6 +63,20 @@ def random_folder(parent, kind, real_data, *, layers):
     return folder
 
 
+def asking_mgsm(folder, real_data):
+    """Parameters of chapters 15 and 16: a checkpoint that reads the questions of MGSM."""
+    asked = {"model": str(folder), "data_dir": str(real_data), "task": "mgsm", "split": "heldout"}
+    return asked | {"languages": ["en", "de", "sw"]}
+
+
+def aligning_on_mgsm(folder, real_data):
+    """Parameters of both pages of chapter 16: a few steps on MGSM's translations, graded on it."""
+    pairs = {"pair_source": "mgsm", "pair_kinds": ["question"], "pair_split": "heldout"}
+    trained = {"shares": [3.0, 1.0], "seeds": [1], "steps": 5, "train_batch": 2, "peak": 3}
+    asked = {"num_questions": 20, "tasks": ["mgsm"], "parts": ["mgsm"], "items": 2, "shown": 12}
+    return asking_mgsm(folder, real_data) | pairs | trained | asked | {"sweep": True}
+
+
 def write_hub_files(folder):
     """Files of Orca-Math, Aya and MGSM8KInstruct in the layout of the hub's, with sums."""
     rows = {

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from common import ROOT, TEXT, frozen, random_folder
+from common import ROOT, TEXT, asking_mgsm, frozen, random_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mmlib.book import runner
@@ -45,19 +45,8 @@ def test_chapter_15_runs_on_other_models_and_real_text(
     """By parameters alone: firing on MGSM, and what each reading of the rule selects."""
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
     folder = random_folder(tmp_path, kind, real_data, layers=4)
-    given = {
-        "model": str(folder),
-        "data_dir": str(real_data),
-        "task": "mgsm",
-        "split": "heldout",
-        "control_task": "",
-        "other_task": "",
-        "languages": ["en", "de", "sw"],
-        "seeds": [1, 2],
-        "num_questions": 12,
-        "fewer": 6,
-        "draws": 3,
-    }
+    given = asking_mgsm(folder, real_data) | {"control_task": "", "other_task": ""}
+    given |= {"seeds": [1, 2], "num_questions": 12, "fewer": 6, "draws": 3}
     notebook = runner.run(borrowed, "15_neurons", given)
     firing = pd.read_csv(notebook.parent / "firing.csv")
     assert len(firing) == 2 * 4 * 3

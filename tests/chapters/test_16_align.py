@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from common import ROOT, TEXT, frozen, random_folder, shapes
+from common import ROOT, TEXT, aligning_on_mgsm, frozen, random_folder, shapes
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mmlib.book import runner
@@ -72,29 +72,7 @@ def test_chapter_16_runs_on_other_models_and_real_text(
     """By parameters alone: firing on MGSM, selection, a few steps on its translations, grading."""
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
     folder = random_folder(tmp_path, kind, real_data, layers=4)
-    given = {
-        "model": str(folder),
-        "data_dir": str(real_data),
-        "task": "mgsm",
-        "split": "heldout",
-        "pair_source": "mgsm",
-        "pair_kinds": ["question"],
-        "pair_split": "heldout",
-        "languages": ["en", "de", "sw"],
-        "shares": [3.0, 1.0],
-        "systems": ["SLAM"],
-        "seeds": [1],
-        "steps": 5,
-        "train_batch": 2,
-        "num_questions": 20,
-        "peak": 3,
-        "tasks": ["mgsm"],
-        "parts": ["mgsm"],
-        "items": 2,
-        "shown": 12,
-        "maps": [1],
-        "sweep": True,
-    }
+    given = aligning_on_mgsm(folder, real_data) | {"systems": ["SLAM"], "maps": [1]}
     notebook = runner.run(borrowed, "16_align", given)
     costs = pd.read_csv(notebook.parent / "system_costs.csv")
     assert costs.trained.item() in (2 * 64 * 128, 2 * 2 * 64 * 128)  # one or two of three layers

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from common import ROOT, TEXT, frozen, random_folder
+from common import ROOT, TEXT, aligning_on_mgsm, frozen, random_folder
 
 from mmlib.book import runner
 
@@ -55,30 +55,8 @@ def test_answers_of_the_knowledge_task_counted_in_the_evidence():
 def test_chapter_16b_runs_on_other_models_and_real_text(borrowed, real_data, tmp_path, monkeypatch):
     """By parameters alone: other layers and prompts, trained on MGSM's translations."""
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
-    given = {
-        "model": str(random_folder(tmp_path, "qwen3", real_data, layers=4)),
-        "data_dir": str(real_data),
-        "task": "mgsm",
-        "split": "heldout",
-        "pair_source": "mgsm",
-        "pair_kinds": ["question"],
-        "pair_split": "heldout",
-        "languages": ["en", "de", "sw"],
-        "shares": [3.0, 1.0],
-        "systems": [],
-        "ablations": ["attention", "dialogue"],
-        "seeds": [1],
-        "steps": 5,
-        "train_batch": 2,
-        "num_questions": 20,
-        "peak": 3,
-        "tasks": ["mgsm"],
-        "parts": ["mgsm"],
-        "items": 2,
-        "shown": 12,
-        "maps": [],
-        "sweep": True,
-    }
+    given = aligning_on_mgsm(random_folder(tmp_path, "qwen3", real_data, layers=4), real_data)
+    given |= {"systems": [], "ablations": ["attention", "dialogue"], "maps": []}
     notebook = runner.run(borrowed, "16b_forgetting", given)
     costs = pd.read_csv(notebook.parent / "system_costs.csv")
     assert set(costs.system) == {"SLAM", "attention", "dialogue"}

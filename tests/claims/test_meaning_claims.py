@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from mmlib.claims.ledger import NO, NOT_TESTABLE, UNDECIDED, YES, judge, ledger
-from mmlib.claims.meaning import halfway
 from mmlib.claims.rules import BOOK, CLAIMS
+from mmlib.study.stats import halfway
 
 LANGS = ["en", "de", "fr", "hi"]
 SEEDS = (1, 2, 3)
