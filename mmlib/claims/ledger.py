@@ -7,25 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from mmlib.claims import advice, meaning, parameters, slam, swapping  # noqa: F401 (they record)
-from mmlib.claims.rules import (
-    BOOK,
-    CLAIMS,
-    NO,
-    NO_RUN,
-    NOT_TESTABLE,
-    PARTS,
-    UNDECIDED,
-    VERDICTS,
-    YES,
-    Tables,
-    judge,
-    published_effect,
-    verdicts,
-)
+from mmlib.claims.rules import BOOK, CLAIMS, PARTS, Tables, verdicts
 from mmlib.study.tables import read_manifest, read_table
-
-__all__ = ["NO", "NOT_TESTABLE", "NO_RUN", "UNDECIDED", "VERDICTS", "YES", "judge", "ledger"]
-__all__ += ["published_effect", "rules"]
 
 
 def _place(name: str) -> tuple[bool, int, int, str]:

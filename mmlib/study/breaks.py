@@ -96,7 +96,7 @@ def rows(given: Mapping[str, Any]) -> Breaks:
     options = {"seeds": used, "dtypes": given["edit_dtypes"], "grade": grader(given)}
     done = swept(given, planned(given), SWEEP, **options)
     skills = {part: skill for skill, parts in SKILLS.items() for part in parts}
-    made, table = done.rows.made, done.rows.table
+    made, table = done.made, done.rows.table
     name = ["model", *CELL, "part"]
     masks = made.loc[made.condition != "none", [*name, "mask"]]
     masks = masks.merge(table[[*name, "mask"]].rename(columns={"mask": "shipped"}), on=name)

@@ -1,12 +1,12 @@
 """When does the overlap come? Profiles along trainings, and of models of several sizes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mmlib.study.evidence import Numbers, take_all
+from mmlib.study.evidence import Measured, Numbers, take_all
 from mmlib.study.profiles import SNAPSHOT, answer_losses, beyond_random, profiles, snapshots
 from mmlib.study.stats import halfway
 from mmlib.study.tables import RunInfo
@@ -24,26 +24,18 @@ NUMBERS = {
     "travel": Numbers("emergence_travel", _TRAVEL, ["accuracy"], 0.05),
     "loss": Numbers("emergence_loss", ["model", "lang"], ["loss"], 0.05),
 }
-"""Tables by their names in `Emergence`."""
+"""What is shipped of it."""
 
 
-class Emergence(NamedTuple):
-    """What `rows` gives."""
-
-    tables: dict[str, pd.DataFrame]
-    """Those of `profiles` ("sizes", "overlap", "accuracy", "travel"), and "loss"."""
-    made: dict[str, pd.DataFrame]
-    """Those that this run computed, as `emergence_NAME`."""
-    audited: pd.DataFrame
-    """See `mmlib.study.evidence.audit_values`."""
-    run: RunInfo
-
-
-def rows(given: Mapping[str, Any]) -> Emergence:
+def rows(given: Mapping[str, Any]) -> Measured:
     """Profile every snapshot, or take what is shipped and profile a few again.
 
     Args:
         given: Parameters of the page.
+
+    Returns:
+        Tables "sizes", "overlap", "accuracy" and "travel" (see `profiles`; of overlaps by layer
+        those of the first seed), and "loss" (see `answer_losses`).
 
     Raises:
         AuditError: What was computed again is not what was shipped.
@@ -64,16 +56,14 @@ def rows(given: Mapping[str, Any]) -> Emergence:
     by_layer += f" and seed == {given['seeds'][0]}"
     made["overlap"] = made["overlap"].query("group == 'global' or " + by_layer)
     made["sizes"] = made["sizes"].query("group == 'global'").assign(nonmath=given["nonmath"])
-    tables, audited = take_all(NUMBERS, made, sweep=given["sweep"])
-    named = {NUMBERS[name].evidence: table for name, table in made.items()}
-    return Emergence(tables, named, audited, run)
+    return take_all(NUMBERS, made, run)
 
 
 def summarize(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """One row per snapshot: means over languages and over pairs of languages.
 
     Args:
-        tables: As in `Emergence`.
+        tables: Those of `rows`.
 
     Returns:
         `CHECKPOINT`, finished (a training's end; these have the largest step of their width), a

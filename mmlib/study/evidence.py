@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -350,10 +350,36 @@ class Numbers:
         return table, audit_values(table, made, **how)
 
 
+class Measured(NamedTuple):
+    """Tables of numbers that a page shows, see `take_all`."""
+
+    tables: dict[str, pd.DataFrame]
+    """By their names on the page."""
+    made: dict[str, pd.DataFrame]
+    """Those that this run computed, by the names under which they are shipped."""
+    audited: pd.DataFrame
+    """See `audit_values`."""
+    run: RunInfo
+
+
 def take_all(
-    numbers: Mapping[str, Numbers], made: Mapping[str, pd.DataFrame], *, sweep: bool
-) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
-    """`Numbers.take` of several tables, told apart by the same keys; the audits are joined."""
-    taken = {key: kind.take(made[key], sweep=sweep) for key, kind in numbers.items()}
-    audits = [audited for _, audited in taken.values()]
-    return {key: table for key, (table, _) in taken.items()}, pd.concat(audits, ignore_index=True)
+    numbers: Mapping[str, Numbers], made: Mapping[str, pd.DataFrame], run: RunInfo
+) -> Measured:
+    """`Numbers.take` of several tables, told apart by the same keys.
+
+    Args:
+        numbers: How they are shipped.
+        made: The rows that this run computed.
+        run: The present run; its parameter `sweep` says whether it computed all.
+
+    Raises:
+        AuditError: As in `audit_values`.
+    """
+    sweep = run.parameters["sweep"]
+    taken = {name: kind.take(made[name], sweep=sweep) for name, kind in numbers.items()}
+    return Measured(
+        tables={name: table for name, (table, _) in taken.items()},
+        made={kind.evidence: made[name] for name, kind in numbers.items()},
+        audited=pd.concat([audited for _, audited in taken.values()], ignore_index=True),
+        run=run,
+    )

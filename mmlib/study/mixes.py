@@ -1,11 +1,11 @@
 """Does the training text decide sets and overlap? Organisms that differ in what they read."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
-from mmlib.study.evidence import Numbers, take_all
+from mmlib.study.evidence import Measured, Numbers, take_all
 from mmlib.study.profiles import profiles, trainings
 from mmlib.study.stats import seed_intervals
 from mmlib.study.tables import RunInfo, published
@@ -19,30 +19,22 @@ NUMBERS = {
     "accuracy": Numbers("data_accuracy", ["model", "part", "lang"], ["accuracy"], 0.05),
     "trainings": Numbers("data_trainings", ["training"], ["tokens"], 0.05),
 }
-"""Tables by their names in `Mixes`."""
+"""What is shipped of it."""
 LATIN = ("en", "de", "fr", "sw")
 """Languages of the organisms in Latin script."""
 FACTORS = ["skewed_share", "accuracy", "text_tokens"]
 """What set sizes may go with."""
 
 
-class Mixes(NamedTuple):
-    """What `rows` gives."""
-
-    tables: dict[str, pd.DataFrame]
-    """"sizes" and "overlap" of the whole model and "accuracy" (see `profiles`), "trainings"."""
-    made: dict[str, pd.DataFrame]
-    """Those that this run computed, as `data_NAME`."""
-    audited: pd.DataFrame
-    """See `mmlib.study.evidence.audit_values`."""
-    run: RunInfo
-
-
-def rows(given: Mapping[str, Any]) -> Mixes:
+def rows(given: Mapping[str, Any]) -> Measured:
     """Profile every organism, or take what is shipped and profile one again.
 
     Args:
         given: Parameters of the page.
+
+    Returns:
+        Tables "sizes" and "overlap" of the whole model and "accuracy" (see `profiles`), and
+        "trainings".
 
     Raises:
         AuditError: What was computed again is not what was shipped.
@@ -60,9 +52,7 @@ def rows(given: Mapping[str, Any]) -> Mixes:
     made = {name: profiled[name].assign(nonmath=given["nonmath"]) for name in ("sizes", "overlap")}
     made = {name: table[table.group == "global"] for name, table in made.items()}
     made |= {"accuracy": profiled["accuracy"], "trainings": trainings(counted)}
-    tables, audited = take_all(NUMBERS, made, sweep=given["sweep"])
-    named = {NUMBERS[name].evidence: table for name, table in made.items()}
-    return Mixes(tables, named, audited, run)
+    return take_all(NUMBERS, made, run)
 
 
 def by_language(sizes: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:

@@ -1,32 +1,19 @@
 """Does math need all weights of a set, or a few? Prune fractions, drawn or in the scores' order."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from mmlib.study.evidence import Sweep
 from mmlib.study.stats import fit_curves, paired_changes
-from mmlib.study.sweeps import CELL, ORDERED, cells, grader, swept
-from mmlib.study.tables import RunInfo
+from mmlib.study.sweeps import CELL, ORDERED, Swept, cells, grader, swept
 
 SWEEP = Sweep("fractions", name=[*CELL, "part"], per=["lang", "condition"])
 LINES = {"math-specific": "random part", "random": "of a random set"}
 """Names of conditions where a fraction of them is pruned."""
 CURVE = ["condition", "keep_ratio", "lang"]
 """What names a curve of accuracy over the fraction."""
-
-
-class Portions(NamedTuple):
-    """What `rows` gives."""
-
-    answers: pd.DataFrame
-    """One row per cell and problem: `CELL`, part, problem_id, correct, …"""
-    audited: pd.DataFrame
-    """See `mmlib.study.evidence.audit`."""
-    made: pd.DataFrame
-    """Packed answers that this run computed."""
-    run: RunInfo
 
 
 def planned(given: Mapping[str, Any]) -> pd.DataFrame:
@@ -39,7 +26,7 @@ def planned(given: Mapping[str, Any]) -> pd.DataFrame:
     return table.merge(pd.DataFrame({"part": given["parts"]}), how="cross")
 
 
-def rows(given: Mapping[str, Any]) -> Portions:
+def rows(given: Mapping[str, Any]) -> Swept:
     """Prune fractions of the set of every language and ask it, or take what is shipped.
 
     Args:
@@ -52,15 +39,14 @@ def rows(given: Mapping[str, Any]) -> Portions:
         AuditError: What was computed again is not what was shipped.
     """
     options = {"seeds": given["seeds"], "dtypes": [given["edit_dtype"]], "grade": grader(given)}
-    done = swept(given, planned(given), SWEEP, **options)
-    return Portions(done.answers, done.audited, done.rows.made, done.run)
+    return swept(given, planned(given), SWEEP, **options)
 
 
 def accuracies(answers: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of every cell beside that of the unedited model.
 
     Args:
-        answers: See `Portions`.
+        answers: See `mmlib.study.sweeps.Swept`.
 
     Returns:
         One row per edit: model, `CELL`, value, base and panel, the keep ratio in words; `condition`

@@ -226,6 +226,11 @@ class Swept(NamedTuple):
     sets: Sets
     ask: Ask
 
+    @property
+    def made(self) -> pd.DataFrame:
+        """Packed answers that this run computed."""
+        return self.rows.made
+
 
 def swept(
     given: Mapping[str, Any],

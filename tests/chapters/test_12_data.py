@@ -6,7 +6,7 @@ import pytest
 from common import ROOT, matrices, whole_numbers
 from scipy.stats import spearmanr
 
-from mmlib.claims.ledger import judge
+from mmlib.claims.rules import judge
 
 
 @pytest.mark.notebook

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from mmlib.claims.ledger import NO, NOT_TESTABLE, YES, judge
+from mmlib.claims.rules import NO, NOT_TESTABLE, YES, judge
 
 
 def planted(values, **columns):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmlib.claims.ledger import VERDICTS, judge, ledger, rules
-from mmlib.claims.rules import CLAIMS, SHARED_KEEP_RATIOS, verdicts
+from mmlib.claims.ledger import ledger, rules
+from mmlib.claims.rules import CLAIMS, SHARED_KEEP_RATIOS, VERDICTS, judge, verdicts
 
 LANGS = ["en", "de", "fr", "hi"]
 SEEDS = (1, 101, 201)

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmlib.claims.ledger import NO, NOT_TESTABLE, UNDECIDED, YES, judge, ledger
-from mmlib.claims.rules import BOOK, CLAIMS
+from mmlib.claims.ledger import ledger
+from mmlib.claims.rules import BOOK, CLAIMS, NO, NOT_TESTABLE, UNDECIDED, YES, judge
 from mmlib.study.stats import halfway
 
 LANGS = ["en", "de", "fr", "hi"]

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmlib.claims.ledger import ledger, published_effect
+from mmlib.claims.ledger import ledger
+from mmlib.claims.rules import published_effect
 from mmlib.study.tables import PACKAGE
 
 HERE = Path(__file__).parent

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from mmlib.claims.ledger import NO, NOT_TESTABLE, UNDECIDED, YES, judge, published_effect
+from mmlib.claims.rules import NO, NOT_TESTABLE, UNDECIDED, YES, judge, published_effect
 
 FALLS = [0.6, 0.5, 0.3, 0.3, 0.3, 0.29]
 FLAT = [0.3, 0.3, 0.3, 0.3, 0.3, 0.3]

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from mmlib.claims.ledger import NO, NOT_TESTABLE, UNDECIDED, YES, judge
+from mmlib.claims.rules import NO, NOT_TESTABLE, UNDECIDED, YES, judge
 from mmlib.claims.swapping import ALTERNATIVES
 
 BASE = {"de": 0.6, "hi": 0.4, "sw": 0.3, "bn": 0.2}
