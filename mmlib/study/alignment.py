@@ -133,11 +133,11 @@ class Bench:
         asking = self.asking(again=True)
         return asking.ask(self.tokenizer, languages=asking.languages, parts=asking.parts)
 
-    def made(self, *, ask: bool = True, look: bool = True) -> dict[str, pd.DataFrame]:
+    def made(self, *, ask: Ask | None, look: bool = True) -> dict[str, pd.DataFrame]:
         """Train, ask and look at everything in a sweep, else at the model itself only.
 
         Args:
-            ask: Whether models are asked.
+            ask: Called with every model, that itself first; None: no model is asked.
             look: Whether they are looked at, see `mmlib.study.states.views`.
 
         Returns:
@@ -150,9 +150,7 @@ class Bench:
         questions = self.texts.questions(given["shown"], seed=2) if look else {}
         seen = {"questions": questions, "batch_size": given["batch_size"]}
         seeing = partial(views, tokenizer=self.tokenizer, **seen)
-        tables = compare(
-            now, ask=self.ask if ask else None, look=seeing if look else lambda model: {}
-        )
+        tables = compare(now, ask=ask, look=seeing if look else lambda model: {})
         if look and given["sweep"] and given["maps"]:
             mapped = now[now.system.isin(["base", "SLAM"]) & now.seed.isin([0, given["seeds"][0]])]
             drawn = partial(seeing, maps=given["maps"])
@@ -248,10 +246,15 @@ def rows(given: Mapping[str, Any]) -> Alignment:
         AuditError: What was computed again is not what was shipped.
     """
     bench, sweep = Bench(given), given["sweep"]
-    made = bench.made(look=sweep)
-    answers = bench.answers(made)
+    heard: list[pd.DataFrame] = []
+
+    def ask(model: PreTrainedModel) -> pd.DataFrame:
+        heard.append(bench.ask(model))
+        return heard[-1]
+
+    made = bench.made(ask=ask, look=sweep)
+    answers, plain = bench.answers(made), heard[0]
     again = with_problems(unpack_answers(made["answers"], bench.problems(again=True)))
-    plain = bench.ask(bench.model)
     log = bench.taken("log", made)
     begun = made["log"].dropna(subset="loss") if sweep else _begin(bench, "SLAM")[0]
     on = ["system", "seed", "stage", "step"]

@@ -90,7 +90,7 @@ def rows(given: Mapping[str, Any]) -> Forgetting:
         AuditError: What was computed again is not what was shipped.
     """
     bench, sweep = Bench(given), given["sweep"]
-    made = bench.made(ask=sweep)
+    made = bench.made(ask=bench.ask if sweep else None)
     graded = bench.answers(made)
     answers = graded[graded.steps == given["steps"]]
     seen = {kind: bench.taken(kind, made) for kind in ("firing", "states", "maps")}
