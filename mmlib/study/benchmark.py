@@ -1,5 +1,6 @@
 """Measure what localisation, edits and grading cost, as ratios within one run."""
 
+import itertools
 import math
 import re
 import time
@@ -16,12 +17,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mmlib.edits import pruned
-from mmlib.importance import Batch, collect_norms
+from mmlib.importance import Batch, ImportanceScores, collect_norms
 from mmlib.masks import ParameterMask
 from mmlib.models import linear_modules, load_model
 from mmlib.overlap import overlap_sweep
 from mmlib.study.evidence import read_evidence
-from mmlib.study.localisation import collect_scores
+from mmlib.study.localisation import Key, collect_scores, set_tables
 from mmlib.study.tables import RunInfo
 from mmlib.tasks import skills
 from mmlib.tasks.evaluation import evaluate
@@ -30,15 +31,25 @@ SHAPES = {
     "1M": (128, 256, 4, 4, 4, 32, 1_000, True),
     "30M": (512, 1408, 8, 8, 8, 64, 8_000, True),
     "170M": (1024, 2816, 12, 16, 16, 64, 16_000, True),
+    "0.5B": (896, 4864, 24, 14, 2, 64, 151_936, True),
     "1B": (2048, 8192, 16, 32, 8, 64, 128_256, True),
     "4B": (2560, 9728, 36, 32, 8, 128, 151_936, True),
     "8B": (4096, 14_336, 32, 32, 8, 128, 128_256, False),
 }
 """Width, inner width, layers, heads, key/value heads, head width, vocabulary, tied head. 1B, 4B and
-8B are the shapes of the three published models."""
+8B are the shapes of the three published models, 0.5B that of Qwen2.5-0.5B."""
+
+LANGUAGES = ("en", "de", "fr", "hi")
+"""Languages of the sweeps that are timed, as published."""
 
 KEEP_RATIOS = (1e-6, 1e-5, 1e-4, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15)
 """The published grid."""
+
+SELECTION = (
+    "selection and tables / forward pass of 400 prompts",
+    "peak memory of selection and tables / model",
+)
+"""Quantities of `report` that tell what follows the forward passes."""
 
 
 def random_llama(shape: str, *, device: str = "cpu", dtype: str = "bfloat16") -> PreTrainedModel:
@@ -143,9 +154,7 @@ def localisation_cost(
     return interleaved(works, model.device, repeats=repeats)
 
 
-def sweep_cost(
-    model: PreTrainedModel, lengths: Sequence[int], *, batch_size: int, languages: int = 4
-) -> pd.DataFrame:
+def sweep_cost(model: PreTrainedModel, lengths: Sequence[int], *, batch_size: int) -> pd.DataFrame:
     """Time the sweep of all keep ratios and languages, our way and the published way, in full.
 
     Ours: two passes per language, then one selection per matrix for all keep ratios, and all
@@ -160,14 +169,15 @@ def sweep_cost(
     together = random_batches(lengths, batch_size=batch_size, vocabulary=vocabulary)
     single = random_batches(lengths, batch_size=1, vocabulary=vocabulary)
     start = time.perf_counter()
-    norms = [[collect_norms(model, together) for _ in range(2)] for _ in range(languages)]
+    norms = [[collect_norms(model, together) for _ in range(2)] for _ in LANGUAGES]
     _drain(model.device)
     middle = time.perf_counter()
-    scores = {str(i): tuple(n.scores(model) for n in pair) for i, pair in enumerate(norms)}
+    pairs = zip(LANGUAGES, norms, strict=True)
+    scores = {code: tuple(n.scores(model) for n in pair) for code, pair in pairs}
     overlap_sweep(scores, usable_ratios(model))
     _drain(model.device)
     end = time.perf_counter()
-    published = seconds(lambda: _published_sweep(model, single, languages), model.device)
+    published = seconds(lambda: _published_sweep(model, single), model.device)
     times = {"sweep": end - start, "selection": end - middle, "sweep_as_published": published}
     return pd.DataFrame({"work": times.keys(), "repeat": 0, "seconds": times.values()})
 
@@ -178,9 +188,9 @@ def usable_ratios(model: PreTrainedModel) -> list[float]:
     return [ratio for ratio in KEEP_RATIOS if smallest * ratio >= 1]
 
 
-def _published_sweep(model: PreTrainedModel, single: Sequence[Batch], languages: int) -> None:
+def _published_sweep(model: PreTrainedModel, single: Sequence[Batch]) -> None:
     for ratio in usable_ratios(model):
-        for _ in range(languages):
+        for _ in LANGUAGES:
             pair = [collect_scores(model, single, accumulation="as-published") for _ in range(2)]
             for name in pair[0].weights:
                 kept = [_published_top(scores.weights[name], ratio) for scores in pair]
@@ -195,16 +205,36 @@ def _published_top(scores: torch.Tensor, ratio: float) -> torch.Tensor:
 
 
 def selection_cost(model: PreTrainedModel, lengths: Sequence[int]) -> pd.DataFrame:
-    """Time the top-K sets of the whole model at all keep ratios of the published grid."""
-    batches = random_batches(lengths, batch_size=len(lengths), vocabulary=model.config.vocab_size)
-    scores = collect_norms(model, batches).scores(model)
-    ratios = usable_ratios(model)
+    """Time the top-K sets of the whole model at all keep ratios of the published grid.
+
+    Returns:
+        Rows of `interleaved` for top_k, and for tables: sizes and overlaps of four languages (six
+        pairs) at the eight largest keep ratios, from eight samples of one prompt each.
+    """
+    samples = _samples(model, lengths)
+    scores, ratios = next(iter(samples.values())), usable_ratios(model)
 
     def select() -> None:
         for name in scores.weights:
             scores.top_of(name, ratios)
 
-    return interleaved({"top_k": select}, model.device, repeats=2)
+    works = {"top_k": select, "tables": lambda: _tables(model, samples)}
+    return interleaved(works, model.device, repeats=2)
+
+
+def _samples(model: PreTrainedModel, lengths: Sequence[int]) -> dict[Key, ImportanceScores]:
+    """Scores on two tasks in four languages, on one random prompt each."""
+    cycle = itertools.islice(itertools.cycle(lengths), 2 * len(LANGUAGES))
+    batches = random_batches(list(cycle), batch_size=1, vocabulary=model.config.vocab_size)
+    keys = itertools.product(LANGUAGES, ("math", "nonmath"), (1,))
+    return {
+        key: collect_norms(model, [batch]).scores(model)
+        for key, batch in zip(keys, batches, strict=True)
+    }
+
+
+def _tables(model: PreTrainedModel, samples: Mapping[Key, ImportanceScores]) -> None:
+    set_tables(samples, "math", "nonmath", usable_ratios(model)[-8:])
 
 
 def stored_bytes(model: PreTrainedModel, lengths: Sequence[int]) -> dict[str, int]:
@@ -220,11 +250,13 @@ def stored_bytes(model: PreTrainedModel, lengths: Sequence[int]) -> dict[str, in
 def peak_memory(
     shape: str, lengths: Sequence[int], *, batch_size: int, device: str, dtype: str
 ) -> dict[str, int]:
-    """Peak memory in bytes of forward, localisation and as_published, each in its own process.
+    """Peak memory in bytes of the works that are timed, each in its own process.
+
+    The work "none" is the model alone.
 
     On a CPU the operating system's peak of the process is read, which needs Linux.
     """
-    works = ("forward", "localisation", "as_published")
+    works = ("none", "forward", "localisation", "as_published", "tables")
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         model = {"shape": shape, "device": device, "dtype": dtype}
         jobs = {w: pool.submit(_peak, w, model, list(lengths), batch_size) for w in works}
@@ -235,10 +267,13 @@ def _peak(work: str, about: dict[str, str], lengths: list[int], batch_size: int)
     model = random_llama(**about)
     size = 1 if work == "as_published" else batch_size
     batches = random_batches(lengths, batch_size=size, vocabulary=model.config.vocab_size)
+    samples = _samples(model, lengths) if work == "tables" else {}
     _forget_peak(model.device)
     if work == "forward":
         bare_forward(model, batches)
-    else:
+    elif work == "tables":
+        _tables(model, samples)
+    elif work != "none":
         accumulation = {"localisation": "float32", "as_published": "as-published"}[work]
         collect_scores(model, batches, accumulation=accumulation)
     if model.device.type == "cuda":
@@ -299,18 +334,31 @@ def report(
     }
     if sweep_lengths:
         rows |= _sweep_rows(model, times, len(lengths), sweep_lengths, batch_size)
-    top_k = selection_cost(model, lengths[:1]).seconds
-    rows["top-K at all keep ratios"] = {"value": float(top_k.median()), "n": 2, "unit": "s"}
+    selection = selection_cost(model, lengths).groupby("work").seconds.median()
+    rows["top-K at all keep ratios"] = {"value": selection["top_k"], "n": 2, "unit": "s"}
+    per_prompt = times.groupby("work").seconds.median()["forward"] / len(lengths)
+    rows[SELECTION[0]] = {
+        "value": selection["tables"] / (400 * per_prompt),
+        "n": 2,
+        "aim": 0.1,
+        "direction": "at most",
+    }
     stored = stored_bytes(model, lengths)
     rows["stored per calibration, published / ours"] = {
         "value": stored["matrices"] / stored["norms"]
     }
     rows["stored per calibration"] = {"value": stored["norms"], "unit": "bytes"}
+    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     del model
     memory = peak_memory(shape, lengths, batch_size=batch_size, device=device, dtype=dtype)
     for work in ("localisation", "as_published"):
         extra = memory[work] - memory["forward"]
         rows[f"extra memory, {work}"] = {"value": extra, "unit": "bytes"}
+    rows[SELECTION[1]] = {
+        "value": 1 + (memory["tables"] - memory["none"]) / size,
+        "aim": 1.3,
+        "direction": "at most",
+    }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("quantity").reset_index()
     about = {"shape": shape, "device": device, "dtype": dtype, "prompts": len(lengths)}
     blank = {"unit": "ratio", "direction": "", "n": 1}
@@ -463,6 +511,8 @@ class Costs(NamedTuple):
     """Result of `pipeline_cost`, measured now."""
     larger: pd.DataFrame
     """Larger shapes: measured now if `shapes` names some, else shipped."""
+    selection: pd.DataFrame
+    """The same of `SELECTION` only, in float32 where shipped."""
     measured_on: str
     """The machine of the larger shapes."""
     run: RunInfo
@@ -484,6 +534,9 @@ def rows(given: Mapping[str, Any]) -> Costs:
     few = lengths[: given["sweep_prompts"]]
     measured = [report(s, lengths, sweep_lengths=few, **options) for s in given["shapes"]]
     if measured:
-        return Costs(tiny, asked, pd.concat(measured), run.hardware, run)
-    larger, manifest = read_evidence("localisation_cost")
-    return Costs(tiny, asked, larger, manifest["run"]["hardware"], run)
+        larger, hardware = pd.concat(measured), run.hardware
+        selection = larger[larger.quantity.isin(SELECTION)]
+    else:
+        larger, manifest = read_evidence("localisation_cost")
+        selection, hardware = read_evidence("selection_cost")[0], manifest["run"]["hardware"]
+    return Costs(tiny, asked, larger, selection, hardware, run)

@@ -52,7 +52,9 @@ def test_a_report_has_every_quantity_the_book_names(monkeypatch):
     monkeypatch.setattr("mmlib.study.benchmark.KEEP_RATIOS", KEEP_RATIOS[-2:])
     monkeypatch.setattr(
         "mmlib.study.benchmark.peak_memory",
-        lambda *_, **__: dict.fromkeys(("forward", "localisation", "as_published"), 1),
+        lambda *_, **__: dict.fromkeys(
+            ("none", "forward", "localisation", "as_published", "tables"), 1
+        ),
     )
     table = report("1M", [5, 3], sweep_lengths=[4], batch_size=2, repeats=1).set_index("quantity")
     assert set(table.unit) == {"ratio", "s", "bytes"}
@@ -60,6 +62,8 @@ def test_a_report_has_every_quantity_the_book_names(monkeypatch):
     assert table.aim.dropna().to_dict() == {
         "localisation / forward pass": 1.2,
         "sweep, published / ours (500 prompts, projected)": 20,
+        "selection and tables / forward pass of 400 prompts": 0.1,
+        "peak memory of selection and tables / model": 1.3,
     }
 
 
