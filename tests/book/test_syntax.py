@@ -8,7 +8,7 @@ import pytest
 from mmlib.book import syntax
 from mmlib.book.syntax import code_hashes, digest, shape
 from mmlib.claims import ledger  # noqa: F401 (it records)
-from mmlib.claims.rules import CLAIMS
+from mmlib.claims.ledger import CLAIMS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = {

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from common import ROOT
 
-from mmlib.claims.rules import CLAIMS
+from mmlib.claims.ledger import CLAIMS
 
 
 @pytest.mark.notebook
