@@ -170,6 +170,15 @@ def _module(text: str) -> tuple[str, list[str]]:
     return digest(shape(tree)), list(imported_modules(tree))
 
 
+def _records(folder: Path) -> dict[str, str]:
+    """Hashes of the YAML files that modules of a room read: in its folder, and in data folders."""
+    inside = [
+        path for path in folder.glob("*/*.yaml") if not (path.parent / "__init__.py").exists()
+    ]
+    paths = sorted([*folder.glob("*.yaml"), *inside])
+    return {f"{p.parent.name}/{p.name}": digest(p.read_text(encoding="utf-8")) for p in paths}
+
+
 def code_hashes(root: Path, tree: ast.Module) -> dict[str, str]:
     """Hash what the code of a chapter needs of `mmlib`, directly or through another module.
 
@@ -193,10 +202,11 @@ def code_hashes(root: Path, tree: ast.Module) -> dict[str, str]:
         module = queue.pop()
         path = root / "mmlib" / f"{module.replace('.', '/')}.py"
         if module not in found and path.exists():
-            found[module], imported = _module(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            found[module], imported = _module(text)
             queue.extend(imported)
-            if (records := path.with_suffix(".yaml")).exists():  # what the module reads
-                found[f"{module}.yaml"] = digest(records.read_text(encoding="utf-8"))
+            if "import yaml" in text:
+                found |= _records(path.parent)
     for (part, name), (statements, _) in reached.items():
         if part not in found:
             found[f"{part}.{name}"] = digest(sorted(digest(shape(s)) for s in statements))

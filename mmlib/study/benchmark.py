@@ -257,7 +257,9 @@ def peak_memory(
     On a CPU the operating system's peak of the process is read, which needs Linux.
     """
     works = ("none", "forward", "localisation", "as_published", "tables")
-    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+    context = get_context("forkserver")  # its process imports this module once, for all works
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
         model = {"shape": shape, "device": device, "dtype": dtype}
         jobs = {w: pool.submit(_peak, w, model, list(lengths), batch_size) for w in works}
         return {work: job.result() for work, job in jobs.items()}

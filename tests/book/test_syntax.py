@@ -155,13 +155,19 @@ def test_annotations_of_functions_change_nothing(old, new, same):
     assert (before == after) is same
 
 
-def test_records_beside_a_module_count_with_it(tmp_path):
-    (tmp_path / "mmlib").mkdir()
-    (tmp_path / "mmlib" / "tongues.py").write_text("x = 1\n")
-    records = tmp_path / "mmlib" / "tongues.yaml"
-    hashed = []
-    for text in ("en: 1\n", "en: 2\n"):
-        records.write_text(text)
-        hashed.append(code_hashes(tmp_path, ast.parse("import mmlib.tongues")))
-    assert hashed[0]["tongues"] == hashed[1]["tongues"]
-    assert hashed[0]["tongues.yaml"] != hashed[1]["tongues.yaml"]
+def test_records_that_a_module_reads_count_with_it(tmp_path):
+    room = tmp_path / "mmlib" / "speech"
+    for folder in (room / "forms", room / "organs"):
+        folder.mkdir(parents=True)
+    (room / "organs" / "__init__.py").touch()  # a room of its own
+    (room / "tongues.py").write_text("import yaml\n")
+    (room / "teeth.py").write_text("x = 1\n")
+
+    def hashes(module):
+        return code_hashes(tmp_path, ast.parse(f"import mmlib.speech.{module}"))
+
+    for name in ("tongues.yaml", "forms/short.yaml", "organs/lips.yaml"):
+        before = hashes("tongues"), hashes("teeth")
+        (room / name).write_text("en: 1\n")
+        assert (hashes("tongues") != before[0]) is ("organs" not in name)
+        assert hashes("teeth") == before[1]
