@@ -45,12 +45,6 @@ LANGUAGES = ("en", "de", "fr", "hi")
 KEEP_RATIOS = (1e-6, 1e-5, 1e-4, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15)
 """The published grid."""
 
-SELECTION = (
-    "selection and tables / forward pass of 400 prompts",
-    "peak memory of selection and tables / model",
-)
-"""Quantities of `report` that tell what follows the forward passes."""
-
 
 def random_llama(shape: str, *, device: str = "cpu", dtype: str = "bfloat16") -> PreTrainedModel:
     """A Llama of one of `SHAPES` with random weights.
@@ -205,21 +199,16 @@ def _published_top(scores: torch.Tensor, ratio: float) -> torch.Tensor:
 
 
 def selection_cost(model: PreTrainedModel, lengths: Sequence[int]) -> pd.DataFrame:
-    """Time the top-K sets of the whole model at all keep ratios of the published grid.
-
-    Returns:
-        Rows of `interleaved` for top_k, and for tables: sizes and overlaps of four languages (six
-        pairs) at the eight largest keep ratios, from eight samples of one prompt each.
-    """
-    samples = _samples(model, lengths)
-    scores, ratios = next(iter(samples.values())), usable_ratios(model)
+    """Time the top-K sets of the whole model at all keep ratios of the published grid."""
+    batches = random_batches(lengths, batch_size=len(lengths), vocabulary=model.config.vocab_size)
+    scores = collect_norms(model, batches).scores(model)
+    ratios = usable_ratios(model)
 
     def select() -> None:
         for name in scores.weights:
             scores.top_of(name, ratios)
 
-    works = {"top_k": select, "tables": lambda: _tables(model, samples)}
-    return interleaved(works, model.device, repeats=2)
+    return interleaved({"top_k": select}, model.device, repeats=2)
 
 
 def _samples(model: PreTrainedModel, lengths: Sequence[int]) -> dict[Key, ImportanceScores]:
@@ -248,15 +237,20 @@ def stored_bytes(model: PreTrainedModel, lengths: Sequence[int]) -> dict[str, in
 
 
 def peak_memory(
-    shape: str, lengths: Sequence[int], *, batch_size: int, device: str, dtype: str
+    works: Sequence[str],
+    shape: str,
+    lengths: Sequence[int],
+    *,
+    batch_size: int,
+    device: str,
+    dtype: str,
 ) -> dict[str, int]:
-    """Peak memory in bytes of the works that are timed, each in its own process.
+    """Peak memory in bytes of some works, each in its own process.
 
-    The work "none" is the model alone.
+    Works are none (the model alone), forward, localisation, as_published and tables.
 
     On a CPU the operating system's peak of the process is read, which needs Linux.
     """
-    works = ("none", "forward", "localisation", "as_published", "tables")
     context = get_context("forkserver")  # its process imports this module once, for all works
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
@@ -336,36 +330,76 @@ def report(
     }
     if sweep_lengths:
         rows |= _sweep_rows(model, times, len(lengths), sweep_lengths, batch_size)
-    selection = selection_cost(model, lengths).groupby("work").seconds.median()
-    rows["top-K at all keep ratios"] = {"value": selection["top_k"], "n": 2, "unit": "s"}
-    per_prompt = times.groupby("work").seconds.median()["forward"] / len(lengths)
-    rows[SELECTION[0]] = {
-        "value": selection["tables"] / (400 * per_prompt),
-        "n": 2,
-        "aim": 0.1,
-        "direction": "at most",
-    }
+    top_k = selection_cost(model, lengths[:1]).seconds
+    rows["top-K at all keep ratios"] = {"value": float(top_k.median()), "n": 2, "unit": "s"}
     stored = stored_bytes(model, lengths)
     rows["stored per calibration, published / ours"] = {
         "value": stored["matrices"] / stored["norms"]
     }
     rows["stored per calibration"] = {"value": stored["norms"], "unit": "bytes"}
-    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     del model
-    memory = peak_memory(shape, lengths, batch_size=batch_size, device=device, dtype=dtype)
+    works = ("forward", "localisation", "as_published")
+    where = {"device": device, "dtype": dtype}
+    memory = peak_memory(works, shape, lengths, batch_size=batch_size, **where)
     for work in ("localisation", "as_published"):
         extra = memory[work] - memory["forward"]
         rows[f"extra memory, {work}"] = {"value": extra, "unit": "bytes"}
-    rows[SELECTION[1]] = {
-        "value": 1 + (memory["tables"] - memory["none"]) / size,
-        "aim": 1.3,
-        "direction": "at most",
+    return _told(rows, shape, lengths, **where)
+
+
+def selection_report(
+    shape: str,
+    lengths: Sequence[int],
+    *,
+    batch_size: int,
+    repeats: int,
+    device: str = "cpu",
+    dtype: str = "bfloat16",
+) -> pd.DataFrame:
+    """Measure what follows the forward passes: sets at eight keep ratios, and all their tables.
+
+    Sizes and overlaps of four languages (six pairs), from eight samples of one prompt each; the
+    forward passes over 400 prompts are taken at the measured time of one.
+
+    Args:
+        shape: As in `report`, as all others.
+        lengths: See there.
+        batch_size: See there.
+        repeats: See there.
+        device: See there.
+        dtype: See there.
+
+    Returns:
+        As in `report`.
+    """
+    model = random_llama(shape, device=device, dtype=dtype)
+    samples = _samples(model, lengths)
+    prompts = random_batches(lengths, batch_size=batch_size, vocabulary=model.config.vocab_size)
+    works = {
+        "forward": lambda: bare_forward(model, prompts),
+        "tables": lambda: _tables(model, samples),
     }
+    times = interleaved(works, model.device, repeats=repeats)
+    ratio = paired_ratio(times, "tables", "forward")
+    share = {name: ratio[name] * len(lengths) / 400 for name in ("value", "low", "high")}
+    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    where = {"device": device, "dtype": dtype}
+    memory = peak_memory(("none", "tables"), shape, lengths, batch_size=batch_size, **where)
+    peak = 1 + (memory["tables"] - memory["none"]) / size
+    rows = {
+        "selection and tables / forward pass of 400 prompts": ratio | share | {"aim": 0.1},
+        "peak memory of selection and tables / model": {"value": peak, "aim": 1.3},
+    }
+    rows = {quantity: row | {"direction": "at most"} for quantity, row in rows.items()}
+    return _told(rows, shape, lengths, **where)
+
+
+def _told(rows: Mapping[str, dict], shape: str, lengths: Sequence[int], **where: str):
+    """One row per quantity, see `report`."""
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("quantity").reset_index()
-    about = {"shape": shape, "device": device, "dtype": dtype, "prompts": len(lengths)}
     blank = {"unit": "ratio", "direction": "", "n": 1}
     table = table.reindex(columns=["quantity", *ROW]).fillna(blank).astype({"n": int})
-    return table.assign(**about, tokens=sum(lengths))
+    return table.assign(shape=shape, **where, prompts=len(lengths), tokens=sum(lengths))
 
 
 ROW = ("value", "low", "high", "n", "unit", "aim", "direction")
@@ -514,7 +548,7 @@ class Costs(NamedTuple):
     larger: pd.DataFrame
     """Larger shapes: measured now if `shapes` names some, else shipped."""
     selection: pd.DataFrame
-    """The same of `SELECTION` only, in float32 where shipped."""
+    """Result of `selection_report`: measured now if `selection_shapes` names some, else shipped."""
     measured_on: str
     """The machine of the larger shapes."""
     run: RunInfo
@@ -535,10 +569,11 @@ def rows(given: Mapping[str, Any]) -> Costs:
     asked = asked.assign(shape="organism", **where, prompts=items)
     few = lengths[: given["sweep_prompts"]]
     measured = [report(s, lengths, sweep_lengths=few, **options) for s in given["shapes"]]
+    selected = [selection_report(s, lengths, **options) for s in given["selection_shapes"]]
     if measured:
         larger, hardware = pd.concat(measured), run.hardware
-        selection = larger[larger.quantity.isin(SELECTION)]
     else:
         larger, manifest = read_evidence("localisation_cost")
-        selection, hardware = read_evidence("selection_cost")[0], manifest["run"]["hardware"]
+        hardware = manifest["run"]["hardware"]
+    selection = pd.concat(selected) if selected else read_evidence("selection_cost")[0]
     return Costs(tiny, asked, larger, selection, hardware, run)

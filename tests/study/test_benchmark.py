@@ -11,6 +11,7 @@ from mmlib.study.benchmark import (
     random_batches,
     random_llama,
     report,
+    selection_report,
     some_weights,
     stored_bytes,
 )
@@ -52,9 +53,7 @@ def test_a_report_has_every_quantity_the_book_names(monkeypatch):
     monkeypatch.setattr("mmlib.study.benchmark.KEEP_RATIOS", KEEP_RATIOS[-2:])
     monkeypatch.setattr(
         "mmlib.study.benchmark.peak_memory",
-        lambda *_, **__: dict.fromkeys(
-            ("none", "forward", "localisation", "as_published", "tables"), 1
-        ),
+        lambda works, *_, **__: dict.fromkeys(works, 1),
     )
     table = report("1M", [5, 3], sweep_lengths=[4], batch_size=2, repeats=1).set_index("quantity")
     assert set(table.unit) == {"ratio", "s", "bytes"}
@@ -62,9 +61,20 @@ def test_a_report_has_every_quantity_the_book_names(monkeypatch):
     assert table.aim.dropna().to_dict() == {
         "localisation / forward pass": 1.2,
         "sweep, published / ours (500 prompts, projected)": 20,
-        "selection and tables / forward pass of 400 prompts": 0.1,
-        "peak memory of selection and tables / model": 1.3,
     }
+
+
+def test_selection_is_told_as_a_share_of_400_prompts(monkeypatch):
+    seconds = iter([2.0, 3.0, 2.0, 5.0])  # forward and tables in turn
+    monkeypatch.setattr("mmlib.study.benchmark.seconds", lambda *_: next(seconds))
+    monkeypatch.setattr(
+        "mmlib.study.benchmark.peak_memory", lambda *_, **__: {"none": 10, "tables": 10}
+    )
+    table = selection_report("1M", [5, 3], batch_size=2, repeats=2).set_index("quantity")
+    share, peak = table.value
+    assert share == pytest.approx((1.5 + 2.5) / 2 * 2 / 400)
+    assert peak == 1
+    assert table.aim.to_list() == [0.1, 1.3]
 
 
 def test_unknown_shape_is_refused():
