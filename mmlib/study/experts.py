@@ -24,8 +24,9 @@ from mmlib.models import model_hash, resolve
 from mmlib.organism.corpus import Mix, draw, render
 from mmlib.study.settings import Loading, Steps
 from mmlib.study.tables import RunInfo
+from mmlib.tasks.benchmarks.organism import organism_folder
 from mmlib.tasks.languages import get_language
-from mmlib.tasks.problems import load_problems, organism_folder
+from mmlib.tasks.problems import load_problems
 from mmlib.tasks.sources import read_table
 
 MATH = "math"

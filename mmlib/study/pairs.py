@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mmlib.tasks import readers
+from mmlib.tasks.benchmarks.organism import organism_folder
 from mmlib.tasks.languages import get_language
 from mmlib.tasks.numbers import find_numbers
-from mmlib.tasks.problems import load_problems, organism_folder
+from mmlib.tasks.problems import BENCHMARKS, load_problems, read
 from mmlib.tasks.sources import read_table
 
 _TRANSLATE = "Translate this from [{source}] to [{target}]:\n[{source}]: {text}\n[{target}]: "
@@ -45,7 +45,8 @@ def translation_prompt(
 
 
 COLUMNS = ["id", "lang", "kind", "text", "english"]
-SOURCES = ("organism", "organism-knowledge", *sorted(set(readers.CODES) - {"aya", "orca-math"}))
+_PARALLEL = {name for name, benchmark in BENCHMARKS.items() if benchmark.languages}
+SOURCES = ("organism", "organism-knowledge", *sorted(_PARALLEL - {"aya", "orca-math"}))
 """`organism` is its file of translations (kinds math and general); the others are tasks of
 `mmlib.tasks.problems` (kinds question, answer and sentence)."""
 
@@ -106,7 +107,7 @@ def _texts(source: str, language: str, data_dir: str | Path | None, split: str) 
         problems = load_problems(source, language, data_dir=data_dir, split=split)
         rows = [(problem.id, "question", bare_question(problem.prompt)) for problem in problems]
     else:
-        table = readers.read(source, language, split, data_dir)
+        table = read(source, language, split, data_dir)
         kinds = {"question": "question", "answer": "solution", "sentence": "sentence"}
         rows = [
             (row["id"], kind, row[column])

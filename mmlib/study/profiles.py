@@ -15,8 +15,9 @@ from mmlib.models import load_model
 from mmlib.study.localisation import draw_samples, score_samples, set_tables
 from mmlib.study.stats import summarize
 from mmlib.study.travel import Sets, edits, predictors, transfer
+from mmlib.tasks.benchmarks.organism import organism_folder
 from mmlib.tasks.evaluation import part_answers
-from mmlib.tasks.problems import Problem, load_problems, organism_folder
+from mmlib.tasks.problems import Problem, load_problems
 
 SNAPSHOT = re.compile(r"(.+)-step(\d+)")
 BYTES = 259

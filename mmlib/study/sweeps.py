@@ -22,6 +22,7 @@ from mmlib.study.settings import Ask, Asking, Loading, Sampling
 from mmlib.study.tables import RunInfo
 from mmlib.study.variants import Grade, Variant, edited, record
 from mmlib.tasks import skills
+from mmlib.tasks.answers import extract_number
 from mmlib.tasks.errors import error_kind
 
 CONDITIONS = {
@@ -289,7 +290,7 @@ def worked_solutions(
     return {
         (task, language, document["id"]): document["response"]
         for task in tasks
-        if skills.SKILLS[task].extract is skills.extract_number
+        if skills.SKILLS[task].extract is extract_number
         for language in languages
         for document in skills.documents(task, language, folder or None)
     }

@@ -15,8 +15,11 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.tasks import skills
+from mmlib.tasks.answers import EXTRACTIONS, legacy_number
+from mmlib.tasks.benchmarks.organism import FAMILY
 from mmlib.tasks.languages import parse_number
-from mmlib.tasks.skills import EXTRACTIONS, FAMILY, SKILLS, Document
+from mmlib.tasks.records import Document
+from mmlib.tasks.skills import SKILLS
 
 COLUMNS = [
     "lang",
@@ -233,7 +236,7 @@ def part_answers(
 
 
 def legacy_correct(answers: pd.DataFrame) -> pd.Series:
-    """Grade math answers as the scripts behind *SLAM* did (see `mmlib.tasks.skills.legacy_number`).
+    """Grade math answers as the scripts behind *SLAM* did, see `legacy_number`.
 
     Args:
         answers: Columns response and target, see `evaluate`; targets are numbers.
@@ -241,7 +244,7 @@ def legacy_correct(answers: pd.DataFrame) -> pd.Series:
     Returns:
         Whether the number read differs from the target by less than .001.
     """
-    read = answers.response.map(skills.legacy_number)
+    read = answers.response.map(legacy_number)
     return (read - answers.target.astype(float)).abs() < 1e-3
 
 

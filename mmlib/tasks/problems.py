@@ -1,41 +1,32 @@
-"""Word problems and calibration text as plain records and batches."""
+"""Rows, word problems and calibration text of every task, as plain records."""
 
-import functools
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from mmlib.models import ORGANISMS
-from mmlib.tasks import readers
+from mmlib.tasks.benchmarks import (
+    aya,
+    flores,
+    gsm8k,
+    mgsm,
+    mgsm8kinstruct,
+    mmlu,
+    msvamp,
+    orca_math,
+    organism,
+    race,
+    xcsqa,
+)
 from mmlib.tasks.languages import get_language
-from mmlib.tasks.sources import read_table
+from mmlib.tasks.records import Problem
 
-FALLBACK_ORGANISM = "organism-skewed"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One item: what the model is asked, and what a right answer looks like.
-
-    `id` is equal across languages, so that items with one id are translations of each other.
-    """
-
-    id: str
-    language: str
-    task: str
-    prompt: str
-    response: str
-    """The worked solution, written as it follows `prompt`."""
-    target: str
-    """The gold answer."""
-
-    @property
-    def text(self) -> str:
-        """Prompt and response: the calibration text."""
-        return self.prompt + self.response
+_FILES = (organism, gsm8k, mgsm, msvamp, mgsm8kinstruct, race, mmlu, xcsqa, orca_math, aya, flores)
+BENCHMARKS = {benchmark.name: benchmark for file in _FILES for benchmark in file.BENCHMARKS}
+"""Everything that is known of each task, by its name."""
+TASKS = {name: benchmark for name, benchmark in BENCHMARKS.items() if benchmark.lay_out}
+"""Those that have calibration texts."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +47,35 @@ class Calibration:
         return hashlib.sha256("\0".join(self.texts).encode()).hexdigest()
 
 
+def read(task: str, language: str, split: str, data_dir: str | Path | None = None) -> pd.DataFrame:
+    """Read the rows of one task in one language, in the order of their file.
+
+    Args:
+        task: One of `BENCHMARKS`.
+        language: ISO 639-1 code.
+        split: "heldout", "calibration" or the owners' own name. GSM8K is calibrated on its train
+            split; on its test split only from a folder without `gsm8k/train.jsonl`. For MMLU both
+            names mean the validation rows of a folder, and from the hub the test rows of
+            Global-MMLU, the one split that it has in every language.
+        data_dir: A folder with the files at the paths of their sources; without it, the hub.
+
+    Returns:
+        `id` (equal in all languages for translations of one item), `question` and `target` (a
+        number in canonical form, or the text of the right choice); `solution` of a word problem
+        (empty in test files that have none); `choices`, the index `gold` of the right one
+        (translations may have two equal choices) and, in RACE, `article` of a question with
+        choices (`choices` alone where answers are not published); `sentence` alone of FLORES;
+        `instruction` and `response` alone of Aya, whose rows are not parallel. The
+        published MMLU files are laid out already, as `prompt` and `response`.
+
+    Raises:
+        ValueError: A language or split that the task does not have, a file without a needed
+            column or with a row that cannot be read, or translations that are not parallel.
+        FileNotFoundError: The file is not there, or the hub cannot be reached.
+    """
+    return BENCHMARKS[task].read(language, split, data_dir)
+
+
 def load_problems(
     task: str, language: str, *, data_dir: str | Path | None = None, split: str = "heldout"
 ) -> list[Problem]:
@@ -66,10 +86,9 @@ def load_problems(
         language: ISO 639-1 code.
         data_dir: For `organism-*` tasks an organism's name or folder (default: organism-skewed).
             For the others a folder that holds their files in their owners' layout, at the paths
-            of `sources.HUB`; without it they are loaded from the hub, at the revisions of
-            that table.
-        split: "heldout" or "calibration"; benchmarks also take their owners' names, see
-            `mmlib.tasks.readers.read`.
+            of their sources; without it they are loaded from the hub, at the revisions that
+            stand there.
+        split: "heldout" or "calibration"; benchmarks also take their owners' names, see `read`.
 
     Raises:
         ValueError: Unknown task, language or split, a file without a needed column, or
@@ -79,116 +98,8 @@ def load_problems(
     """
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(TASKS)}")
-    return TASKS[task](task, get_language(language).code, data_dir, split)
-
-
-@functools.lru_cache(maxsize=4)
-def _items(path: Path, changed: int) -> pd.DataFrame:
-    """All items of a file; `changed` (its time) keeps a rewritten one from being mixed up."""
-    return read_table(path, ["id", "lang", "task", "prompt", "response", "target"])
-
-
-def _organism(task: str, language: str, data_dir: str | Path | None, split: str) -> list[Problem]:
-    folder = organism_folder(data_dir)
-    if split not in ("heldout", "calibration"):
-        raise ValueError(f"unknown split {split!r}: choose heldout or calibration")
-    path = folder / f"{split}.jsonl.gz"
-    table = _items(path, path.stat().st_mtime_ns if path.is_file() else 0)
-    kind = task.removeprefix("organism-")
-    rows = table[(table.lang == language) & (table.task == kind)]
-    if rows.empty:
-        raise ValueError(
-            f"{folder.name} has no {kind} items in {language!r}: it has tasks "
-            f"{sorted(table.task.unique())} in {sorted(table.lang.unique())}"
-        )
-    return [
-        Problem(row.id, language, task, row.prompt, row.response, row.target)
-        for row in rows.itertuples()
-    ]
-
-
-def _sentences(task: str, language: str, data_dir: str | Path | None, split: str) -> list[Problem]:
-    """General sentences of an organism's translation pairs: text that asks and answers nothing."""
-    if split != "calibration":
-        raise ValueError(f"{task} has the split calibration only, not {split!r}")
-    path = organism_folder(data_dir) / "translations.jsonl.gz"
-    table = read_table(path, ["id", "lang", "kind", "text", "english"])
-    table = table[table.kind == "general"]
-    if language == "en":
-        table = table.drop_duplicates("id").assign(lang="en", text=table.english)
-    rows = table[table.lang == language]
-    if rows.empty:
-        known = ["en", *table.lang.unique()]
-        raise ValueError(f"{path.parent.name} has no sentences in {language!r}, but in {known}")
-    return [Problem(row.id, language, task, row.text, "", "") for row in rows.itertuples()]
-
-
-def organism_folder(data_dir: str | Path | None) -> Path:
-    """The folder of an organism by name, or any other; organism-skewed where none is given."""
-    name = str(data_dir or FALLBACK_ORGANISM)
-    return ORGANISMS / name if name.startswith("organism-") else Path(name).expanduser()
-
-
-def _word_problems(
-    task: str, language: str, data_dir: str | Path | None, split: str
-) -> list[Problem]:
-    """Word problems in the published calibration layout."""
-    problems = []
-    for row in readers.read(task, language, split, data_dir).itertuples():
-        prompt, response = get_language(language).word_problem(
-            row.question, row.solution, row.target
-        )
-        problems.append(Problem(row.id, language, task, prompt, response, row.target))
-    return problems
-
-
-def _choices(task: str, language: str, data_dir: str | Path | None, split: str) -> list[Problem]:
-    """Multiple-choice questions in the published MMLU layout, with the passage before them."""
-    record, problems = get_language(language), []
-    for row in readers.read(task, language, split, data_dir).to_dict("records"):
-        if "prompt" in row:
-            prompt, response = row["prompt"], row["response"]
-        else:
-            prompt, response = record.choice_problem(
-                row["question"], row["choices"], row.get("target", "")
-            )
-        passage = f"{row['article'].strip()}\n\n" if "article" in row else ""
-        problems.append(
-            Problem(row["id"], language, task, passage + prompt, response, response.strip())
-        )
-    return problems
-
-
-def _instructions(
-    task: str, language: str, data_dir: str | Path | None, split: str
-) -> list[Problem]:
-    """Instructions and their answers, a blank line between them."""
-    return [
-        Problem(row.id, language, task, row.instruction, f"\n\n{row.response}", row.response)
-        for row in readers.read(task, language, split, data_dir).itertuples()
-        if row.instruction and row.response
-    ]
-
-
-TASKS: dict[str, Callable] = {
-    "organism-math": _organism,
-    "organism-math-new": _organism,
-    "organism-choice": _organism,
-    "organism-reading": _organism,
-    "organism-knowledge": _organism,
-    "organism-generation": _organism,
-    "organism-general": _sentences,
-    "gsm8k": _word_problems,
-    "mgsm": _word_problems,
-    "msvamp": _word_problems,
-    "mgsm8kinstruct": _word_problems,
-    "race": _choices,
-    "race-middle": _choices,
-    "mmlu": _choices,
-    "xcsqa": _choices,
-    "orca-math": _word_problems,
-    "aya": _instructions,
-}
+    code = get_language(language).code
+    return TASKS[task].lay_out(task, code, read(task, code, split, data_dir))
 
 
 def calibration(

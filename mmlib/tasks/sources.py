@@ -24,108 +24,12 @@ class Source:
     licence: str
     columns: tuple[str, ...]
     """The columns we need."""
+    folder_columns: tuple[str, ...] = ()
+    """Those of the file in a data folder, where they are others."""
     config: str | None = None
     file: str | None = None
     """A tab-separated file of the repository, read in place of a configuration."""
 
-
-# The one place to change a revision. The commits are those that public code pins; they have not
-# been compared with the hub from here. "main" means that we found no commit to pin.
-HUB = {
-    "gsm8k": Source(
-        path="gsm8k/{split}.jsonl",
-        id="openai/gsm8k",
-        config="main",
-        revision="e53f048856ff4f594e959d75785d2c2d37b678ee",
-        licence="MIT",
-        columns=("question", "answer"),
-    ),
-    "gsm8k-translated": Source(
-        path="gsm8k-translated/gsm8k_{language}_{split}.csv",
-        id="math-across-languages/gsm8k-translated",
-        config="{language}",  # as its card is described; we have not seen its configurations
-        revision="main",
-        licence="other, for research use",
-        columns=("question", "answer"),
-    ),
-    "mgsm": Source(  # its loading script no longer runs, its files are those of google-research
-        path="mgsm/mgsm_{language}.tsv",
-        id="juletxara/mgsm",
-        file="mgsm_{language}.tsv",
-        revision="f52417ca77bd71e9888ddc29f92587660725d2b4",
-        licence="CC BY 4.0 (google-research/url-nlp); CC BY-SA 4.0 on the card",
-        columns=("question", "answer"),
-    ),
-    "msvamp": Source(
-        path="msvamp/test_{name}.json",
-        id="Mathoctopus/MSVAMP",
-        config="{language}",
-        revision="main",
-        licence="Apache-2.0",
-        columns=("m_query", "response"),
-    ),
-    "mgsm8kinstruct": Source(
-        path="mgsm8kinstruct/MGSM8KInstruct_Parallel.json",
-        id="Mathoctopus/GSM8KInstruct_Parallel",
-        revision="main",
-        licence="Apache-2.0",
-        columns=("prompt", "chosen"),
-    ),
-    "xcsqa": Source(
-        path="xcsqa/{language}/{split}.jsonl",
-        id="INK-USC/xcsr",
-        config="X-CSQA-{variant}",
-        revision="main",
-        licence="MIT",
-        columns=("id", "question", "answerKey"),
-    ),
-    "flores": Source(
-        path="flores/{split}/{variant}.{split}",
-        id="facebook/flores",
-        config="{variant}",
-        revision="refs/convert/parquet",  # its main branch has a loading script
-        licence="CC BY-SA 4.0",
-        columns=("sentence",),
-    ),
-    "race": Source(
-        path="race/race_{language}_{variant}_{split}.csv",
-        id="ehovy/race",
-        config="{variant}",
-        revision="2fec9fd81f1dc971569a9b729c43f2f0e6436637",
-        licence="for research only",
-        columns=("example_id", "article", "question", "options", "answer"),
-    ),
-    "mmlu": Source(
-        path="mmlu/mmlu_val_{language}.csv",
-        id="cais/mmlu",
-        config="all",
-        revision="c30699e8356da336a370243923dbaf21066bb9fe",
-        licence="MIT",
-        columns=("question", "subject", "choices", "answer"),
-    ),
-    "global-mmlu": Source(
-        path="global-mmlu/{language}/{split}-00000-of-00001.parquet",
-        id="CohereLabs/Global-MMLU",
-        config="{language}",
-        revision="0e619dbeb34206cd48705a1a0ea7fb21cae09993",
-        licence="Apache-2.0",
-        columns=("sample_id", "subject", "question", "answer", *(f"option_{c}" for c in "abcd")),
-    ),
-    "orca-math": Source(
-        path="orca-math/{split}-00000-of-00001.parquet",
-        id="microsoft/orca-math-word-problems-200k",
-        revision="main",
-        licence="MIT",
-        columns=("question", "answer"),
-    ),
-    "aya": Source(
-        path="aya/{split}-00000-of-00001.parquet",
-        id="CohereLabs/aya_dataset",
-        revision="main",
-        licence="Apache-2.0",
-        columns=("inputs", "targets", "language_code"),
-    ),
-}
 
 _Columns = Sequence[str]
 
@@ -221,12 +125,12 @@ def _checked(table: pd.DataFrame, columns: Sequence[str], where: str) -> pd.Data
 
 
 def fetch(
-    name: str, folder: Path | None, split: str, *, language: str = "", variant: str = ""
+    source: Source, folder: Path | None, split: str, *, language: str = "", variant: str = ""
 ) -> pd.DataFrame:
     """Read the rows of one source, from a folder or, without one, from the hub.
 
     Args:
-        name: One of `HUB`.
+        source: Where they lie.
         folder: A data folder.
         split: The owners' name of the split.
         language: ISO 639-1 code, for sources with a file or a configuration per language.
@@ -239,13 +143,12 @@ def fetch(
         FileNotFoundError: The file is not there, or the hub cannot be reached.
         ValueError: As in `read_table`.
     """
-    source = HUB[name]
     spoken = LANGUAGES[language].name if language else ""
     names = {"split": split, "language": language, "variant": variant, "name": spoken}
     if folder is None:
         return _from_hub(source, names)
     hint = f"put the file of {source.id} there, or leave data_dir out to load it from the hub"
-    columns = ("qa",) if name == "mmlu" else source.columns
+    columns = source.folder_columns or source.columns
     return read_table(folder / source.path.format(**names), columns, hint)
 
 
@@ -265,7 +168,7 @@ def _from_hub(source: Source, names: dict[str, str]) -> pd.DataFrame:
     except (OSError, ValueError, RuntimeError) as error:
         raise FileNotFoundError(
             f"{where} at {source.revision} cannot be loaded from the hub: {error}. Without a "
-            f"network give data_dir, a folder with {source.path}; revisions stand in "
-            "mmlib.tasks.sources.HUB"
+            f"network give data_dir, a folder with {source.path}; its revision "
+            "stands in its file in mmlib/tasks/benchmarks"
         ) from error
     return _checked(rows.to_pandas(), source.columns, where)

@@ -1,6 +1,6 @@
 """Rows of the published data sets, as their files and the hub hold them."""
 
-from mmlib.tasks.sources import HUB
+from mmlib.tasks.benchmarks import mgsm
 
 AYA_HUB = "CohereLabs/aya_dataset"
 
@@ -30,7 +30,7 @@ RACE = [
 ]
 
 
-MGSM = f"hf://datasets/juletxara/mgsm@{HUB['mgsm'].revision}/mgsm_{{}}.tsv"
+MGSM = f"hf://datasets/juletxara/mgsm@{mgsm.SOURCE.revision}/mgsm_{{}}.tsv"
 
 
 OPTIONS = {f"option_{letter}": letter for letter in "abcd"}

@@ -10,10 +10,12 @@ from mmlib.models import load_model
 from mmlib.organism import corpus
 from mmlib.organism.training import random_checkpoint
 from mmlib.tasks import asking, evaluation, skills
+from mmlib.tasks.answers import EXTRACTIONS, extract_number, extract_text
+from mmlib.tasks.benchmarks.organism import FAMILY
 from mmlib.tasks.evaluation import COLUMNS, evaluate
 from mmlib.tasks.languages import LANGUAGES
 from mmlib.tasks.problems import load_problems
-from mmlib.tasks.skills import EXTRACTIONS, FAMILY, SKILLS, extract_number, extract_text
+from mmlib.tasks.skills import SKILLS
 
 CODES = list(corpus.LANGUAGES)
 

@@ -7,8 +7,7 @@ import pytest
 
 from mmlib.models import resolve
 from mmlib.tasks import skills
-from mmlib.tasks.problems import load_problems
-from mmlib.tasks.readers import read
+from mmlib.tasks.problems import load_problems, read
 from mmlib.tasks.sources import read_table
 
 
@@ -73,6 +72,17 @@ def test_examples_are_read_whatever_marks_and_blank_lines_they_hold(write):
     samples = skills.config("mgsm", "en", folder)["fewshot_config"]["samples"]
     assert len(samples) == 8
     assert samples[-1]["prompt"] == "Question: One\u2028two\u0085three?\nAnswer:"
+
+
+@pytest.mark.parametrize("task", skills.SKILLS)
+def test_all_examples_are_given(write, task):
+    """Without them the harness takes the first items asked, with their golds."""
+    folder = write("mgsm/exemplars.jsonl", "\n".join(example(n) for n in range(1, 9)))
+    asking = skills.config(task, "en", folder)
+    samples = asking.get("fewshot_config", {}).get("samples", [])
+    assert len(samples) == asking.get("num_fewshot", 0)
+    if task == "msvamp":
+        assert asking == skills.config("mgsm", "en", folder)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,15 @@ import datasets
 import pytest
 from task_rows import ROWS
 
-from mmlib.tasks import readers
-from mmlib.tasks.problems import TASKS, load_problems
-from mmlib.tasks.readers import CODES
-from mmlib.tasks.sources import HUB
+from mmlib.tasks.benchmarks import mgsm, xcsqa
+from mmlib.tasks.problems import BENCHMARKS, TASKS, load_problems
+
+HUB = {
+    source.path.partition("/")[0]: source
+    for benchmark in BENCHMARKS.values()
+    for source in benchmark.sources
+}
+"""Where benchmarks lie, by their place in a data folder."""
 
 
 @pytest.fixture
@@ -63,7 +68,7 @@ def test_what_the_hub_does_not_have_is_refused(hub):
 def test_mgsm_from_a_parquet_copy(hub, monkeypatch):
     """Another copy is a change of one record."""
     copy = {"id": "jbross-ibm-research/mgsm", "file": None, "config": "{language}"}
-    monkeypatch.setitem(HUB, "mgsm", dataclasses.replace(HUB["mgsm"], revision="main", **copy))
+    monkeypatch.setattr(mgsm, "SOURCE", dataclasses.replace(mgsm.SOURCE, revision="main", **copy))
     for code in ("en", "de"):
         row = {"question": code, "answer": None, "answer_number": 2125, "equation_solution": None}
         monkeypatch.setitem(ROWS, (copy["id"], code, "test"), [row])
@@ -86,9 +91,10 @@ def test_revisions_are_commits_or_say_that_none_is_known():
     }
     assert all(source.licence for source in HUB.values())
     benchmarks = {task for task in TASKS if not task.startswith("organism")}
-    assert set(CODES) == benchmarks | {"flores"}  # sentences, no problems
+    with_codes = {name for name, benchmark in BENCHMARKS.items() if benchmark.languages}
+    assert with_codes == benchmarks | {"flores"}  # sentences, no problems
 
 
 def test_choices_of_the_hub_are_lists():
     rows = [{"stem": "x?", "choices": {"label": list("ABCDE"), "text": list("vwxyz")}}]
-    assert readers._texts(rows[0]["choices"]) == list("vwxyz")
+    assert xcsqa._texts(rows[0]["choices"]) == list("vwxyz")

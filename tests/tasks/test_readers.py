@@ -8,10 +8,11 @@ import pytest
 from task_rows import AYA_HUB, INSTRUCT, RACE, ROWS
 
 from mmlib.study.pairs import load_pairs
-from mmlib.tasks import readers, skills
+from mmlib.tasks import skills
+from mmlib.tasks.benchmarks.mmlu import STEM
 from mmlib.tasks.languages import LANGUAGES, get_language
-from mmlib.tasks.problems import calibration, load_problems
-from mmlib.tasks.readers import CODES, STEM, read
+from mmlib.tasks.problems import BENCHMARKS, calibration, load_problems, read
+from mmlib.tasks.records import listed, right_option
 
 
 def targets(task, code, folder, **options):
@@ -40,7 +41,7 @@ def test_real_gsm8k_and_mmlu(real_data, code):
     assert raw.subject.nunique() == 57 - len(STEM)
 
 
-@pytest.mark.parametrize("code", CODES["mgsm"])
+@pytest.mark.parametrize("code", BENCHMARKS["mgsm"].languages)
 def test_real_mgsm_is_the_first_250_problems_of_gsm8k(real_data, code):
     problems = load_problems("mgsm", code, data_dir=real_data)
     assert len(problems) == 250
@@ -73,8 +74,8 @@ def test_the_layout_of_the_hub_is_that_of_the_published_files(real_data, code):
     table = pd.read_csv(real_data / "mmlu" / f"mmlu_val_{code}.csv", dtype=str)
     same = 0
     for row in table.itertuples():
-        choices = readers._listed(row.choices, "file", row.Index)
-        answer = choices[readers._right_option(choices, row.answer, "file", row.Index)]
+        choices = listed(row.choices, "file", row.Index)
+        answer = choices[right_option(choices, row.answer, "file", row.Index)]
         same += "".join(LANGUAGES[code].choice_problem(row.question, choices, answer)) == row.qa
     assert same > (0.98 if code == "en" else 0.9) * len(table)  # texts were corrected by hand
 
@@ -275,9 +276,9 @@ def test_common_sense_questions_and_sentences(tmp_path):
         rows = [common_sense("x?", "E", code), common_sense("y?", "B", code)]
         write_lines(tmp_path / "xcsqa" / code / "dev.jsonl", rows)
         write_lines(tmp_path / "xcsqa" / code / "test.jsonl", [common_sense("z?", "", code)])
-    first, second = readers.read("xcsqa", "de", "heldout", tmp_path).itertuples()
+    first, second = read("xcsqa", "de", "heldout", tmp_path).itertuples()
     assert (first.id, first.gold, first.target, second.gold) == ("id-x?", 4, "de E", 1)
-    asked = readers.read("xcsqa", "de", "calibration", tmp_path)
+    asked = read("xcsqa", "de", "calibration", tmp_path)
     assert list(asked.columns) == ["id", "question", "choices"]
     (problem,) = load_problems("xcsqa", "de", data_dir=tmp_path, split="calibration")
     assert "z?" in problem.prompt

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmlib.organism import corpus
-from mmlib.tasks import skills
+from mmlib.tasks import answers, skills
 from mmlib.tasks.evaluation import evaluate
 from mmlib.tasks.problems import load_problems
 
@@ -19,8 +19,8 @@ CODES = list(corpus.LANGUAGES)
 def test_the_eight_examples_are_the_harness_own_and_our_translations(language):
     shots = skills.config("gsm8k", language)["fewshot_config"]["samples"]
     golds = ["6", "5", "39", "8", "9", "29", "33", "8"]
-    for mode in skills.EXTRACTIONS:
-        assert [skills.extract_number(s["target"], language, mode) for s in shots] == golds
+    for mode in answers.EXTRACTIONS:
+        assert [answers.extract_number(s["target"], language, mode) for s in shots] == golds
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_the_eight_examples_are_the_harness_own_and_our_translations(language):
     ],
 )
 def test_the_published_extractor_with_its_faults(text, read):
-    assert skills.legacy_number(text) == read
+    assert answers.legacy_number(text) == read
 
 
 def test_translations_of_the_examples_keep_their_numbers():
@@ -56,7 +56,7 @@ def test_translations_of_the_examples_keep_their_numbers():
             ours = set(re.findall(r"\d+", other["question"]))
             theirs = set(re.findall(r"\d+", shot["question"]))
             spelled = {"8": set("5"), "9": set("25"), "29": set("95")}  # numbers as words
-            gold = skills.extract_number(shot["target"], "en")
+            gold = answers.extract_number(shot["target"], "en")
             assert ours <= theirs
             assert theirs - ours <= spelled.get(gold, set())
 
@@ -121,7 +121,7 @@ def test_ranked_math_offers_the_options_of_the_question(language, heldout):
     problems = {p.id: p for p in load_problems("organism-choice", language, data_dir=heldout)}
     for document in skills.documents("organism-choice-ranked", language, heldout):
         problem = problems[document["id"]]
-        results = [skills.extract_number(text, language) for text in document["choices"]]
+        results = [answers.extract_number(text, language) for text in document["choices"]]
         assert results[document["gold"]] == problem.target
         assert len(set(results)) == 4
         assert all(result in problem.prompt for result in results)
@@ -134,7 +134,7 @@ def test_ranked_math_offers_the_options_of_the_question(language, heldout):
 @pytest.mark.parametrize("language", CODES)
 def test_ranked_reading_offers_what_stands_in_the_passage(language, heldout):
     for document in skills.documents("organism-reading-ranked", language, heldout):
-        words = [skills.extract_text(text, language) for text in document["choices"]]
+        words = [answers.extract_text(text, language) for text in document["choices"]]
         for word in words:  # not the end of another word; vowel signs are marks (M)
             starts = [m.start() for m in re.finditer(re.escape(word), document["prompt"])]
             kinds = [unicodedata.category(document["prompt"][start - 1])[0] for start in starts]

@@ -1,0 +1,1 @@
+"""One file per benchmark: where it lies, its rows, how it is laid out, asked and graded."""

@@ -1,0 +1,103 @@
+"""MMLU without STEM: the paper's validation text, or Global-MMLU's test questions."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from mmlib.tasks.languages import LANGUAGES
+from mmlib.tasks.records import Benchmark, choice_problems, lettered, listed, with_choices
+from mmlib.tasks.sources import Source, fetch
+
+VALIDATION = Source(
+    path="mmlu/mmlu_val_{language}.csv",
+    id="cais/mmlu",
+    config="all",
+    revision="c30699e8356da336a370243923dbaf21066bb9fe",
+    licence="MIT",
+    columns=("question", "subject", "choices", "answer"),
+    folder_columns=("qa",),  # what is laid out already is enough for calibration
+)
+TEST = Source(
+    path="global-mmlu/{language}/{split}-00000-of-00001.parquet",
+    id="CohereLabs/Global-MMLU",
+    config="{language}",
+    revision="0e619dbeb34206cd48705a1a0ea7fb21cae09993",
+    licence="Apache-2.0",
+    columns=("sample_id", "subject", "question", "answer", *(f"option_{c}" for c in "abcd")),
+)
+STEM = (
+    "abstract_algebra",
+    "astronomy",
+    "college_chemistry",
+    "college_computer_science",
+    "college_mathematics",
+    "college_physics",
+    "conceptual_physics",
+    "econometrics",
+    "elementary_mathematics",
+    "high_school_biology",
+    "high_school_chemistry",
+    "high_school_computer_science",
+    "high_school_mathematics",
+    "high_school_physics",
+    "high_school_statistics",
+    "professional_accounting",
+)
+"""The MMLU subjects that arXiv 2606.18453 leaves out of its non-math text."""
+
+
+def _rows(language: str, split: str, folder: Path | None) -> pd.DataFrame:
+    split = split or ("validation" if folder else "test")
+    if split == "test":
+        return _global_rows(language, folder)
+    if folder is None and language != "en":
+        raise ValueError(
+            "mmlu's validation questions are on the hub in English only: "
+            "take split='test' (Global-MMLU), or give data_dir"
+        )
+    rows = fetch(VALIDATION, folder, split, language=language)
+    where = rows.attrs["where"]
+    if folder:
+        parts = [_laid_out(text, where, row) for row, text in enumerate(rows.qa)]
+        table = pd.DataFrame(parts, columns=["prompt", "response"])
+        ids = [str(row) for row in range(len(rows))]
+        if not {"question", "choices", "answer"} <= set(rows):  # enough for calibration
+            return table.assign(id=ids)
+        options = [listed(value, where, row) for row, value in enumerate(rows.choices)]
+        return with_choices(ids, rows, options, where).join(table)
+    rows = rows[~rows.subject.isin(STEM)]
+    ids = [str(row) for row in range(len(rows))]
+    return with_choices(ids, rows, [list(choices) for choices in rows.choices], where)
+
+
+def _global_rows(language: str, folder: Path | None) -> pd.DataFrame:
+    if language == "th":
+        raise ValueError("mmlu has no test questions in 'th': Global-MMLU lacks Thai")
+    rows = fetch(TEST, folder, "test", language=language)
+    where = rows.attrs["where"]
+    rows = rows[~rows.subject.isin(STEM)]
+    options = rows[[f"option_{letter}" for letter in "abcd"]].astype(str).values.tolist()
+    return with_choices(rows.sample_id.tolist(), rows, options, where)
+
+
+def _laid_out(text: str, where: str, row: int) -> tuple[str, str]:
+    """Split the text of a published MMLU file before its answer."""
+    found = re.fullmatch(r"(.+\n\n[^\n:]+:)(\s*\S.*)", text, flags=re.DOTALL)
+    if not found:
+        raise ValueError(f"{where} row {row}: not 'question, choices, answer' ({text[:40]!r})")
+    return found.groups()
+
+
+BENCHMARKS = (
+    Benchmark(
+        name="mmlu",
+        sources=(VALIDATION, TEST),
+        languages=tuple(code for code in LANGUAGES if "-" not in code),
+        splits={"heldout": "", "calibration": "", "validation": "validation", "test": "test"},
+        reader=_rows,
+        lay_out=choice_problems,
+        documents=lettered,
+        config="mmlu",
+    ),
+)

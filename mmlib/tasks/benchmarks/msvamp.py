@@ -1,0 +1,41 @@
+"""MSVAMP, asked as MGSM is: with MGSM's eight examples."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from mmlib.tasks.answers import extract_number
+from mmlib.tasks.benchmarks.mgsm import examples, labelled, parallel
+from mmlib.tasks.records import Benchmark, word_problems
+from mmlib.tasks.sources import Source
+
+SOURCE = Source(
+    path="msvamp/test_{name}.json",
+    id="Mathoctopus/MSVAMP",
+    config="{language}",
+    revision="main",
+    licence="Apache-2.0",
+    columns=("m_query", "response"),
+)
+LANGUAGES = ("bn", "de", "en", "es", "fr", "ja", "ru", "sw", "th", "zh")
+"""Those of its owners' data sets."""
+
+
+def _rows(language: str, split: str, folder: Path | None) -> pd.DataFrame:
+    return parallel(SOURCE, language, folder, prefix="msvamp-")
+
+
+BENCHMARKS = (
+    Benchmark(
+        name="msvamp",
+        sources=(SOURCE,),
+        languages=LANGUAGES,
+        splits={"heldout": "test", "test": "test"},
+        reader=_rows,
+        lay_out=word_problems,
+        documents=labelled,
+        config="mgsm",
+        examples=examples,
+        extract=extract_number,
+    ),
+)
