@@ -14,8 +14,8 @@ from mmlib.claims.rules import (
     Tables,
     ours,
 )
-from mmlib.claims.slam import MATH, TRAININGS
-from mmlib.study.tables import require_columns
+from mmlib.claims.slam import TRAININGS
+from mmlib.study.tables import MATH_PARTS, require_columns
 
 
 def _means(rows: pd.DataFrame, value: str, wanted: set[str]) -> pd.DataFrame:
@@ -53,7 +53,7 @@ def _middle_layers_best(tables: Tables) -> pd.Series:
     table = tables["advice_layers"]
     columns = ["seed", "system", "draw", "lang", "part", "accuracy"]
     require_columns(table, columns, "table 'advice_layers'")
-    rows = table[table.part.isin(MATH)]
+    rows = table[table.part.isin(MATH_PARTS)]
     means = _means(rows, "accuracy", {"middle", "outer", "random"})
     return means["middle"] - np.maximum(means["outer"], means["random"])
 
@@ -75,7 +75,7 @@ def _own_weights_best(tables: Tables) -> pd.Series:
     table = tables["advice_weights"]
     columns = ["seed", "system", "draw", "target", "lang", "part", "accuracy"]
     require_columns(table, columns, "table 'advice_weights'")
-    rows = table[table.part.isin(MATH) & (table.lang == table.target)]
+    rows = table[table.part.isin(MATH_PARTS) & (table.lang == table.target)]
     means = _means(rows, "accuracy", {"own", "shared", "random"})
     return means["own"] - np.maximum(means["shared"], means["random"])
 

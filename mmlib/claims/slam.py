@@ -18,7 +18,7 @@ from mmlib.claims.rules import (
     record,
     weakest,
 )
-from mmlib.study.tables import require_columns
+from mmlib.study.tables import MATH_PARTS, NEW_MATH_PARTS, require_columns
 
 claim = partial(record, paper="SLAM (seed 002)")
 
@@ -92,8 +92,6 @@ def _rises_then_flattens(tables: Tables) -> pd.Series:
 # --- fine-tuned systems: one row per system, training seed, part and language ---------------------
 
 TRAININGS = {"keep_ratios": (), "replicates": "trainings"}
-MATH = ("math-1", "math-2", "math-3", "mgsm")
-_UNSEEN = ("math-new", "msvamp")
 _OTHERS = ("base", "QAlign stage 1", "QAlign", "LoRA", "MathOctopus")
 _TIE = 0.01
 """Accuracies that differ by less than a point are called equal."""
@@ -155,7 +153,7 @@ def of_language(values: pd.Series, *codes: str) -> pd.Series:
 )
 def _as_good_as_any(tables: Tables) -> pd.Series:
     """Mean accuracy of SLAM over languages - that of the best other system + 1 point."""
-    wide = accuracies(tables, MATH, "SLAM", *_OTHERS).groupby(level="seed").mean()
+    wide = accuracies(tables, MATH_PARTS, "SLAM", *_OTHERS).groupby(level="seed").mean()
     return wide.SLAM - wide[list(_OTHERS)].max(axis=1) + _TIE
 
 
@@ -204,8 +202,8 @@ def _weak_languages_gain(tables: Tables) -> pd.Series:
 
     The smaller of the two. Halves by the accuracy of the base, English included.
     """
-    gains = _gains(tables, MATH)
-    base = accuracies(tables, MATH, "SLAM", "base").base.groupby(level="lang").first()
+    gains = _gains(tables, MATH_PARTS)
+    base = accuracies(tables, MATH_PARTS, "SLAM", "base").base.groupby(level="lang").first()
     weak = base.nsmallest(len(base) // 2).index
     is_weak = gains.index.get_level_values("lang").isin(weak)
     smallest = weakest(gains[is_weak])
@@ -226,7 +224,7 @@ def _weak_languages_gain(tables: Tables) -> pd.Series:
 )
 def _gains_out_of_domain(tables: Tables) -> pd.Series:
     """Smallest gain over languages, English included, on sentences that training never showed."""
-    return weakest(_gains(tables, _UNSEEN))
+    return weakest(_gains(tables, NEW_MATH_PARTS))
 
 
 @claim(
@@ -337,7 +335,7 @@ claim(
 )
 def _english_stays(tables: Tables) -> pd.Series:
     """Accuracy of SLAM in English - that of the base + 1 point."""
-    return weakest(of_language(_gains(tables, MATH), "en") + _TIE)
+    return weakest(of_language(_gains(tables, MATH_PARTS), "en") + _TIE)
 
 
 @ours(
@@ -350,7 +348,7 @@ def _english_stays(tables: Tables) -> pd.Series:
 )
 def _forgetting(tables: Tables) -> pd.Series:
     """English accuracy of the base - that after stage 1 of QAlign, - 2 points."""
-    wide = accuracies(tables, MATH, "QAlign stage 1", "base")
+    wide = accuracies(tables, MATH_PARTS, "QAlign stage 1", "base")
     return weakest(of_language(wide.base - wide["QAlign stage 1"] - 0.02, "en"))
 
 
@@ -383,7 +381,7 @@ def _questions_meet(tables: Tables) -> pd.Series:
 def _balance_matters(tables: Tables) -> pd.Series:
     """Accuracy with balanced - with unbalanced pairs, mean of the two languages with the fewest."""
     require_columns(tables["alignment"], ["pairs"], "table 'alignment'")
-    wide = accuracies(tables, MATH, "SLAM", "unbalanced pairs")
+    wide = accuracies(tables, MATH_PARTS, "SLAM", "unbalanced pairs")
     few = tables["alignment"].query("system == 'unbalanced pairs'").groupby("lang").pairs.first()
     lost = of_language(wide.SLAM - wide["unbalanced pairs"], *few[few > 0].nsmallest(2).index)
     return lost.groupby(level="seed").mean()
@@ -403,9 +401,9 @@ def _stronger_start(tables: Tables) -> pd.Series:
 
     Stronger: right more often in English than the base of the main comparison.
     """
-    gains = _gains(tables, MATH, "alignment_stronger")
+    gains = _gains(tables, MATH_PARTS, "alignment_stronger")
     starts = [
-        of_language(accuracies(tables, MATH, "SLAM", "base", name=name).base, "en").mean()
+        of_language(accuracies(tables, MATH_PARTS, "SLAM", "base", name=name).base, "en").mean()
         for name in ("alignment", "alignment_stronger")
     ]
     if not starts[1] > starts[0]:

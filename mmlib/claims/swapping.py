@@ -18,9 +18,9 @@ from mmlib.claims.rules import (
     record,
     weakest,
 )
-from mmlib.claims.slam import MATH, TRAININGS, accuracies, of_language
+from mmlib.claims.slam import TRAININGS, accuracies, of_language
 from mmlib.study.stats import rank_correlation
-from mmlib.study.tables import require_columns
+from mmlib.study.tables import MATH_PARTS, require_columns
 
 claim = partial(record, paper="Layer Swapping (2410.01335)")
 
@@ -43,7 +43,7 @@ def _foreign(tables: Tables, *systems: str) -> pd.DataFrame:
     """Math accuracy by seed and language, without English; a column per system."""
     require_columns(tables["swap"], ["lang"], "table 'swap'")
     own = {"swap": tables["swap"][tables["swap"].lang != "en"]}
-    wide = accuracies(own, MATH, *systems, name="swap")
+    wide = accuracies(own, MATH_PARTS, *systems, name="swap")
     if wide.groupby(level="seed").size().nunique() > 1:
         raise NotTestableError("needs the same languages in every training")
     return wide
@@ -167,7 +167,7 @@ def _long_training_needs_transition(tables: Tables) -> pd.Series:
     table = tables["swap_lengths"]
     columns = ["transition", "length", "seed", "lang", "part", "accuracy"]
     require_columns(table, columns, "table 'swap_lengths'")
-    rows = table[table.part.isin(MATH) & table.transition.isin([0, 1]) & (table.lang != "en")]
+    rows = table[table.part.isin(MATH_PARTS) & table.transition.isin([0, 1]) & (table.lang != "en")]
     keys = ["seed", "length", "lang", "part"]
     if rows.duplicated([*keys, "transition"]).any():
         raise NotTestableError("needs one value per training, length, zone, part and language")
@@ -193,7 +193,7 @@ def _weaker_gains_more(tables: Tables) -> pd.Series:
     gains = _gains(tables).unstack("lang")
     if gains.shape[1] < 4:
         raise NotTestableError(f"needs 4 languages, there are {gains.shape[1]}")
-    base = accuracies(tables, MATH, "swap", "base", name="swap").base.unstack("lang")
+    base = accuracies(tables, MATH_PARTS, "swap", "base", name="swap").base.unstack("lang")
     if (gains.nunique(axis=1) < 2).any() or (base.nunique(axis=1) < 2).any():
         raise NotTestableError("languages that are all equal have no ranks")
     return pd.Series(-rank_correlation(base.to_numpy(), gains.to_numpy()), base.index)

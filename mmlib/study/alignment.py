@@ -26,7 +26,7 @@ from mmlib.study.systems import (
     systems,
     translation_examples,
 )
-from mmlib.study.tables import RunInfo, published, unpack_answers
+from mmlib.study.tables import NEW_MATH_PARTS, RunInfo, published, unpack_answers
 from mmlib.tasks.evaluation import legacy_correct
 from mmlib.tasks.problems import load_problems
 
@@ -37,7 +37,6 @@ MADE_WITH += ("rate_part", "rate_full", "rate_lora", "shares")
 KEYS = ("system", "seed", "stage", "step", "part", "lang", "layer", "map_seed", "question")
 """Columns that name a row of these tables, as far as a table has them."""
 KNOWN, NEW = "known templates", "new templates"
-_UNSEEN = ("math-new", "msvamp")
 
 
 class Bench:
@@ -201,7 +200,7 @@ def selected_layers(
 
 def with_problems(answers: pd.DataFrame) -> pd.DataFrame:
     """Answers with a column `problems`: known or new templates."""
-    kinds = answers.part.isin(_UNSEEN).map({True: NEW, False: KNOWN})
+    kinds = answers.part.isin(NEW_MATH_PARTS).map({True: NEW, False: KNOWN})
     return answers.assign(problems=kinds)
 
 

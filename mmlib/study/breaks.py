@@ -11,11 +11,11 @@ from mmlib.study.evidence import Sweep
 from mmlib.study.settings import Ask
 from mmlib.study.stats import paired_changes
 from mmlib.study.sweeps import CELL, PROBLEM, cells, grader, swept
-from mmlib.study.tables import RunInfo, published
+from mmlib.study.tables import MATH_PARTS, RunInfo, published
 
 SWEEP = Sweep("interventions", name=[*CELL, "part"], per=["condition"])
 SKILLS = {
-    "math": ["math-1", "math-2", "math-3", "gsm8k", "mgsm"],
+    "math": [*MATH_PARTS, "gsm8k"],
     "math, ranked": ["choice-ranked"],
     "reading": ["reading-mixed"],
     "reading, ranked": ["reading-mixed-ranked", "race"],

@@ -28,14 +28,12 @@ from mmlib.study.evidence import audit, read_evidence, shipped
 from mmlib.study.experts import MATH, Training, load_expert, load_pair
 from mmlib.study.settings import Ask, Asking, Loading
 from mmlib.study.stats import paired_changes
-from mmlib.study.tables import RunInfo, published, unpack_answers
+from mmlib.study.tables import MATH_PARTS, RunInfo, published, unpack_answers
 from mmlib.study.variants import Variant, labels, record
 
 ALTERNATIVES = ["math expert", "language expert", "joint", "soup", "adjusted soup"]
 ALTERNATIVES += ["task arithmetic", "TIES"]
 """What the paper compares a swap with."""
-KNOWN = ("math-1", "math-2", "math-3", "mgsm")
-"""Math that claims are decided on: templates that the base has seen."""
 MADE_WITH = ("dtype", "math_tasks", "language_tasks", "data_dir", "train_batch")
 MADE_WITH += ("accumulation", "bf16")
 """Parameters that shipped answers have to share with the run that checks them."""
@@ -366,7 +364,7 @@ def rows(given: Mapping[str, Any]) -> Swaps:
         audited = audit(graded, again[on], by=["system"])
     of_math = graded.part.isin(problems[~problems.skill].part)
     kind = pd.Series("other skills", graded.index).mask(of_math, "new templates")
-    kind = kind.mask(graded.part.isin(KNOWN), "math")
+    kind = kind.mask(graded.part.isin(MATH_PARTS), "math")
     kind = kind.mask(of_math & (graded.lang == "en"), kind + " in English")
     answers = graded.assign(kind=kind, label=labels(graded, Merger))
     return Swaps(
@@ -422,7 +420,7 @@ def _accuracy(packed: pd.DataFrame) -> pd.Series:
 
 
 def _in_language(packed: pd.DataFrame) -> pd.DataFrame:
-    known = packed[packed.part.isin(KNOWN) & (packed.lang == packed.target)]
+    known = packed[packed.part.isin(MATH_PARTS) & (packed.lang == packed.target)]
     return known.assign(accuracy=_accuracy(known), label=labels(known, Merger))
 
 

@@ -25,6 +25,11 @@ from typing import Any, Self
 import pandas as pd
 
 PACKAGE = Path(__file__).resolve().parents[1]
+MATH_PARTS = ("math-1", "math-2", "math-3", "mgsm")
+"""Math that claims are decided on, see `mmlib.tasks.evaluation.choose_items`: of an organism, the
+templates that its training has shown."""
+NEW_MATH_PARTS = ("math-new", "msvamp")
+"""Math in another form: of an organism, templates that its training never shows."""
 _CSV = {"keep_default_na": False, "na_values": [""], "float_precision": "round_trip"}
 
 

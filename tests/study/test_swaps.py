@@ -195,4 +195,3 @@ def test_gains_are_those_of_the_language_problem_by_problem():
 
 def test_alternatives_are_those_of_the_claim():
     assert set(swaps.ALTERNATIVES) == set(swapping.ALTERNATIVES)
-    assert set(swaps.KNOWN) == set(swapping.MATH)

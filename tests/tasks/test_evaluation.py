@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 import torch
 
+from mmlib.claims.rules import MATH_TASKS
 from mmlib.models import load_model
 from mmlib.organism import corpus
 from mmlib.organism.training import random_checkpoint
+from mmlib.study.tables import MATH_PARTS, NEW_MATH_PARTS
 from mmlib.tasks import asking, evaluation, skills
 from mmlib.tasks.answers import EXTRACTIONS, extract_number, extract_text
 from mmlib.tasks.benchmarks.organism import FAMILY
@@ -192,6 +194,16 @@ def test_a_draw_of_items_is_the_same_in_every_language_and_follows_its_seed(
     ):
         with pytest.raises(ValueError, match=message):
             evaluation.part_answers(*checkpoint, data_dir=heldout, **draw | wrong)
+
+
+def test_math_parts_are_those_of_the_math_tasks():
+    def parts(*tasks):
+        return set(evaluation.choose_items(tasks).part)
+
+    assert set(MATH_PARTS) == parts("organism-math") | {"mgsm"}
+    assert set(NEW_MATH_PARTS) == parts("organism-math-new") | {"msvamp"}
+    for task in {*MATH_TASKS, *MATH_PARTS, *NEW_MATH_PARTS} & set(SKILLS):
+        assert SKILLS[task].extract is extract_number
 
 
 def test_ranked_items_are_a_part_of_their_own(checkpoint, heldout):
