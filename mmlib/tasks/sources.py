@@ -53,11 +53,25 @@ def _json_lines(path: Path, columns: _Columns) -> pd.DataFrame:
             raise ValueError(
                 f"line {number} is not JSON: {error}; write one object a line"
             ) from None
-        absent = columns if not isinstance(row, dict) else [c for c in columns if c not in row]
-        if absent:
-            raise ValueError(f"line {number} lacks the columns {list(absent)}: {line[:60]!r}")
-        rows.append(row)
+        rows.append(_complete(row, columns, f"line {number}", line))
     return pd.DataFrame(rows, columns=None if rows else columns)
+
+
+def _json(path: Path, columns: _Columns) -> pd.DataFrame:
+    """One list of objects, as MSVAMP's owners write it, or one object per line."""
+    text = "\n".join(_lines(path))
+    if not text.lstrip().startswith("["):
+        return _json_lines(path, columns)
+    items = enumerate(json.loads(text, parse_float=str), 1)
+    rows = [_complete(row, columns, f"item {number}", str(row)) for number, row in items]
+    return pd.DataFrame(rows, columns=None if rows else columns)
+
+
+def _complete(row: object, columns: _Columns, where: str, text: str) -> dict:
+    absent = columns if not isinstance(row, dict) else [c for c in columns if c not in row]
+    if absent:
+        raise ValueError(f"{where} lacks the columns {list(absent)}: {text[:60]!r}")
+    return row
 
 
 def _tab_separated(path: Path, columns: _Columns) -> pd.DataFrame:
@@ -82,7 +96,7 @@ READERS: dict[str, Callable[[Path, _Columns], pd.DataFrame]] = {
     ".csv": lambda path, _: pd.read_csv(path, dtype=str, keep_default_na=False),
     ".tsv": _tab_separated,
     ".jsonl": _json_lines,
-    ".json": _json_lines,
+    ".json": _json,
     ".gz": _json_lines,
     ".dev": _sentences,
     ".devtest": _sentences,

@@ -30,6 +30,18 @@ def test_numbers_keep_their_spelling(write):
     assert read_golds == ["0.7", "7", "100", "2.5", "1260", "8"]
 
 
+def test_a_file_that_is_one_list_is_read_as_lines_are(write):
+    rows = ['{"m_query": "A?", "response": 0.70}', '{"m_query": "B?", "response": "8.0"}']
+    lines = read("msvamp", "en", "test", write("msvamp/test_English.json", "\n".join(rows)))
+    folder = write("msvamp/test_English.json", "[\n" + ",\n".join(rows) + "\n]\n")
+    pd.testing.assert_frame_equal(read("msvamp", "en", "test", folder), lines)
+    cut, other = f"[{rows[0]}", f"[{rows[0]}, 1]"
+    refused = {cut: "cannot be read", other: "cannot be read: item 2 lacks", "[]": "has no rows"}
+    for text, message in refused.items():
+        with pytest.raises(ValueError, match=rf"test_English.json {message}"):
+            read("msvamp", "en", "test", write("msvamp/test_English.json", text))
+
+
 def test_a_line_with_another_number_of_columns_is_named(write):
     folder = write("mgsm/mgsm_en.tsv", "How many?\t7\nHow many apples?\t7\t12\n")
     with pytest.raises(ValueError, match=r"mgsm_en.tsv .*line 2 has 3 columns instead of 2"):

@@ -54,6 +54,13 @@ def test_real_mgsm_is_the_first_250_problems_of_gsm8k(real_data, code):
     assert [language.extract_answer(p.response) for p in problems] == [p.target for p in gsm8k]
 
 
+@pytest.mark.parametrize("code", BENCHMARKS["msvamp"].languages)
+def test_real_msvamp_has_one_gold_in_all_languages(real_data, code):
+    golds = targets("msvamp", code, real_data)
+    assert len(golds) == 1000
+    assert golds == targets("msvamp", "en", real_data)
+
+
 def test_real_translations_are_parallel_to_mgsm(real_data):
     """The numbers of a question survive both translations; golds alone would not show a shift."""
     ours = load_problems("gsm8k", "de", data_dir=real_data)[:250]

@@ -97,12 +97,14 @@ def test_gsm8k_is_asked_as_published(
     assert not settings["do_sample"]
 
 
-def test_mgsm_is_asked_in_the_language_of_the_question(
+@pytest.mark.parametrize("task", ["mgsm", "msvamp"])
+def test_mgsm_and_msvamp_are_asked_in_the_language_of_the_question(
+    task,
     checkpoint,
     real_data,
     monkeypatch,
 ):
-    sent = prompts(*checkpoint, "mgsm", "bn", real_data, monkeypatch)
+    sent = prompts(*checkpoint, task, "bn", real_data, monkeypatch)
     lines = (real_data / "mgsm" / "exemplars.jsonl").read_text(encoding="utf-8").splitlines()
     own = [row for row in map(json.loads, lines) if row["language"] == "bn"]
     text, settings = sent[0]
@@ -113,7 +115,7 @@ def test_mgsm_is_asked_in_the_language_of_the_question(
     assert settings["until"][0] == own[0]["question"].partition(":")[0] + ":"
     assert settings["max_gen_toks"] == 300
     with pytest.raises(FileNotFoundError, match="eight examples"):
-        skills.config("mgsm", "bn")
+        skills.config(task, "bn")
 
 
 @pytest.mark.parametrize("language", CODES)
