@@ -87,6 +87,10 @@ def pad(rows, *, side="right"):
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def one_by_one(prompts):
+    return [pad([prompt]) for prompt in prompts]
+
+
 @pytest.fixture(scope="session")
 def heldout(tmp_path_factory):
     """Held-out items of a small corpus, in the layout of an organism's folder."""

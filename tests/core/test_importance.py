@@ -1,27 +1,19 @@
-import math
 import warnings
 
-import pandas as pd
 import pytest
 import torch
-from conftest import ARCHITECTURES, SMALL, build, pad, spread
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from conftest import ARCHITECTURES, SMALL, build, one_by_one, pad, spread
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from mmlib.importance import (
     ActivationNorms,
     collect_norms,
     collect_sample_norms,
-    largest,
     prompt_norms,
-    selection_size,
 )
 from mmlib.models import linear_modules, model_hash
-from mmlib.overlap import overlap_sweep, overlap_table
 from mmlib.study.localisation import cached_sample_norms, collect_scores
-from mmlib.study.tables import published
 
 RATIOS = [0.01, 0.1, 0.25]
 
@@ -44,10 +36,6 @@ def norms_by_hand(model, prompts, names):
     for handle in handles:
         handle.remove()
     return sums
-
-
-def one_by_one(prompts):
-    return [pad([prompt]) for prompt in prompts]
 
 
 def test_streamed_norms_equal_plain_hooks(model, prompts):
@@ -134,117 +122,6 @@ def test_as_published_and_float32_agree_on_one_prompt(llama, prompts):
         torch.testing.assert_close(
             published_way.matrix(name), ours.matrix(name), rtol=0.01, atol=1e-6
         )
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.integers(0, 4), min_size=1, max_size=40),
-    st.lists(st.integers(0, 40), min_size=1, max_size=5),
-)
-def test_largest_is_a_stable_sort(values, sizes):
-    sizes = [min(size, len(values)) for size in sizes]
-    ranked = sorted(range(len(values)), key=lambda i: (-values[i], i))
-    chosen = largest(torch.tensor(values, dtype=torch.float32), sizes)
-    for size, mask in zip(sizes, chosen, strict=True):
-        assert set(mask.nonzero().flatten().tolist()) == set(ranked[:size])
-
-
-def test_top_sets_have_exact_sizes_and_are_nested(llama, prompts):
-    scores = collect_scores(llama, one_by_one(prompts))
-    for name, module in linear_modules(llama).items():
-        sets = scores.top_of(name, RATIOS)
-        for ratio, mask in zip(RATIOS, sets, strict=True):
-            assert int(mask.sum()) == int(module.weight.numel() * ratio)
-        assert not (sets[0] & ~sets[1]).any()
-        assert torch.equal(sets[1], scores.top(RATIOS[1])[name])
-
-
-def two_languages(model, prompts):
-    batches = one_by_one(prompts)
-    parts = {"en": (batches[:2], batches[2:4]), "hi": (batches[4:6], batches[5:])}
-    return {
-        code: tuple(collect_scores(model, part) for part in pair) for code, pair in parts.items()
-    }
-
-
-def test_sweep_equals_masks_made_one_at_a_time(llama, prompts):
-    scores = two_languages(llama, prompts)
-    sizes, overlap = overlap_sweep(scores, RATIOS)
-    for ratio in RATIOS:
-        sets = {code: pair[0].top(ratio) - pair[1].top(ratio) for code, pair in scores.items()}
-        mine = overlap.query("keep_ratio == @ratio").drop(columns="keep_ratio")
-        pd.testing.assert_frame_equal(
-            mine.reset_index(drop=True), overlap_table(sets), check_like=True
-        )
-        for code, mask in sets.items():
-            row = sizes.query("lang == @code and keep_ratio == @ratio and group == 'global'")
-            assert row.n_math_specific.item() == len(mask)
-            assert row.n_topk.item() == len(scores[code][0].top(ratio))
-            assert row.n_scored.item() == mask.n_scored
-
-
-def test_one_language_has_sizes_but_no_overlap(llama, prompts):
-    scores = two_languages(llama, prompts)
-    sizes, overlap = overlap_sweep({"en": scores["en"]}, RATIOS)
-    assert set(sizes.lang) == {"en"}
-    assert overlap.empty
-
-
-SHAPES = {
-    "meta-llama/Llama-3.2-1B-Instruct": ("llama", 2048, 8192, 16, 32, 8, 64, 128256, True),
-    "Qwen/Qwen3-4B-Instruct-2507": ("qwen3", 2560, 9728, 36, 32, 8, 128, 151936, True),
-    "meta-llama/Llama-3.1-8B-Instruct": ("llama", 4096, 14336, 32, 32, 8, 128, 128256, False),
-}
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_published_set_sizes_follow_from_the_real_shapes(name):
-    kind, width, inner, depth, heads, kv_heads, head_dim, vocab, tied = SHAPES[name]
-    config = AutoConfig.for_model(
-        kind,
-        hidden_size=width,
-        intermediate_size=inner,
-        num_hidden_layers=depth,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=head_dim,
-        vocab_size=vocab,
-        tie_word_embeddings=tied,
-    )
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    numels = [m.weight.numel() for m in linear_modules(model, include_head=True).values()]
-    table = published("mathlang_set_sizes").query("model == @name and group == 'global'")
-    assert table.keep_ratio.nunique() == 10
-    for ratio, rows in table.groupby("keep_ratio"):
-        assert set(rows.n_topk) == {sum(selection_size(n, ratio) for n in numels)}
-
-
-def test_a_ratio_that_selects_nothing_warns_with_the_smallest_usable_one(llama, prompts):
-    scores = collect_scores(llama, one_by_one(prompts))
-    with pytest.warns(UserWarning, match="selects 0 of the 512 weights of .*k_proj") as caught:
-        mask = scores.top(0.001)
-    usable = float(str(caught[0].message).split()[-1])
-    assert len(mask) == 3 * sum(
-        int(m.weight.numel() * 0.001) for n, m in linear_modules(llama).items() if ".0." in n
-    )
-    assert selection_size(512, usable) >= 1 > selection_size(512, usable * 0.98)
-
-
-@pytest.mark.parametrize("ratio", [0, 1.5, -0.1, "a lot", True, math.nan])
-def test_impossible_keep_ratios_are_refused(llama, prompts, ratio):
-    scores = collect_scores(llama, one_by_one(prompts))
-    with pytest.raises(ValueError, match="above 0 and at most 1"):
-        scores.top(ratio)
-    with pytest.raises(ValueError, match="above 0 and at most 1"):
-        overlap_sweep({"en": (scores, scores)}, [0.1, ratio])
-
-
-@pytest.mark.parametrize("ratios", [[], [0.1, 0.1]])
-def test_no_ratio_or_one_twice_is_refused(llama, prompts, ratios):
-    scores = collect_scores(llama, one_by_one(prompts))
-    with pytest.raises(ValueError, match="one or more, each once"):
-        overlap_sweep({"en": (scores, scores)}, ratios)
 
 
 def test_samples_that_share_prompts_are_summed_in_one_pass(llama, prompts, monkeypatch):
@@ -460,15 +337,6 @@ def test_cuda_waits_for_the_host_do_not_grow_with_the_layers(prompts):
         collect_norms(model, [pad(prompts)])
         counts.append(waits(lambda m=model: collect_norms(m, [pad(prompts)] * 3)))
     assert counts[0] == counts[1]
-
-
-@pytest.mark.cuda
-@needs_cuda
-def test_cuda_selection_equals_the_cpu(prompts):
-    scores = torch.rand(10_000).mul(50).floor()
-    sizes = [1, 77, 500, 9_999]
-    for ours, theirs in zip(largest(scores.cuda(), sizes), largest(scores, sizes), strict=True):
-        assert torch.equal(ours.cpu(), theirs)
 
 
 @pytest.mark.cuda
