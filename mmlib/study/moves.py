@@ -16,7 +16,6 @@ from mmlib.merging import LayerPlan, update_magnitude
 from mmlib.study.evidence import audit_values, read_evidence, shipped
 from mmlib.study.experts import Examples, Training, expert_recipe, load_expert
 from mmlib.study.settings import Loading
-from mmlib.study.systems import precision
 from mmlib.study.tables import RunInfo
 
 MADE_WITH = ("dtype", "math_tasks", "language_tasks", "data_dir", "train_batch")
@@ -134,7 +133,6 @@ def _begun(
     """Train the first steps of the first role again, and compare their loss with the log's."""
     role, seed, model = given["roles"][0], given["seeds"][0], copy.deepcopy(base)
     how = training.how | {"seed": seed, "stop": given["audit_steps"]}
-    how |= precision(model, bf16=training.bf16)
     with tempfile.TemporaryDirectory() as folder, trainable_only(model, None, ()):
         begun = fine_tune(model, examples[role], folder, **how)
     begun = begun.query("step > 0").dropna(subset="loss").assign(role=role, seed=seed)
