@@ -130,15 +130,16 @@ def batches(
         raise ValueError("the calibration set is empty: give at least one prompt")
     rows = tokenizer(texts, add_special_tokens=True)["input_ids"]
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
-    longest, shortest = order[0], order[-1]
+    longest = order[0]
     order = order if sort else list(range(len(rows)))
     if max_length and len(rows[longest]) > max_length:
         raise ValueError(
             f"text {longest} has {len(rows[longest])} tokens, the model reads {max_length}: "
             f"shorten or drop it ({texts[longest][:60]!r}…)"
         )
-    if not rows[shortest]:
-        raise ValueError(f"text {shortest} has no tokens ({texts[shortest]!r}): drop it")
+    empty = [index for index, text in enumerate(texts) if not (text and rows[index])]
+    if empty:
+        raise ValueError(f"text {empty[0]} has no tokens ({texts[empty[0]]!r}): drop it")
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     return [pad([rows[index] for index in chunk]) for chunk in chunks]
 

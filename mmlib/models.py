@@ -288,12 +288,11 @@ def linear_modules(model: PreTrainedModel, *, include_head: bool = False) -> dic
 
 def _check_coverage(model: PreTrainedModel, prefix: str, layers: nn.ModuleList) -> None:
     """Refuse layers whose matrices are not all scored: a set of the others would say little."""
-    if wrapped := [
-        name for name, module in layers.named_modules() if hasattr(module, "base_layer")
-    ]:
+    wrapped = [name for name, module in model.named_modules() if hasattr(module, "base_layer")]
+    if wrapped or hasattr(model, "get_base_model"):  # peft need not be installed
         raise ValueError(
-            f"{prefix}.{wrapped[0]} has an adapter, whose matrices are no weights of the model: "
-            "merge it (merge_and_unload) first"
+            f"{wrapped[0] if wrapped else type(model).__name__} has an adapter, whose numbers are "
+            "no weights of the model: merge it (merge_and_unload) first, or take the base model"
         )
     outside, total = {}, 0
     for name, parameter in layers.named_parameters():

@@ -1,8 +1,7 @@
 """Regenerate a model organism: tokenizer, packed rows, training recipe, finished folder.
 
-Nothing else in the package imports this module: `models` and `data` only read the folder that
-`train` leaves behind, which is an ordinary checkpoint in hub layout. What it reads is written by
-`corpus`.
+The rest of the package only reads the folder that `train` leaves behind, which is an ordinary
+checkpoint in hub layout. What `train` reads is written by `corpus`.
 """
 
 import dataclasses
@@ -604,7 +603,7 @@ def describe(folder: str | Path, accuracy: pd.DataFrame) -> None:
 
     Args:
         folder: A finished organism.
-        accuracy: Columns lang, part, accuracy, n, n_correct, low, high, as `results.summarize`
+        accuracy: Columns lang, part, accuracy, n, n_correct, low, high, as `study.stats.summarize`
             makes them from strict answers to the held-out items.
     """
     folder = Path(folder)

@@ -80,9 +80,16 @@ def rows(given: Mapping[str, Any]) -> Family:
             is shipped is taken.
 
     Raises:
+        ValueError: Two organisms have one name.
         AuditError: What was computed again is not what was shipped.
     """
-    folders = {Path(name).name: Path(resolve(name)) for name in (given["model"], *given["family"])}
+    names = [given["model"], *given["family"]]
+    folders = {Path(name).name: Path(resolve(name)) for name in names}
+    if len(folders) < len(names):
+        raise ValueError(
+            f"two of {names} have one name, by which the tables tell organisms apart: rename a "
+            "folder, or leave one out of `family`"
+        )
     loaded = {n: Loading(str(f), dtype=given["dtype"]).load() for n, f in folders.items()}
     first = next(iter(folders))
     path = folders[first] / "heldout.jsonl.gz"

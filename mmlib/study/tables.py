@@ -113,6 +113,8 @@ def hardware() -> str:
 
 def _portable(value: Any) -> Any:
     """Keep the last part of a path: where a folder lies is nobody else's business."""
+    if isinstance(value, list | tuple):
+        return [_portable(part) for part in value]
     if not isinstance(value, str | Path) or not value:
         return value
     path = Path(value)

@@ -36,6 +36,7 @@ def normalised(text: str) -> str:
         text = unicodedata.normalize("NFC", text)
         if "\\" in text or "{" in text:
             text = re.sub(r"\\(?:text|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text)
+            text = re.sub(r"\\([dt]?frac)\s*(\d)\s*(\d)(?!\d)", r"\\\1{\2}{\3}", text)
             text = re.sub(r"(\d?)\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}", _stroke, text)
             text = re.sub(r"\\([$%])", r"\1", text.replace("{,}", ",").replace(r"\,", "\u2009"))
         text = re.sub(r"(?<![^\W\d_])((?:[kdcmµ]?m|ft|in|yd|mi)\^?\{?[23]\}?)(?!\w)", _raised, text)

@@ -1,6 +1,5 @@
 """Rows, word problems and calibration text of every task, as plain records."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +39,6 @@ class Calibration:
     num_available: int
     seed: int
     replacement: bool
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of the texts in their order."""
-        return hashlib.sha256("\0".join(self.texts).encode()).hexdigest()
 
 
 def read(task: str, language: str, split: str, data_dir: str | Path | None = None) -> pd.DataFrame:

@@ -149,6 +149,10 @@ def listed(value: object, where: str, row: int) -> list[str]:
         tokens = tokenize.generate_tokens(io.StringIO(value).readline)
         written = sum(token.type == tokenize.STRING for token in tokens)
     except (SyntaxError, ValueError):
+        if not (value.strip().startswith("[") and value.strip().endswith("]")):
+            raise ValueError(
+                f"{where} row {row}: {value[:80]!r} is no list of options; write ['one', 'two']"
+            ) from None
         texts = value.strip().removeprefix("['").removesuffix("']").split("', '")
         written = len(texts)
     if len(texts) < max(2, written):  # texts without a comma between them would join

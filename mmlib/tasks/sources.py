@@ -1,5 +1,6 @@
 """Where benchmark files lie, on the hub and in a data folder, and how to read their tables."""
 
+import csv
 import gzip
 import json
 from collections.abc import Callable, Sequence
@@ -87,13 +88,31 @@ def _tab_separated(path: Path, columns: _Columns) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(columns), dtype="str")
 
 
+def _comma_separated(path: Path, columns: _Columns) -> pd.DataFrame:
+    """Rows with as many fields as the head, quoted fields with breaks and commas in them."""
+    csv.field_size_limit(2**31 - 1)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file, strict=True)
+        try:
+            head, *rows = [(lines.line_num, row) for row in lines if row] or [(0, [])]
+        except csv.Error as error:
+            raise ValueError(f"line {lines.line_num}: {error}") from None
+    for number, row in rows:
+        if len(row) != len(head[1]):
+            raise ValueError(
+                f"line {number} has {len(row)} columns instead of {len(head[1])} "
+                f"({', '.join(head[1])}): {row}; quote the fields that have commas in them"
+            )
+    return pd.DataFrame([row for _, row in rows], columns=head[1], dtype="str")
+
+
 def _sentences(path: Path, columns: _Columns) -> pd.DataFrame:
     return pd.DataFrame({"sentence": _lines(path)})
 
 
 READERS: dict[str, Callable[[Path, _Columns], pd.DataFrame]] = {
     ".parquet": lambda path, _: pd.read_parquet(path),
-    ".csv": lambda path, _: pd.read_csv(path, dtype=str, keep_default_na=False),
+    ".csv": _comma_separated,
     ".tsv": _tab_separated,
     ".jsonl": _json_lines,
     ".json": _json,

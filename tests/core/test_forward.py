@@ -55,5 +55,9 @@ def test_an_empty_text_beside_others_is_named():
     def tokenizer(texts, **_):
         return {"input_ids": [list(text.encode()) for text in texts]}
 
-    with pytest.raises(ValueError, match=r"text 1 has no tokens .*: drop it"):
-        batches(tokenizer, ["one", "", "three"])
+    def beginning(texts, **_):
+        return {"input_ids": [[1, *text.encode()] for text in texts]}
+
+    for tokenize in (tokenizer, beginning):
+        with pytest.raises(ValueError, match=r"text 1 has no tokens .*: drop it"):
+            batches(tokenize, ["one", "", "three"])

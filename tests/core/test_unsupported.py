@@ -121,6 +121,17 @@ def test_adapters_that_are_not_wholly_understood_are_refused(kind):
     make, reason = ADAPTERS[kind]
     with pytest.raises(ValueError, match=reason):
         dense(make())
+    with pytest.raises(ValueError, match="has an adapter"):
+        linear_modules(make())
+
+
+@pytest.mark.parametrize("module", ["q_proj", "embed_tokens", "lm_head"])
+def test_no_adapter_is_scored_wherever_it_is(module):
+    model = lora(build("llama", tie_word_embeddings=False), target_modules=[module])
+    for scored in (model, model.get_base_model()):
+        with pytest.raises(ValueError, match=rf"{module} has an adapter"):
+            linear_modules(scored)
+    assert linear_modules(model.merge_and_unload())
 
 
 def test_an_untied_head_may_have_a_delta_and_other_adapters_may_lie_idle():

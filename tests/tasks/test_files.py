@@ -51,12 +51,32 @@ def test_a_line_with_another_number_of_columns_is_named(write):
 
 
 @pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("How many?,7 apples,7", "line 3 has 3 columns instead of 2"),
+        ("How many?", "line 3 has 1 columns instead of 2"),
+        ('"How many?,7', "line 3: unexpected end of data"),
+        ('"How "many" apples?",7', "line 3: "),
+    ],
+)
+def test_a_row_of_commas_is_read_as_it_is_quoted_or_named(write, row, message):
+    good = 'question,answer\n"How many, in\nall?","7 apples\n#### 7"\n\n'
+    folder = write("race/race_en_high_test.csv", good)
+    table = read_table(folder / "race" / "race_en_high_test.csv", ["question"])
+    assert table.values.tolist() == [["How many, in\nall?", "7 apples\n#### 7"]]
+    write("race/race_en_high_test.csv", f"question,answer\nA?,1\n{row}\n")
+    with pytest.raises(ValueError, match=rf"race_en_high_test.csv cannot be read: {message}"):
+        read_table(folder / "race" / "race_en_high_test.csv", ["question"])
+
+
+@pytest.mark.parametrize(
     ("options", "listed"),
     [
         ("['red' 'green' 'blue' 'white']", None),
         ("""['red' "green's" 'blue' 'white']""", None),
         ("['it's' 'green']", None),
         ("red", None),
+        ("array(['red', 'green'], dtype=object)", None),
         ("['red', 'green', 'blue', 'white']", ["red", "green", "blue", "white"]),
         ("['red', 'it's', 'blue', 'white']", ["red", "it's", "blue", "white"]),
         ("""['red', "it's", 'blue', 'white']""", ["red", "it's", "blue", "white"]),
@@ -66,7 +86,8 @@ def test_options_are_read_apart_or_refused(write, options, listed):
     row = {"example_id": "1", "article": "A.", "question": "Q?", "options": options, "answer": "A"}
     folder = write("race/race_en_high_test.csv", pd.DataFrame([row]).to_csv(index=False))
     if listed is None:
-        with pytest.raises(ValueError, match=r"race_en_high_test.csv row 0: read 1 of .* options"):
+        refused = r"race_en_high_test.csv row 0: (read 1 of .* options|.*is no list of options)"
+        with pytest.raises(ValueError, match=refused):
             read("race", "en", "test", folder)
     else:
         assert read("race", "en", "test", folder).choices.tolist() == [listed]

@@ -18,6 +18,7 @@ def values(text, language="en"):
 @pytest.mark.parametrize(
     ("text", "language", "expected"),
     [
+        (r"$\frac34$", "en", "0.75"),
         ("1,234.5", "en", "1234.5"),
         ("1.234,5", "de", "1234.5"),
         ("1 234,5", "fr", "1234.5"),
