@@ -8,11 +8,11 @@ import torch
 from conftest import one_by_one
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from mmlib.importance import largest, selection_size
 from mmlib.models import linear_modules
 from mmlib.overlap import overlap_sweep, overlap_table
+from mmlib.study.benchmark import random_llama
 from mmlib.study.localisation import collect_scores
 from mmlib.study.tables import published
 
@@ -73,29 +73,16 @@ def test_one_language_has_sizes_but_no_overlap(llama, prompts):
     assert overlap.empty
 
 
-SHAPES = {
-    "meta-llama/Llama-3.2-1B-Instruct": ("llama", 2048, 8192, 16, 32, 8, 64, 128256, True),
-    "Qwen/Qwen3-4B-Instruct-2507": ("qwen3", 2560, 9728, 36, 32, 8, 128, 151936, True),
-    "meta-llama/Llama-3.1-8B-Instruct": ("llama", 4096, 14336, 32, 32, 8, 128, 128256, False),
+PUBLISHED = {
+    "meta-llama/Llama-3.2-1B-Instruct": "1B",
+    "Qwen/Qwen3-4B-Instruct-2507": "4B",
+    "meta-llama/Llama-3.1-8B-Instruct": "8B",
 }
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_set_sizes_follow_from_the_real_shapes(name):
-    kind, width, inner, depth, heads, kv_heads, head_dim, vocab, tied = SHAPES[name]
-    config = AutoConfig.for_model(
-        kind,
-        hidden_size=width,
-        intermediate_size=inner,
-        num_hidden_layers=depth,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=head_dim,
-        vocab_size=vocab,
-        tie_word_embeddings=tied,
-    )
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = random_llama(PUBLISHED[name], device="meta")
     numels = [m.weight.numel() for m in linear_modules(model, include_head=True).values()]
     table = published("mathlang_set_sizes").query("model == @name and group == 'global'")
     assert table.keep_ratio.nunique() == 10
