@@ -203,20 +203,17 @@ def begin(
         stages: See `systems`.
         examples: As in `align`.
         stop: So many steps.
-        **options: Further arguments of `align`; see `precision`.
+        **options: Further arguments of `align`. On a CPU, where units for bfloat16 are rare, the
+            steps are computed in float32.
 
     Returns:
         The rows of its log that have a loss, and its costs.
     """
-    options |= {"stop": stop} | precision(model, bf16=options.get("bf16", False))
+    if model.device.type == "cpu":
+        options["bf16"] = False
     with tempfile.TemporaryDirectory() as folder:
-        _, log, costs = align(copy.deepcopy(model), stages, examples, folder, **options)
+        _, log, costs = align(copy.deepcopy(model), stages, examples, folder, stop=stop, **options)
     return log.query("step > 0").dropna(subset="loss"), costs
-
-
-def precision(model: PreTrainedModel, *, bf16: bool) -> dict[str, bool]:
-    """`bf16` of steps that a page repeats: off on a CPU, where units for it are rare."""
-    return {"bf16": bf16 and model.device.type != "cpu"}
 
 
 def _moving(model: PreTrainedModel, stage: Stage, stack: ExitStack, seed: int) -> nn.Module:

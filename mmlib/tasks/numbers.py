@@ -22,6 +22,7 @@ _LARGE = {"万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
 # Only where a number must stand: elsewhere 12 / 3 is a calculation.
 _ANSWER_STROKE = r"(?:/|\s/\s(?=\d+(?!\d|\s*[-+*/×÷=])))"
 _COUNT = r"(?:百(?!分)|千(?![米克瓦卡])|[万萬亿億])"
+_FRACTION = r"(\d?)\\[dt]?frac\s*(\{[^{}]+\}|\d)\s*(\{[^{}]+\}|\d(?!\d))"
 
 
 def normalised(text: str) -> str:
@@ -36,8 +37,7 @@ def normalised(text: str) -> str:
         text = unicodedata.normalize("NFC", text)
         if "\\" in text or "{" in text:
             text = re.sub(r"\\(?:text|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text)
-            text = re.sub(r"\\([dt]?frac)\s*(\d)\s*(\d)(?!\d)", r"\\\1{\2}{\3}", text)
-            text = re.sub(r"(\d?)\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}", _stroke, text)
+            text = re.sub(_FRACTION, _stroke, text)
             text = re.sub(r"\\([$%])", r"\1", text.replace("{,}", ",").replace(r"\,", "\u2009"))
         text = re.sub(r"(?<![^\W\d_])((?:[kdcmµ]?m|ft|in|yd|mi)\^?\{?[23]\}?)(?!\w)", _raised, text)
         text = re.sub(
@@ -48,7 +48,8 @@ def normalised(text: str) -> str:
 
 def _stroke(fraction: re.Match) -> str:
     before = f"{fraction[1]} " if fraction[1] else ""
-    return f"{before}{fraction[2].strip()}/{fraction[3].strip()}"
+    above, below = (part.strip("{} ") for part in fraction.groups()[1:])
+    return f"{before}{above}/{below}"
 
 
 def _raised(unit: re.Match) -> str:

@@ -75,17 +75,20 @@ def _complete(row: object, columns: _Columns, where: str, text: str) -> dict:
     return row
 
 
-def _tab_separated(path: Path, columns: _Columns) -> pd.DataFrame:
-    rows = []
-    for number, line in enumerate(_lines(path), 1):
-        cells = line.split("\t")
-        if line and len(cells) != len(columns):
+def _rectangle(rows: list[tuple[int, list[str]]], columns: _Columns, advice: str) -> pd.DataFrame:
+    """A table of rows, each with its line number, that have as many cells as columns."""
+    for number, cells in rows:
+        if len(cells) != len(columns):
             raise ValueError(
                 f"line {number} has {len(cells)} columns instead of {len(columns)} "
-                f"({', '.join(columns)}): {cells}; separate those by one tab and nothing else"
+                f"({', '.join(columns)}): {cells}; {advice}"
             )
-        rows += [cells] if line else []
-    return pd.DataFrame(rows, columns=list(columns), dtype="str")
+    return pd.DataFrame([cells for _, cells in rows], columns=list(columns), dtype="str")
+
+
+def _tab_separated(path: Path, columns: _Columns) -> pd.DataFrame:
+    rows = [(number, line.split("\t")) for number, line in enumerate(_lines(path), 1) if line]
+    return _rectangle(rows, columns, "separate those by one tab and nothing else")
 
 
 def _comma_separated(path: Path, columns: _Columns) -> pd.DataFrame:
@@ -94,16 +97,11 @@ def _comma_separated(path: Path, columns: _Columns) -> pd.DataFrame:
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = csv.reader(file, strict=True)
         try:
-            head, *rows = [(lines.line_num, row) for row in lines if row] or [(0, [])]
+            head = next(filter(None, lines), [])
+            rows = [(lines.line_num, row) for row in lines if row]
         except csv.Error as error:
             raise ValueError(f"line {lines.line_num}: {error}") from None
-    for number, row in rows:
-        if len(row) != len(head[1]):
-            raise ValueError(
-                f"line {number} has {len(row)} columns instead of {len(head[1])} "
-                f"({', '.join(head[1])}): {row}; quote the fields that have commas in them"
-            )
-    return pd.DataFrame([row for _, row in rows], columns=head[1], dtype="str")
+    return _rectangle(rows, head, "quote the fields that have commas in them")
 
 
 def _sentences(path: Path, columns: _Columns) -> pd.DataFrame:

@@ -53,7 +53,7 @@ def parallel(source: Source, language: str, folder: Path | None, prefix: str = "
     return pd.DataFrame({"id": ids, "question": rows[question], "solution": "", "target": targets})
 
 
-def labelled(benchmark: Benchmark, language: str, folder: Folder) -> list[Document]:
+def _labelled(benchmark: Benchmark, language: str, folder: Folder) -> list[Document]:
     """Labels are those of MGSM's examples in this language."""
     example = _exemplars(language, folder)[0]
     ask, cue = _label(example["question"]), _label(example["answer"])
@@ -63,7 +63,7 @@ def labelled(benchmark: Benchmark, language: str, folder: Folder) -> list[Docume
     ]
 
 
-def examples(language: str, folder: Folder) -> tuple[list[Document], list[str]]:
+def _examples(language: str, folder: Folder) -> tuple[list[Document], list[str]]:
     """MGSM's examples in this language; the next question ends an answer."""
     rows = _exemplars(language, folder)
     return [_shot(row) for row in rows], [_label(rows[0]["question"]), "</s>", "<|im_end|>"]
@@ -99,17 +99,16 @@ def _shot(row: dict) -> Document:
     return {"prompt": f"{row['question']}\n{cue}", "target": row["answer"][len(cue) :].strip()}
 
 
-BENCHMARKS = (
-    Benchmark(
-        name="mgsm",
-        sources=(SOURCE,),
-        languages=("bn", "de", "en", "es", "fr", "ja", "ru", "sw", "te", "th", "zh"),
-        splits={"heldout": "test", "test": "test"},
-        reader=_rows,
-        lay_out=word_problems,
-        documents=labelled,
-        config="mgsm",
-        examples=examples,
-        extract=extract_number,
-    ),
+MGSM = Benchmark(
+    name="mgsm",
+    sources=(SOURCE,),
+    languages=("bn", "de", "en", "es", "fr", "ja", "ru", "sw", "te", "th", "zh"),
+    splits={"heldout": "test", "test": "test"},
+    reader=_rows,
+    lay_out=word_problems,
+    documents=_labelled,
+    config="mgsm",
+    examples=_examples,
+    extract=extract_number,
 )
+BENCHMARKS = (MGSM,)

@@ -1,12 +1,11 @@
 """MSVAMP, asked as MGSM is: with MGSM's eight examples."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from mmlib.tasks.answers import extract_number
-from mmlib.tasks.benchmarks.mgsm import examples, labelled, parallel
-from mmlib.tasks.records import Benchmark, word_problems
+from mmlib.tasks.benchmarks.mgsm import MGSM, parallel
 from mmlib.tasks.sources import Source
 
 SOURCE = Source(
@@ -25,17 +24,4 @@ def _rows(language: str, split: str, folder: Path | None) -> pd.DataFrame:
     return parallel(SOURCE, language, folder, prefix="msvamp-")
 
 
-BENCHMARKS = (
-    Benchmark(
-        name="msvamp",
-        sources=(SOURCE,),
-        languages=LANGUAGES,
-        splits={"heldout": "test", "test": "test"},
-        reader=_rows,
-        lay_out=word_problems,
-        documents=labelled,
-        config="mgsm",
-        examples=examples,
-        extract=extract_number,
-    ),
-)
+BENCHMARKS = (replace(MGSM, name="msvamp", sources=(SOURCE,), languages=LANGUAGES, reader=_rows),)
