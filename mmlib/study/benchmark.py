@@ -22,7 +22,7 @@ from mmlib.masks import ParameterMask
 from mmlib.models import linear_modules, load_model
 from mmlib.overlap import overlap_sweep
 from mmlib.study.evidence import read_evidence
-from mmlib.study.localisation import Key, collect_scores, set_tables
+from mmlib.study.localisation import Sample, collect_scores, set_tables
 from mmlib.study.tables import RunInfo
 from mmlib.tasks import skills
 from mmlib.tasks.evaluation import evaluate
@@ -208,18 +208,18 @@ def selection_cost(model: PreTrainedModel, lengths: Sequence[int]) -> pd.DataFra
     return interleaved({"top_k": select}, model.device, repeats=2)
 
 
-def _samples(model: PreTrainedModel, lengths: Sequence[int]) -> dict[Key, ImportanceScores]:
+def _samples(model: PreTrainedModel, lengths: Sequence[int]) -> dict[Sample, ImportanceScores]:
     """Scores on two tasks in four languages, on one random prompt each."""
     cycle = itertools.islice(itertools.cycle(lengths), 2 * len(LANGUAGES))
     batches = random_batches(list(cycle), batch_size=1, vocabulary=model.config.vocab_size)
-    keys = itertools.product(LANGUAGES, ("math", "nonmath"), (1,))
+    keys = itertools.starmap(Sample, itertools.product(LANGUAGES, ("math", "nonmath"), (1,)))
     return {
         key: collect_norms(model, [batch]).scores(model)
         for key, batch in zip(keys, batches, strict=True)
     }
 
 
-def _tables(model: PreTrainedModel, samples: Mapping[Key, ImportanceScores]) -> None:
+def _tables(model: PreTrainedModel, samples: Mapping[Sample, ImportanceScores]) -> None:
     set_tables(samples, "math", "nonmath", usable_ratios(model)[-8:])
 
 

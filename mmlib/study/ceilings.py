@@ -14,7 +14,7 @@ from mmlib.importance import ActivationNorms, ImportanceScores, collect_norms
 from mmlib.masks import jaccard
 from mmlib.models import untrained_like
 from mmlib.overlap import OVERLAP_COUNTS
-from mmlib.study.localisation import Key, score_samples, set_tables
+from mmlib.study.localisation import Sample, score_samples, set_tables
 from mmlib.study.settings import Loading, Sampling
 from mmlib.study.tables import RunInfo, chance_jaccard
 from mmlib.tasks.problems import Calibration
@@ -24,8 +24,8 @@ PARTS = {"attn": "attention", "attention": "attention", "mlp": "MLP"}
 
 
 def shuffled(
-    scores: Mapping[Key, ImportanceScores], *, seed: int = 0
-) -> dict[Key, ImportanceScores]:
+    scores: Mapping[Sample, ImportanceScores], *, seed: int = 0
+) -> dict[Sample, ImportanceScores]:
     """Scores whose input norms are permuted, in every language and calibration seed otherwise.
 
     The weights and the values of the norms stay, and so does which norms of the math and of the
@@ -40,18 +40,16 @@ def shuffled(
         ValueError: The scores are sums of matrices, which have no norms.
     """
     permuted = {}
-    for (language, task, sample), found in scores.items():
+    for key, found in scores.items():
         if found.norms is None:
             raise ValueError("scores summed as published have no norms: use float32 accumulation")
-        generator = np.random.default_rng([seed, sample, *language.encode()])
+        generator = np.random.default_rng([seed, key.seed, *key.lang.encode()])
         # By name: norms from the cache come in another order than those just collected.
         vectors = {
             name: vector[torch.from_numpy(generator.permutation(len(vector)))]
             for name, vector in sorted(found.norms.vectors.items())
         }
-        permuted[language, task, sample] = replace(
-            found, norms=replace(found.norms, vectors=vectors)
-        )
+        permuted[key] = replace(found, norms=replace(found.norms, vectors=vectors))
     return permuted
 
 
@@ -209,7 +207,7 @@ def rows(given: Mapping[str, Any]) -> Ceilings:
         key: growing_scores(model, tokenizer, sample, sizes, **batching)
         | {sampling.num_samples: scores[key]}
         for key, sample in samples.items()
-        if key[2] in sampling.seeds[:2]
+        if key.seed in sampling.seeds[:2]
     }
     return Ceilings(
         table=pd.concat([table, by_part(table)]),
@@ -221,19 +219,22 @@ def rows(given: Mapping[str, Any]) -> Ceilings:
 
 
 def _by_magnitude(
-    scores: Mapping[Key, ImportanceScores], sampling: Sampling, keep_ratio: float
+    scores: Mapping[Sample, ImportanceScores], sampling: Sampling, keep_ratio: float
 ) -> pd.DataFrame:
     languages, seed = sampling.languages, sampling.seeds[0]
-    alone = magnitude(scores[languages[0], sampling.math, seed]).top(keep_ratio)
+    alone = magnitude(scores[Sample(languages[0], sampling.math, seed)]).top(keep_ratio)
     shares = {
-        task: {code: jaccard(scores[code, task, seed].top(keep_ratio), alone) for code in languages}
+        task: {
+            code: jaccard(scores[Sample(code, task, seed)].top(keep_ratio), alone)
+            for code in languages
+        }
         for task in (sampling.math, sampling.nonmath)
     }
     return pd.DataFrame(shares).T
 
 
 def _growth(
-    grown: Mapping[Key, Mapping[int, ImportanceScores]], sampling: Sampling, keep_ratio: float
+    grown: Mapping[Sample, Mapping[int, ImportanceScores]], sampling: Sampling, keep_ratio: float
 ) -> pd.DataFrame:
     tables = []
     for size in next(iter(grown.values())):

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.masks import ParameterMask, jaccard
 from mmlib.study.evidence import Numbers
-from mmlib.study.localisation import Key, draw_samples, math_sets, score_samples
+from mmlib.study.localisation import Sample, draw_samples, math_sets, score_samples
 from mmlib.study.settings import Loading
 from mmlib.study.tables import RunInfo, published
 from mmlib.tasks.languages import get_language, parse_number
@@ -125,8 +125,8 @@ def reformat(sample: Calibration, form: str) -> Calibration:
 
 
 def matched_tokens(
-    samples: Mapping[Key, Calibration], tokenizer: PreTrainedTokenizerBase
-) -> dict[Key, Calibration]:
+    samples: Mapping[Sample, Calibration], tokenizer: PreTrainedTokenizerBase
+) -> dict[Sample, Calibration]:
     """Cut samples so that all languages have as many tokens of a task and seed.
 
     Args:
@@ -141,15 +141,16 @@ def matched_tokens(
         key: [len(ids) for ids in tokenizer(list(sample.texts)).input_ids]
         for key, sample in samples.items()
     }
-    room: dict[tuple, int] = {}
-    for (_, *draw), counts in lengths.items():
-        room[tuple(draw)] = min(sum(counts), room.get(tuple(draw), sum(counts)))
+    room: dict[tuple[str, int], int] = {}
+    for key, counts in lengths.items():
+        drawn = key.task, key.seed
+        room[drawn] = min(sum(counts), room.get(drawn, sum(counts)))
     found = {}
     for key, sample in samples.items():
         count, total = 0, 0
         for length in lengths[key]:
             total += length
-            if count and total > room[key[1:]]:
+            if count and total > room[key.task, key.seed]:
                 break
             count += 1
         found[key] = replace(sample, texts=sample.texts[:count], ids=sample.ids[:count])
@@ -163,7 +164,7 @@ def disjoint_samples(
     *,
     num_samples: int,
     data_dir: str = "",
-) -> dict[Key, Calibration]:
+) -> dict[Sample, Calibration]:
     """Draw samples in which no problem occurs in two languages, nor twice in one.
 
     Args:
@@ -185,7 +186,7 @@ def disjoint_samples(
                 whole = calibration(task, language, samples=count, **options)
                 part = slice(place * num_samples, (place + 1) * num_samples)
                 texts, ids = whole.texts[part], whole.ids[part]
-                found[language, task, seed] = replace(whole, texts=texts, ids=ids)
+                found[Sample(language, task, seed)] = replace(whole, texts=texts, ids=ids)
     return found
 
 
@@ -196,12 +197,12 @@ SAME, DISJOINT = "fewer, the same problems", "fewer, disjoint problems"
 
 
 def variants(
-    samples: Mapping[Key, Calibration],
+    samples: Mapping[Sample, Calibration],
     tokenizer: PreTrainedTokenizerBase,
     *,
     math: str,
     forms: Sequence[str] = tuple(FORMS),
-) -> dict[str, dict[Key, Calibration]]:
+) -> dict[str, dict[Sample, Calibration]]:
     """The samples as they are, with the math text in other forms, and cut to as many tokens.
 
     Args:
@@ -215,10 +216,10 @@ def variants(
     """
     found = {AS_IT_IS: dict(samples)}
     for form in forms:
-        own = {key: sample for key, sample in samples.items() if has_form(form, key[0])}
+        own = {key: sample for key, sample in samples.items() if has_form(form, key.lang)}
         if own:
             found[form] = {
-                key: reformat(sample, form) if key[1] == math else sample
+                key: reformat(sample, form) if key.task == math else sample
                 for key, sample in own.items()
             }
     return found | {MATCHED: matched_tokens(samples, tokenizer)}
@@ -252,7 +253,7 @@ def compare_sets(
 def effects(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Mapping[str, Mapping[Key, Calibration]],
+    texts: Mapping[str, Mapping[Sample, Calibration]],
     base: Mapping[int, Mapping[str, ParameterMask]],
     *,
     math: str,
@@ -278,7 +279,7 @@ def effects(
     tables = []
     for form, samples in texts.items():
         scores = score_samples(model, tokenizer, samples, batch_size=batch_size)
-        for seed in dict.fromkeys(key[2] for key in samples):
+        for seed in dict.fromkeys(key.seed for key in samples):
             sets = math_sets(scores, math, nonmath, keep_ratio, seed)
             rows = compare_sets(base[seed], sets, form)
             tables.append(rows.assign(seed=seed, keep_ratio=keep_ratio))
@@ -353,7 +354,7 @@ def rows(given: Mapping[str, Any]) -> Formats:
         tables.append(moved({SAME: same, DISJOINT: apart}, math, nonmath))
     made = pd.concat(tables, ignore_index=True).assign(model=run.model, nonmath=nonmath)
     table, audited = NUMBERS.take(made, sweep=given["sweep"])
-    first = {form: texts[form].get((languages[0], math, seeds[0])) for form in texts}
+    first = {form: texts[form].get(Sample(languages[0], math, seeds[0])) for form in texts}
     examples = {form: sample.texts[0] for form, sample in first.items() if sample}
     return Formats(
         examples=pd.DataFrame({"text": examples}),

@@ -162,8 +162,15 @@ def published_sums(
             yield ImportanceScores(sums, None)
 
 
-Key = tuple[str, str, int]
-"""Language, task, calibration seed."""
+class Sample(NamedTuple):
+    """Which calibration sample: it names the texts, and the scores that come from them."""
+
+    lang: str
+    task: str
+    seed: int
+
+
+Key = Sample
 
 
 def draw_samples(
@@ -174,7 +181,7 @@ def draw_samples(
     num_samples: int = 500,
     replacement: bool = True,
     data_dir: str = "",
-) -> dict[Key, Calibration]:
+) -> dict[Sample, Calibration]:
     """Draw the calibration text of every language, task and seed.
 
     Args:
@@ -193,7 +200,7 @@ def draw_samples(
             raise ValueError(f"{what}={list(values)}: give one or more, each once")
     options = {"samples": num_samples, "replacement": replacement, "data_dir": data_dir or None}
     return {
-        (language, task, seed): calibration(task, language, seed=seed, **options)
+        Sample(language, task, seed): calibration(task, language, seed=seed, **options)
         for language in languages
         for task in tasks
         for seed in seeds
@@ -203,12 +210,12 @@ def draw_samples(
 def score_samples(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    samples: Mapping[Key, Calibration],
+    samples: Mapping[Sample, Calibration],
     *,
     batch_size: int = 32,
     include_head: bool = False,
     accumulation: str = "float32",
-) -> dict[Key, ImportanceScores]:
+) -> dict[Sample, ImportanceScores]:
     """Score the weights of `model` on every sample; finished norms come from the cache.
 
     Samples of one language and task are scored together: a text that several have, or one has
@@ -232,8 +239,8 @@ def score_samples(
             for key, sample in samples.items()
         }
     scores, options = {}, {"include_head": include_head, "model_hash": model_hash(model)}
-    for language, task in dict.fromkeys(key[:2] for key in samples):
-        own = {key: sample for key, sample in samples.items() if key[:2] == (language, task)}
+    for pool in dict.fromkeys((key.lang, key.task) for key in samples):
+        own = {key: sample for key, sample in samples.items() if (key.lang, key.task) == pool}
         texts, counts = _distinct(tokenizer, list(own.values()))
         norms = cached_sample_norms(model, batches(tokenizer, texts, **batching), counts, **options)
         scores |= {key: n.scores(model) for key, n in zip(own, norms, strict=True)}
@@ -250,12 +257,13 @@ def _distinct(tokenizer, samples: Sequence[Calibration]) -> tuple[list[str], tor
 
 
 def math_sets(
-    scores: Mapping[Key, ImportanceScores], math: str, nonmath: str, keep_ratio: float, seed: int
+    scores: Mapping[Sample, ImportanceScores], math: str, nonmath: str, keep_ratio: float, seed: int
 ) -> dict[str, ParameterMask]:
     """The math-specific set T = top-K(math) - top-K(nonmath) of every language."""
+    tasks = (math, nonmath)
     return {
-        code: math_specific(scores[code, math, seed], scores[code, nonmath, seed], keep_ratio)
-        for code in _parts(scores, 0)
+        code: math_specific(*(scores[Sample(code, task, seed)] for task in tasks), keep_ratio)
+        for code in dict.fromkeys(key.lang for key in scores)
     }
 
 
@@ -279,7 +287,7 @@ class SetTables(NamedTuple):
 
 
 def set_tables(
-    scores: Mapping[Key, ImportanceScores],
+    scores: Mapping[Sample, ImportanceScores],
     math: str,
     nonmath: str,
     keep_ratios: Sequence[float],
@@ -301,18 +309,20 @@ def set_tables(
     Raises:
         ValueError: An impossible keep ratio, or scores of different weights.
     """
-    languages, seeds = _parts(scores, 0), _parts(scores, 2)
+    languages, seeds = (
+        list(dict.fromkeys(getattr(key, part) for key in scores)) for part in ("lang", "seed")
+    )
     following = dict(zip(seeds, seeds[1:] + seeds[:1], strict=True))
     kinds = {"math": (math, nonmath)} | ({"nonmath": (nonmath, math)} if reverse else {})
     places = list(itertools.product(languages, seeds))
     sets = {
-        (kind, code, seed): tuple((code, task, seed) for task in tasks)
+        (kind, code, seed): tuple(Sample(code, task, seed) for task in tasks)
         for kind, tasks in kinds.items()
         for code, seed in places
     }
     if len(seeds) > 1:
         sets |= {
-            ("floor", code, seed): ((code, math, seed), (code, math, following[seed]))
+            ("floor", code, seed): tuple(Sample(code, math, s) for s in (seed, following[seed]))
             for code, seed in places
         }
     across = [
@@ -331,7 +341,7 @@ def set_tables(
         return SetTables(empty, empty, empty, empty, empty)
     counts = SetCounts.of(used, sets, across + within, keep_ratios)
 
-    def named(kind: str, seed: int) -> dict[str, Key]:
+    def named(kind: str, seed: int) -> dict[str, tuple[str, str, int]]:
         return {code: (kind, code, seed) for code in languages}
 
     def overlap(kind: str) -> pd.DataFrame:
@@ -356,8 +366,3 @@ def set_tables(
         ),
         floor=pd.concat(floors, ignore_index=True).assign(nonmath=math, control="same text"),
     )
-
-
-def _parts(scores: Mapping[Key, ImportanceScores], position: int) -> list:
-    """The languages (0), tasks (1) or seeds (2) of the keys, in their order."""
-    return list(dict.fromkeys(key[position] for key in scores))

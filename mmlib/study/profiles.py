@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.models import load_model
-from mmlib.study.localisation import draw_samples, score_samples, set_tables
+from mmlib.study.localisation import Sample, draw_samples, score_samples, set_tables
 from mmlib.study.stats import summarize
 from mmlib.study.travel import Sets, edits, predictors, transfer
 from mmlib.tasks.benchmarks.organism import organism_folder
@@ -243,7 +243,9 @@ def profile(
     samples = draw_samples([math, nonmath], languages, seeds, num_samples=num_samples, **where)
     scores = score_samples(model, tokenizer, samples)
     tables = set_tables(scores, math, nonmath, keep_ratios, reverse=True)
-    encoded = {code: tokenizer(list(samples[code, math, seeds[0]].texts)) for code in languages}
+    encoded = {
+        code: tokenizer(list(samples[Sample(code, math, seeds[0])].texts)) for code in languages
+    }
     lengths = {code: sum(map(len, e.input_ids)) / num_samples for code, e in encoded.items()}
     sizes = tables.sizes.assign(text_tokens=tables.sizes.lang.map(lengths))
     others = {

@@ -60,9 +60,9 @@ def rows(given: Mapping[str, Any]) -> Localised:
         before = score_samples(blank, tokenizer, samples, **scoring)
         controls.append(set_tables(before, **by_tasks).overlap.assign(control="untrained"))
     texts = [
-        (code, task, sample.texts[0])
-        for (code, task, seed), sample in samples.items()
-        if seed == sampling.seeds[0]
+        (key.lang, key.task, sample.texts[0])
+        for key, sample in samples.items()
+        if key.seed == sampling.seeds[0]
     ]
     return Localised(
         shapes=pd.Series({name: tuple(weight.shape) for name, weight in modules.items()}),

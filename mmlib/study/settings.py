@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.importance import ImportanceScores
 from mmlib.models import load_model, model_hash
-from mmlib.study.localisation import Key, draw_samples, score_samples
+from mmlib.study.localisation import Sample, draw_samples, score_samples
 from mmlib.study.tables import RunInfo
 from mmlib.tasks.evaluation import choose_items, part_answers
 from mmlib.tasks.problems import Calibration
@@ -71,7 +71,7 @@ class Sampling(Settings):
     replacement: bool = True
     data_dir: str = ""
 
-    def draw(self) -> dict[Key, Calibration]:
+    def draw(self) -> dict[Sample, Calibration]:
         """Texts of every language, task and seed, see `draw_samples`."""
         names = ("num_samples", "replacement", "data_dir")
         texts = {name: getattr(self, name) for name in names}
@@ -79,7 +79,7 @@ class Sampling(Settings):
 
     def scores(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options: Any
-    ) -> dict[Key, ImportanceScores]:
+    ) -> dict[Sample, ImportanceScores]:
         """Scores of every language, task and seed; options as in `score_samples`."""
         return score_samples(model, tokenizer, self.draw(), **options)
 

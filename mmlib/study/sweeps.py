@@ -17,7 +17,7 @@ from torch import nn
 from mmlib.importance import ImportanceScores, largest, math_specific
 from mmlib.masks import ParameterMask, random_mask
 from mmlib.study.evidence import Rows, Sweep
-from mmlib.study.localisation import Key
+from mmlib.study.localisation import Sample
 from mmlib.study.settings import Ask, Asking, Loading, Sampling
 from mmlib.study.tables import RunInfo
 from mmlib.study.variants import Grade, Variant, edited, record
@@ -158,7 +158,7 @@ def _highest(members: ParameterMask, scores: ImportanceScores, count: int) -> Pa
 class Sets(NamedTuple):
     """What the sets of cells are found in."""
 
-    scores: Mapping[Key, ImportanceScores]
+    scores: Mapping[Sample, ImportanceScores]
     """Result of `mmlib.study.localisation.score_samples`."""
     math: str
     """Task of the math scores."""
@@ -169,7 +169,8 @@ class Sets(NamedTuple):
         """The set of a cell (see `CELL`; None: not edited), before a fraction is drawn."""
         if cell["condition"] == "none":
             return None
-        pair = [self.scores[cell["lang"], task, cell["seed"]] for task in (self.math, self.nonmath)]
+        tasks = self.math, self.nonmath
+        pair = [self.scores[Sample(cell["lang"], task, cell["seed"])] for task in tasks]
         drawing = {"fraction": cell["fraction"], "seed": _seed(cell)}
         return edit_set(cell["condition"], *pair, cell["keep_ratio"], **drawing)
 

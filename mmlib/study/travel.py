@@ -14,7 +14,7 @@ from mmlib.importance import ImportanceScores
 from mmlib.masks import ParameterMask, random_mask
 from mmlib.overlap import overlap_table
 from mmlib.study.evidence import MADE_WITH, Sweep
-from mmlib.study.localisation import Key, math_sets
+from mmlib.study.localisation import Sample, math_sets
 from mmlib.study.settings import Ask, Asking, Loading, Sampling
 from mmlib.study.stats import equivalence
 from mmlib.study.tables import RunInfo
@@ -103,7 +103,7 @@ def parts_of(sets: Mapping[str, ParameterMask]) -> dict[tuple[str, str], Paramet
 class Sets:
     """Parts of the math-specific sets; only the latest pair of K and seed is kept."""
 
-    def __init__(self, scores: Mapping[Key, ImportanceScores], math: str, nonmath: str):
+    def __init__(self, scores: Mapping[Sample, ImportanceScores], math: str, nonmath: str):
         """Scores of all languages that the shared and the own parts are relative to."""
         # Every part is a mask of the whole model.
         self.parts = lru_cache(1)(lambda *at: parts_of(math_sets(scores, math, nonmath, *at)))

@@ -113,7 +113,7 @@ def test_matched_samples_have_as_many_tokens(samples):
     _, tokenizer = load_model("organism-skewed", dtype="float32")
     cut = matched_tokens(samples, tokenizer)
     totals = {
-        key[0]: sum(map(len, tokenizer(list(sample.texts)).input_ids))
+        key.lang: sum(map(len, tokenizer(list(sample.texts)).input_ids))
         for key, sample in cut.items()
     }
     longest = max(
@@ -143,7 +143,7 @@ def test_effects_are_those_of_the_sets(samples):
     drawn = draw_samples([MATH, "organism-reading"], ["en", "hi"], [1], num_samples=8)
     texts = variants(drawn, tokenizer, math=MATH, forms=["one line", "native digits"])
     assert list(texts) == ["as it is", "one line", "native digits", "as many tokens"]
-    assert {key[0] for key in texts["native digits"]} == {"hi"}
+    assert {key.lang for key in texts["native digits"]} == {"hi"}
     reading = ("hi", "organism-reading", 1)
     assert texts["one line"][reading] is drawn[reading]
     tasks = {"math": MATH, "nonmath": "organism-reading"}

@@ -10,6 +10,7 @@ from mmlib.importance import ImportanceScores
 from mmlib.masks import jaccard
 from mmlib.models import load_model
 from mmlib.study.localisation import (
+    Sample,
     collect_scores,
     draw_samples,
     score_samples,
@@ -24,7 +25,7 @@ SEEDS = [1, 101, 201]
 def scores(llama):
     """Scores of a small model on other random prompts for every language, task and seed."""
     generator = torch.Generator().manual_seed(2)
-    keys = itertools.product(["en", "hi"], ["gsm8k", "mmlu"], SEEDS)
+    keys = itertools.starmap(Sample, itertools.product(["en", "hi"], ["gsm8k", "mmlu"], SEEDS))
     prompts = lambda: [torch.randint(1, 97, (6,), generator=generator) for _ in range(3)]  # noqa: E731
     return {key: collect_scores(llama, [pad(prompts())]) for key in keys}
 
@@ -49,7 +50,7 @@ def test_samples_scored_together_are_those_scored_alone(tmp_path, monkeypatch):
     drawn = draw_samples(["organism-math"], ["en", "hi"], [1, 2, 3], num_samples=20)
     samples = {}
     for start, key in enumerate(drawn):
-        pool = drawn[key[0], key[1], 1].texts  # of one seed, so that neighbours share most
+        pool = drawn[key._replace(seed=1)].texts  # of one seed, so that neighbours share most
         samples[key] = replace(drawn[key], texts=pool[start : start + 10] + pool[start : start + 3])
     found = score_samples(model, tokenizer, samples, batch_size=7)
     assert list(found) == list(samples)
@@ -97,7 +98,7 @@ def test_every_matrix_is_scored_once_per_sample(scores, monkeypatch):
 
 
 def test_one_seed_has_no_ceiling_and_no_floor(scores):
-    one = {key: value for key, value in scores.items() if key[2] == 1}
+    one = {key: value for key, value in scores.items() if key.seed == 1}
     tables = set_tables(one, "gsm8k", "mmlu", RATIOS)
     assert tables.ceiling.empty
     assert tables.floor.empty
