@@ -28,6 +28,7 @@ from transformers import (
 )
 from transformers.utils.notebook import NotebookProgressCallback
 
+from mmlib.files import replacing
 from mmlib.forward import pad
 
 IGNORED = -100
@@ -190,8 +191,8 @@ def fine_tune(
             if digest(model, trainable=False) != frozen:
                 raise RuntimeError("weights without gradient have changed: it is not what it says")
             weights = {name: p.detach().cpu().contiguous() for name, p in moving.items()}
-            save_file(weights, finished.with_suffix(".tmp"))
-            finished.with_suffix(".tmp").rename(finished)
+            with replacing(finished) as file:
+                save_file(weights, file)
             for checkpoint in out.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
     with torch.no_grad():
@@ -280,7 +281,5 @@ def _claim(out: Path, told: Any) -> None:
             f"{out} holds a run of another model, with other examples or settings: choose another "
             "folder or remove it"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(told.hexdigest())
-    temporary.replace(path)
+    with replacing(path) as file:
+        file.write_text(told.hexdigest())

@@ -8,7 +8,6 @@ is enough.
 
 import json
 import math
-import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from mmlib.files import replacing
 from mmlib.forward import check_tokens, observe
 from mmlib.masks import ParameterMask
 from mmlib.models import check_in_memory, linear_modules
@@ -85,11 +85,10 @@ class ActivationNorms:
 
     def save(self, path: str | Path) -> None:
         """Write the vectors (safetensors; sharing and number of samples in the metadata)."""
-        temporary = Path(f"{path}.tmp{os.getpid()}")
         metadata = {"shared": json.dumps(self.shared), "num_samples": str(self.num_samples)}
         vectors = {name: vector.cpu().contiguous() for name, vector in self.vectors.items()}
-        save_file(vectors, temporary, metadata=metadata)
-        temporary.replace(path)
+        with replacing(path) as file:
+            save_file(vectors, file, metadata=metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "ActivationNorms":

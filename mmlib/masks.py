@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, ItemsView, KeysView, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
+from mmlib.files import replacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +77,8 @@ class ParameterMask:
             name: torch.from_numpy(np.packbits(mask.cpu().numpy())) for name, mask in self.items()
         }
         shapes = json.dumps({name: list(mask.shape) for name, mask in self.items()})
-        temporary = Path(f"{path}.tmp{os.getpid()}")
-        save_file(packed, temporary, metadata={"kind": "ParameterMask", "shapes": shapes})
-        temporary.replace(path)
+        with replacing(path) as file:
+            save_file(packed, file, metadata={"kind": "ParameterMask", "shapes": shapes})
 
     @classmethod
     def load(cls, path: str | Path) -> "ParameterMask":

@@ -6,7 +6,6 @@ biases (Bandarkar et al., arXiv 2410.01335). Arithmetic is in float32, cast at t
 """
 
 import functools
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.edits import holding
+from mmlib.files import replacing
 from mmlib.models import check_float, check_in_memory, decoder_layers, state
 
 if TYPE_CHECKING:
@@ -352,12 +352,10 @@ def save_merged(
     out = Path(out)
     if out.exists():
         raise FileExistsError(f"{out} exists: choose another folder or remove it")
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with holding(model, tensors):
-        model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    return partial.rename(out)
+    with replacing(out) as folder, holding(model, tensors):
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return out
 
 
 def soup(experts: Sequence[Expert], weights: Sequence[float]) -> Tensors:

@@ -18,15 +18,16 @@ TREES = {
     for path in PACKAGE.rglob("*.py")
 }
 CORE = {
+    "files": set(),
     "models": set(),
     "forward": set(),
-    "masks": {"models"},
-    "importance": {"models", "forward", "masks"},
+    "masks": {"files"},
+    "importance": {"files", "models", "forward", "masks"},
     "overlap": {"models", "masks", "importance"},
     "edits": {"models", "masks"},
-    "merging": {"models", "edits"},
+    "merging": {"files", "models", "edits"},
     "neurons": {"models", "forward"},
-    "finetune": {"models", "forward", "edits"},
+    "finetune": {"files", "models", "forward", "edits"},
 }
 """Modules of the thin package, and those of it that each may import."""
 ROOMS = {

@@ -31,6 +31,7 @@ from mmlib.book.chapters import (
 )
 from mmlib.book.progress import Progress
 from mmlib.book.syntax import digest
+from mmlib.files import replace, replacing
 from mmlib.study.tables import RunInfo
 
 
@@ -163,8 +164,8 @@ def run(
         print(f"{label}{task.id}: up to date ({place}); --force runs it again", flush=True)
         return task.executed
     if not force and not task.changed and task.stale_reasons == ["text changed"]:
-        with _only_writer(task), _unfinished(task) as partial:
-            _renew_text(task, partial)
+        with _only_writer(task):
+            _renew_text(task)
         print(f"{label}{task.id}: text renewed, nothing executed ({place})", flush=True)
         return task.executed
     if absent := [table for table, found in task.hashes["evidence"].items() if found == "missing"]:
@@ -271,7 +272,7 @@ def _execute(task: _Task, partial: Path, progress: Progress) -> None:
     except (PapermillExecutionError, RuntimeError) as error:  # a cell, or the kernel itself
         _rewrite(task, notebook, {"failed": progress.number})
         kept = task.project.runs / "failed" / task.id
-        _replace_folder(partial, kept)
+        replace(partial, kept)
         raise ChapterFailedError(_explain(error, progress, kept / notebook.name)) from None
 
 
@@ -341,7 +342,7 @@ def _substitute(value: Any, substitutions: Iterable[tuple[re.Pattern, str]]) -> 
     return value
 
 
-def _renew_text(task: _Task, partial: Path) -> None:
+def _renew_text(task: _Task) -> None:
     """Put the outputs of the published copy into the source as it is now."""
     old = nbformat.read(task.executed, as_version=4)
     new = nbformat.read(task.project.source(task.name), as_version=4)
@@ -350,21 +351,8 @@ def _renew_text(task: _Task, partial: Path) -> None:
         cell.outputs, cell.execution_count = executed.outputs, executed.execution_count
     new.metadata = old.metadata
     new.metadata.mmlib.hashes = nbformat.from_dict(task.hashes)
-    nbformat.write(new, partial / task.executed.name)
-    _place(partial / task.executed.name, task.executed)
-
-
-def _place(path: Path, target: Path) -> None:
-    """Copy a file beside its target, then move it: atomic even if `runs/` is on another disk."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(shutil.copyfile(path, target.with_name(f".{target.name}")), target)
-
-
-def _replace_folder(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        target.rename(source.parent / "replaced")  # removed with everything unfinished
-    source.rename(target)
+    with replacing(task.executed) as file:
+        nbformat.write(new, file)
 
 
 def _move_in(task: _Task, partial: Path) -> None:
@@ -374,13 +362,14 @@ def _move_in(task: _Task, partial: Path) -> None:
     notebook, so the chapter is stale. Tables that are no longer written are removed.
     """
     if task.changed:
-        return _replace_folder(partial, task.executed.parent)
+        return replace(partial, task.executed.parent)
     old = {task.tables / name for name in run_record(task.executed).get("tables", ())}
     notebook = partial / task.executed.name
     tables = [p for p in partial.rglob("*") if p.is_file() and p != notebook]
     targets = {p: task.tables / p.relative_to(partial) for p in tables}
     for path, target in [*targets.items(), (notebook, task.executed)]:
-        _place(path, target)
+        with replacing(target) as file:  # `runs/` may be on another disk
+            shutil.copyfile(path, file)
     for path in old - set(targets.values()):
         path.unlink(missing_ok=True)
     return None

@@ -28,6 +28,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
+from mmlib.files import replace, replacing
 from mmlib.models import ORGANISMS
 from mmlib.organism import corpus
 
@@ -239,21 +240,14 @@ def random_checkpoint(
     add_bos = architecture == "llama" if add_bos is None else add_bos
     tokenizer = train_tokenizer(texts, vocab_size=vocab_size, add_bos=add_bos)
     model = new_model(architecture, tokenizer, seed=seed, **sizes)
-    partial = Path(f"{folder}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    _save_checkpoint(partial, model.to(dtype), tokenizer)
-    return _move(partial, Path(folder))
+    return _save_checkpoint(Path(folder), model.to(dtype), tokenizer)
 
 
-def _save_checkpoint(folder: Path, model, tokenizer) -> None:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def _move(partial: Path, folder: Path) -> Path:
-    if folder.exists():
-        shutil.rmtree(folder)
-    return partial.rename(folder)
+def _save_checkpoint(out: Path, model, tokenizer) -> Path:
+    with replacing(out) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return out
 
 
 # --- packing ----------------------------------------------------------------------------------
@@ -412,10 +406,10 @@ class _Run:
 
     def save(self, step: int) -> None:
         tensors = _state_tensors(self.model, self.optimizers) | {"step": torch.tensor(step)}
-        partial = self.folder / "state.partial"
-        save_file(tensors, partial)
-        pd.DataFrame(self.log).to_csv(self.folder / "training_log.csv", index=False)
-        partial.replace(self.folder / "state.safetensors")
+        with replacing(self.folder / "training_log.csv") as file:  # first: no state without its log
+            pd.DataFrame(self.log).to_csv(file, index=False)
+        with replacing(self.folder / "state.safetensors") as file:
+            save_file(tensors, file)
 
     def restore(self) -> int:
         if not (self.folder / "state.safetensors").exists():
@@ -493,7 +487,8 @@ def train(
     texts = map(document_text, documents.to_dict("records"))
     corpus_hash = hashlib.sha256("\0".join(texts).encode()).hexdigest()
     _finish(run, recipe, tokenizer, corpus_hash=corpus_hash)
-    return _move(folder, out)
+    replace(folder, out)
+    return out
 
 
 def _organism_model(recipe: Recipe, tokenizer) -> transformers.PreTrainedModel:
@@ -560,7 +555,8 @@ def _one_step(run, recipe, packed, step, steps, step_loss, began) -> None:
 
 def _finish(run: _Run, recipe: Recipe, tokenizer, *, corpus_hash: str) -> None:
     """Write everything but the model card into the unfinished folder."""
-    _save_checkpoint(run.folder, run.model.to(torch.bfloat16), tokenizer)
+    run.model.to(torch.bfloat16).save_pretrained(run.folder)
+    tokenizer.save_pretrained(run.folder)
     for name, table in frozen_tables(tuple(recipe.mix.languages)).items():
         corpus.write_table(table, run.folder / f"{name}.jsonl.gz")
     pd.DataFrame(run.log).to_csv(run.folder / "training_log.csv", index=False)
@@ -593,9 +589,8 @@ def write_manifest(folder: Path, manifest: dict) -> None:
     """Write manifest.json with the SHA-256 of every other file of the folder."""
     files = sorted(p for p in folder.iterdir() if p.name != "manifest.json")
     hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-    partial = folder / "manifest.json.partial"
-    partial.write_text(json.dumps(manifest | {"files": hashes}, indent=2) + "\n")
-    partial.replace(folder / "manifest.json")
+    with replacing(folder / "manifest.json") as file:
+        file.write_text(json.dumps(manifest | {"files": hashes}, indent=2) + "\n")
 
 
 def describe(folder: str | Path, accuracy: pd.DataFrame) -> None:
@@ -609,9 +604,8 @@ def describe(folder: str | Path, accuracy: pd.DataFrame) -> None:
     folder = Path(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     template = (corpus.TEMPLATES / "model_card.md").read_text(encoding="utf-8")
-    partial = folder / "README.md.partial"
-    partial.write_text(template.format(**_card_fields(manifest, accuracy)), encoding="utf-8")
-    partial.replace(folder / "README.md")
+    with replacing(folder / "README.md") as file:
+        file.write_text(template.format(**_card_fields(manifest, accuracy)), encoding="utf-8")
     write_manifest(folder, manifest | {"accuracy": accuracy.to_dict("records")})
 
 

@@ -18,6 +18,7 @@ from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.edits import trainable_only
+from mmlib.files import replacing
 from mmlib.finetune import encode, fine_tune
 from mmlib.merging import check_vocabularies
 from mmlib.models import model_hash, resolve
@@ -230,13 +231,11 @@ class Training(Steps):
 
 
 def _save(model, tokenizer, log: pd.DataFrame, manifest: Mapping[str, Any], out: Path) -> None:
-    unfinished = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    log.to_csv(unfinished / "training_log.csv", index=False)
-    (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    unfinished.rename(out)
+    with replacing(out) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        log.to_csv(folder / "training_log.csv", index=False)
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
 def expert_recipe(name: str) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from typing import Any, Self
 
 import pandas as pd
 
+from mmlib.files import replacing
+
 PACKAGE = Path(__file__).resolve().parents[1]
 MATH_PARTS = ("math-1", "math-2", "math-3", "mgsm")
 """Math that claims are decided on, see `mmlib.tasks.evaluation.choose_items`: of an organism, the
@@ -163,15 +165,6 @@ def _parse(data: bytes, manifest: Mapping[str, Any]) -> pd.DataFrame:
     return table.fillna(dict.fromkeys(manifest["complete_text"], ""))
 
 
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_table(
     table: pd.DataFrame, name: str, run: RunInfo, *, folder: Path | None = None
 ) -> Path:
@@ -202,11 +195,12 @@ def write_table(
         pd.testing.assert_frame_equal(_parse(data, manifest), table, check_exact=True)
     except (AssertionError, TypeError, ValueError) as error:
         raise ValueError(f"table {name!r} would not survive a CSV file: {error}") from error
-    folder = folder or output_dir()
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / f"{name}.csv", data)
-    _replace(folder / f"{name}.json", (json.dumps(manifest, indent=1) + "\n").encode())
-    return folder / f"{name}.csv"
+    path = (folder or output_dir()) / f"{name}.csv"
+    with replacing(path) as file:
+        file.write_bytes(data)
+    with replacing(path.with_suffix(".json")) as file:
+        file.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    return path
 
 
 def _load(name: str, *folders: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
