@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         help="another value of a parameter that the grid fixes",
     )
 
+    norms = commands.add_parser("norms", help="ship the norms that runs have left in their cache")
+    norms.add_argument("cache", type=Path, help="what MMLIB_CACHE was in these runs")
+
     train = commands.add_parser("train", help="train a model organism, or go on with training it")
     train.add_argument("recipe", nargs="+")
     train.add_argument(
@@ -203,6 +206,13 @@ def _train(project: Project, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _norms(project: Project, arguments: argparse.Namespace) -> int:
+    from mmlib.study.norms import ship_norms
+
+    print(ship_norms(arguments.cache, project.places["evidence"] / "norms"))
+    return 0
+
+
 def _random_model(project: Project, arguments: argparse.Namespace) -> int:
     from mmlib.organism import training as organism
     from mmlib.tasks import problems as data
@@ -220,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command; wrong input is one message, never a traceback."""
     arguments = _parser().parse_args(argv)
     commands = {"list": _list, "run": _run, "sweep": _sweep, "status": _status, "train": _train}
-    command = {**commands, "random-model": _random_model}[arguments.command]
+    command = {**commands, "norms": _norms, "random-model": _random_model}[arguments.command]
     try:
         return command(Project(arguments.root.resolve()), arguments)
     except runner.ChapterFailedError as error:

@@ -4,7 +4,9 @@ Everything here is self-contained HTML: it needs no script, and what a styleshee
 badges, cards on a narrow page) is in ``book/_static/mmlib.css``.
 """
 
+import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
@@ -129,12 +131,15 @@ def _found(row: Mapping[str, object]) -> str:
     return "; ".join([*parts, row["reason"]] if row.get("reason") else parts)
 
 
-def provenance_html(run: object, *, seconds: float | None = None) -> str:
+def provenance_html(
+    run: object, *, seconds: float | None = None, told: Mapping[str, int] | None = None
+) -> str:
     """Return the strip at a chapter's end: model, code, machine, date and parameters of its run.
 
     Args:
         run: The `RunInfo` of the chapter's tables, or the `run` entry of a table's manifest.
         seconds: How long the chapter took.
+        told: What the library told meanwhile, and how often.
     """
     run = dict(run) if isinstance(run, Mapping) else vars(run)
     about = {
@@ -144,6 +149,7 @@ def provenance_html(run: object, *, seconds: float | None = None) -> str:
         "software": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
         "hardware": run["hardware"],
         "date": run["date"],
+        "told": ", ".join(f"{count} × {text}" for text, count in (told or {}).items()),
         "duration": "" if seconds is None else f"{seconds:.0f} s",
         "parameters": ", ".join(f"{name}={value!r}" for name, value in run["parameters"].items()),
     }
@@ -154,12 +160,24 @@ def provenance_html(run: object, *, seconds: float | None = None) -> str:
 # --- header and footer of a chapter ---------------------------------------------------------------
 
 
+class _Told(logging.Handler):
+    """Counts what the library tells while a chapter runs, such as where its norms come from."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.counts: Counter[str] = Counter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.counts[record.getMessage()] += 1
+
+
 @dataclass(frozen=True)
 class Page:
-    """A chapter while it runs: its parameters and its clock."""
+    """A chapter while it runs: its parameters, its clock, and what the library tells."""
 
     parameters: Mapping[str, Any]
     started: float = field(default_factory=time.perf_counter)
+    told: _Told = field(default_factory=_Told)
 
     def run(self, model: Any = None, *, name: str = "") -> RunInfo:
         """What made the tables of this page.
@@ -186,7 +204,11 @@ def open(namespace: Mapping[str, Any]) -> Page:
         namespace: Globals of the notebook; its annotated names are the parameters.
     """
     pd.set_option("display.max_rows", 200)
-    return Page({name: namespace[name] for name in namespace["__annotations__"]})
+    page = Page({name: namespace[name] for name in namespace["__annotations__"]})
+    logger = logging.getLogger("mmlib")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [page.told]  # of this chapter alone
+    return page
 
 
 def verdicts(tables: Mapping[str, pd.DataFrame], *claims: str) -> pd.DataFrame:
@@ -261,4 +283,4 @@ def close(
     known = {"run_seconds": seconds, "run_hardware": run.hardware}
     for name, value in {**(numbers or {}), **known}.items():
         show(name, value)
-    return HTML(provenance_html(run, seconds=seconds))
+    return HTML(provenance_html(run, seconds=seconds, told=this.told.counts))

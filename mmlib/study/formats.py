@@ -330,7 +330,8 @@ def rows(given: Mapping[str, Any]) -> Formats:
     samples = draw_samples(tasks, languages, seeds, **whole)
     texts = variants(samples, tokenizer, math=math, forms=given["forms"])
     batching = {"batch_size": given["batch_size"]}
-    scores = score_samples(model, tokenizer, samples, **batching)
+    audit = {"audit_seed": given["audit_seed"]}
+    scores = score_samples(model, tokenizer, samples, **batching, **audit)
     base = {seed: math_sets(scores, math, nonmath, keep_ratio, seed) for seed in seeds}
 
     def moved(texts: Mapping, math: str, nonmath: str) -> pd.DataFrame:

@@ -1,24 +1,19 @@
 """Localise math weights in every language and compare them: the first study, one call per step."""
 
-import hashlib
 import itertools
-import os
-import warnings
+import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.forward import batches, observe
 from mmlib.importance import (
     EMPTY,
-    ActivationNorms,
     Batch,
     ImportanceScores,
     _run,
@@ -30,71 +25,8 @@ from mmlib.importance import (
 from mmlib.masks import ParameterMask
 from mmlib.models import linear_modules, model_hash
 from mmlib.overlap import SetCounts
+from mmlib.study.norms import Kept, audit_norms, cached_sample_norms
 from mmlib.tasks.problems import Calibration, calibration
-
-
-def cached_sample_norms(
-    model: nn.Module,
-    batches: Sequence[Batch],
-    counts: torch.Tensor,
-    *,
-    model_hash: str,
-    include_head: bool = False,
-) -> list[ActivationNorms]:
-    """`collect_sample_norms`, computed once per content.
-
-    The cache is the folder `$MMLIB_CACHE` (default `~/.cache/mmlib`). The key of a sample is the
-    hash of weights, dtype and configuration, of the token ids of its prompts (hence of data,
-    sampling, seed and tokenizer), and the scope. A damaged file is computed again, with a warning.
-
-    Args:
-        model: As in `collect_norms`.
-        batches: Likewise, as a list.
-        counts: As in `collect_sample_norms`.
-        model_hash: `mmlib.models.model_hash(model)`.
-        include_head: As in `collect_norms`.
-    """
-    if not batches:
-        raise ValueError(EMPTY)
-    root = Path(os.environ.get("MMLIB_CACHE", "~/.cache/mmlib")).expanduser() / "norms"
-    scope = f"norms 2 {model_hash} {include_head}"
-    paths = [root / f"{key}.safetensors" for key in _keys(batches, counts, scope)]
-    found = {row: norms for row, path in enumerate(paths) if (norms := _cached(path))}
-    missing = [row for row in range(len(paths)) if row not in found]
-    if missing:
-        made = collect_sample_norms(model, batches, counts[missing], include_head=include_head)
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            for row, norms in zip(missing, made, strict=True):
-                norms.save(paths[row])
-        except (OSError, SafetensorError) as error:
-            raise OSError(f"cannot write to the cache {root} (set MMLIB_CACHE): {error}") from error
-        found |= dict(zip(missing, made, strict=True))
-    return [found[row] for row in range(len(paths))]
-
-
-def _keys(batches: Sequence[Batch], counts: torch.Tensor, scope: str) -> list[str]:
-    """A name for the prompts of each sample, whatever their order."""
-    prompts = [
-        hashlib.sha256(ids[mask].numpy().tobytes()).hexdigest()
-        for batch in batches
-        for ids, mask in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
-    ]
-    found = []
-    for row in counts.int().tolist():
-        own = sorted(f"{prompt} {n}" for prompt, n in zip(prompts, row, strict=True) if n)
-        found.append(hashlib.sha256("\n".join([scope, *own]).encode()).hexdigest()[:32])
-    return found
-
-
-def _cached(path: Path) -> ActivationNorms | None:
-    try:
-        return ActivationNorms.load(path)
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        warnings.warn(f"{error}; it is computed again", stacklevel=3)
-        return None
 
 
 @torch.no_grad()
@@ -207,6 +139,10 @@ def draw_samples(
     }
 
 
+_AUDITED: set[str] = set()
+"""Models of which this session has computed shipped norms again."""
+
+
 def score_samples(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -215,11 +151,14 @@ def score_samples(
     batch_size: int = 32,
     include_head: bool = False,
     accumulation: str = "float32",
+    audit_seed: int = 1,
 ) -> dict[Sample, ImportanceScores]:
-    """Score the weights of `model` on every sample; finished norms come from the cache.
+    """Score the weights of `model` on every sample; known norms are not computed again.
 
     Samples of one language and task are scored together: a text that several have, or one has
-    several times, is read once.
+    several times, is read once. Norms come from the cache or from those that are shipped (see
+    `mmlib.study.norms`); the first time that a session takes shipped ones of a model, it computes
+    one of them again and compares.
 
     Args:
         model: A Hugging Face causal language model made of `nn.Linear`.
@@ -228,6 +167,11 @@ def score_samples(
         batch_size: Prompts per forward pass.
         include_head: Score the output projection too, unless it is tied.
         accumulation: See `mmlib.study.localisation.collect_scores`.
+        audit_seed: Which of the shipped norms are computed again.
+
+    Raises:
+        ValueError: As in `collect_norms` and `mmlib.study.norms.cached_sample_norms`.
+        AuditError: The shipped norms are not those computed again.
     """
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     # The published sums depend on the order of the prompts, which is therefore kept.
@@ -238,13 +182,23 @@ def score_samples(
             key: collect_scores(model, batches(tokenizer, sample, **batching), **options)
             for key, sample in samples.items()
         }
-    scores, options = {}, {"include_head": include_head, "model_hash": model_hash(model)}
+    digest, scope = model_hash(model), {"include_head": include_head}
+    kept: dict[Sample, Kept] = {}
     for pool in dict.fromkeys((key.lang, key.task) for key in samples):
         own = {key: sample for key, sample in samples.items() if (key.lang, key.task) == pool}
         texts, counts = _distinct(tokenizer, list(own.values()))
-        norms = cached_sample_norms(model, batches(tokenizer, texts, **batching), counts, **options)
-        scores |= {key: n.scores(model) for key, n in zip(own, norms, strict=True)}
-    return {key: scores[key] for key in samples}
+        read = batches(tokenizer, texts, **batching)
+        norms = cached_sample_norms(model, read, counts, model_hash=digest, **scope)
+        kept |= zip(own, norms, strict=True)
+    shipped = [key for key in samples if kept[key].source == "shipped"]
+    if shipped and digest not in _AUDITED:
+        drawn = random.Random(audit_seed).choice(shipped)
+        texts, counts = _distinct(tokenizer, [samples[drawn]])
+        read = batches(tokenizer, texts, **batching)
+        (again,) = collect_sample_norms(model, read, counts, **scope)
+        audit_norms(kept[drawn].norms, again, f"{drawn.lang} {drawn.task}, seed {drawn.seed}")
+        _AUDITED.add(digest)
+    return {key: kept[key].norms.scores(model) for key in samples}
 
 
 def _distinct(tokenizer, samples: Sequence[Calibration]) -> tuple[list[str], torch.Tensor]:

@@ -70,6 +70,8 @@ class Sampling(Settings):
     num_samples: int = 500
     replacement: bool = True
     data_dir: str = ""
+    audit_seed: int = 1
+    """Which of the shipped norms are computed again, see `score_samples`."""
 
     def draw(self) -> dict[Sample, Calibration]:
         """Texts of every language, task and seed, see `draw_samples`."""
@@ -81,6 +83,7 @@ class Sampling(Settings):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options: Any
     ) -> dict[Sample, ImportanceScores]:
         """Scores of every language, task and seed; options as in `score_samples`."""
+        options = {"audit_seed": self.audit_seed} | options
         return score_samples(model, tokenizer, self.draw(), **options)
 
 

@@ -1,5 +1,6 @@
 """Figures as they stand on a page: themed, labelled, alike; the ledger, badges and provenance."""
 
+import logging
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -146,3 +147,12 @@ def test_provenance_takes_a_run_or_its_manifest():
     assert words["parameters"] == "a='<b>'"
     assert words["duration"] == "12 s"
     assert "hardware" not in words, "what is unknown is left out"
+
+
+def test_a_page_says_what_the_library_told_while_it_ran():
+    earlier, this = (pages.open({"__annotations__": {}}) for _ in range(2))
+    for source in ("shipped", "computed", "shipped"):
+        logging.getLogger("mmlib.study.norms").info("norms %s", source)
+    html = pages.provenance_html(RunInfo("toy"), told=this.told.counts)
+    assert "<dt>told</dt><dd>2 × norms shipped, 1 × norms computed</dd>" in html
+    assert not earlier.told.counts

@@ -12,8 +12,8 @@ from mmlib.importance import (
     collect_sample_norms,
     prompt_norms,
 )
-from mmlib.models import linear_modules, model_hash
-from mmlib.study.localisation import cached_sample_norms, collect_scores
+from mmlib.models import linear_modules
+from mmlib.study.localisation import collect_scores
 
 RATIOS = [0.01, 0.1, 0.25]
 
@@ -152,18 +152,6 @@ def test_a_prompt_beyond_the_context_is_refused(llama):
         collect_norms(llama, [pad([torch.ones(65, dtype=torch.int64)])])
 
 
-def test_a_damaged_cache_file_is_computed_again(llama, prompts, tmp_path, monkeypatch):
-    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path))
-    once = torch.ones(1, len(prompts))
-    (first,) = cached_sample_norms(llama, [pad(prompts)], once, model_hash="x")
-    (path,) = tmp_path.rglob("*.safetensors")
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.warns(UserWarning, match="computed again"):
-        (again,) = cached_sample_norms(llama, [pad(prompts)], once, model_hash="x")
-    assert all(torch.equal(first[name], again[name]) for name in first.shared)
-    assert ActivationNorms.load(path).shared == first.shared
-
-
 def test_nothing_to_calibrate_on_is_refused(llama):
     with pytest.raises(ValueError, match="empty"):
         collect_norms(llama, [])
@@ -256,26 +244,6 @@ def test_saved_norms_are_the_same_and_damage_is_named(llama, prompts, tmp_path):
     (tmp_path / "norms.safetensors").write_bytes(b"{}")
     with pytest.raises(ValueError, match=r"norms\.safetensors"):
         ActivationNorms.load(tmp_path / "norms.safetensors")
-
-
-def test_the_cache_is_keyed_by_content(llama, prompts, tmp_path, monkeypatch):
-    monkeypatch.setenv("MMLIB_CACHE", str(tmp_path))
-    files = lambda: len(list(tmp_path.rglob("*.safetensors")))  # noqa: E731
-    cached = lambda batch: cached_sample_norms(  # noqa: E731
-        llama, [batch], torch.ones(1, len(batch["input_ids"])), model_hash=model_hash(llama)
-    )[0]
-    first = cached(pad(prompts))
-    again = cached(pad(prompts, side="left"))
-    assert files() == 1
-    assert all(torch.equal(first[name], again[name]) for name in first.shared)
-    cached(pad(prompts[1:]))
-    assert files() == 2
-    with torch.no_grad():
-        llama.model.layers[0].mlp.up_proj.weight[0, 0] += 1
-    cached(pad(prompts))
-    llama.bfloat16()
-    cached(pad(prompts))
-    assert files() == 4
 
 
 def test_untied_head_is_scored_from_its_real_input(prompts):
