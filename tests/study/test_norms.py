@@ -165,3 +165,17 @@ def test_only_norms_of_one_shape_are_shipped_together(tmp_path):
         one.save(tmp_path / "norms" / f"{width}.safetensors")
     with pytest.raises(ValueError, match="several shapes"):
         ship_norms(tmp_path, tmp_path / "shipped")
+
+
+def test_the_norms_of_the_book_are_whole():
+    """Those of the organisms on samples of the default pages, each of 500 texts or fewer."""
+    shipped = shipped_norms(norms.SHIPPED)
+    model = load_model("organism-even")[0]
+    modules = dict(model.named_modules())
+    assert len(shipped) > 100
+    for kept in shipped.values():
+        assert 0 < kept.num_samples <= 500
+        assert all(len(kept[name]) == modules[name].in_features for name in kept.shared)
+        values = torch.cat(list(kept.vectors.values()))
+        assert values.isfinite().all()
+        assert (values >= 0).all()
