@@ -5,37 +5,33 @@ its answers in two ways and has read examples before a question, whose math weig
 """
 
 import copy
-import functools
 import itertools
 import math
-import random
-import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from mmlib.edits import pruned, tuned_weights
-from mmlib.finetune import encode, fine_tune
+from mmlib.edits import tuned_weights
+from mmlib.finetune import fine_tune
 from mmlib.masks import ParameterMask, digest, random_mask
 from mmlib.models import decoder_layers
-from mmlib.organism.corpus import draw, language_file, render, write_table
+from mmlib.study.closings import closing_answers, closing_examples, closing_items, two_closings
 from mmlib.study.evidence import audit, audit_values, read_evidence, shipped
 from mmlib.study.experts import Training, expert_examples
 from mmlib.study.localisation import math_sets
-from mmlib.study.settings import Ask, Asking, Loading, Sampling, Steps
-from mmlib.study.systems import Stage, align, begin
-from mmlib.study.tables import RunInfo, unpack_answers
+from mmlib.study.settings import Asking, Loading, Sampling, Steps
+from mmlib.study.systems import Stage, aligned, begin
+from mmlib.study.tables import RunInfo, pack_answers, unpack_answers
 from mmlib.study.travel import ALL, parts_of
-from mmlib.study.variants import Variant, labels, record
-from mmlib.tasks.evaluation import evaluate
-from mmlib.tasks.problems import Problem, load_problems
+from mmlib.study.variants import State, Variant, edited, labels, measured
 
 TRANSLATED = "translated math"
 """The examples of `mmlib.study.systems.EXAMPLES` that layers are tuned on."""
@@ -58,10 +54,7 @@ class System(NamedTuple):
 
 
 NAME = list(System._fields)
-BASE, MIDDLE = System("base"), System("middle")
-
-
-# --- where to tune --------------------------------------------------------------------------------
+BASE, ALL_LAYERS, MIDDLE = System("base"), System("all"), System("middle")
 
 
 def layer_systems(depth: int, *, draws: int = 2) -> dict[System, tuple[Stage, ...]]:
@@ -86,7 +79,7 @@ def layer_systems(depth: int, *, draws: int = 2) -> dict[System, tuple[Stage, ..
     middle = tuple(range(first, first + number))
     below = (number + 1) // 2
     outer = (*range(below), *range(depth - (number - below), depth))
-    taken = {System("all"): tuple(range(depth)), MIDDLE: middle, System("outer"): outer}
+    taken = {ALL_LAYERS: tuple(range(depth)), MIDDLE: middle, System("outer"): outer}
     if draws > (others := math.comb(depth, number) - 2):
         raise ValueError(f"draws={draws}: there are {others} other sets of {number} layers")
     rng = np.random.default_rng(0)
@@ -139,246 +132,29 @@ def random_sets(like: ParameterMask, *, draws: int, seed: int) -> dict[System, P
 
 
 @contextmanager
-def _aligned(
-    base: PreTrainedModel,
-    stages: Sequence[Stage],
-    examples: Mapping[str, Sequence[Mapping[str, list[int]]]],
-    out: Path,
-    keep: Callable[[pd.DataFrame], None],
-    **options: Any,
-) -> Iterator[tuple]:
-    """A copy of a model after the stages; `keep` gets the log."""
-    model, log, _ = align(copy.deepcopy(base), stages, examples, out, **options)
-    keep(log)
-    yield model, {}
-
-
-@contextmanager
-def _tuned(
+def tuned(
     base: PreTrainedModel,
     mask: ParameterMask,
     examples: Sequence[Mapping[str, list[int]]],
-    out: Path,
-    keep: Callable[[pd.DataFrame], None],
-    **options: Any,
-) -> Iterator[tuple]:
-    """A copy of a model after only some weights were tuned; `keep` gets the log."""
-    model = copy.deepcopy(base)
-    with tuned_weights(model, mask) as number:
-        log = fine_tune(model, examples, out / digest(mask), **options)
-    keep(log.assign(n_weights=number))
-    yield model, {"n_weights": number}
-
-
-def trained(
-    variants: Iterable[Variant], logs: Sequence[pd.DataFrame], ask: Ask | None
-) -> dict[str, pd.DataFrame]:
-    """Train variants of a model, and ask them.
-
-    Args:
-        variants: See `mmlib.study.variants.record`; the log of each is appended to `logs`.
-        logs: See there.
-        ask: None: no model is asked.
-
-    Returns:
-        "answers" (packed by part and lang, see `mmlib.study.tables.pack_answers`; none: absent) and
-        "log", with the columns of the variants.
-    """
-    number, variants = len(logs), list(variants)
-    answers = record(variants, ask, by=["part", "lang"])
-    tables = {"answers": answers} if ask else {}
-    told = zip(logs[number:], variants, strict=True)
-    tables["log"] = pd.concat(
-        [log.assign(**variant.columns) for log, variant in told if len(log)], ignore_index=True
-    )
-    return tables
-
-
-def tuned_sets(
-    base: PreTrainedModel,
-    sets: Mapping[System, ParameterMask],
-    examples: Sequence[Mapping[str, list[int]]],
     out: str | Path,
-    *,
-    columns: Mapping[str, Any],
-    ask: Ask | None,
     **options: Any,
-) -> dict[str, pd.DataFrame]:
-    """Tune sets of weights, each from the same model, and ask what comes out.
+) -> Iterator[State]:
+    """The change of a variant that is a copy of a model of which only some weights were tuned.
 
     Args:
         base: In float32; unchanged.
-        sets: Weights, see `weight_sets`.
+        mask: These weights.
         examples: See `mmlib.finetune.encode`.
-        out: Folder of all runs; one that is finished is not trained again.
-        columns: What else names the runs.
-        ask: As in `trained`.
+        out: Folder of the run; one that is finished is not trained again.
         **options: Further arguments of `mmlib.finetune.fine_tune`.
 
-    Returns:
-        Result of `trained`, both tables with n_weights.
+    Yields:
+        The model, n_weights and the "log".
     """
-    logs: list[pd.DataFrame] = []
-    variants = [
-        Variant(
-            system._asdict() | columns,
-            functools.partial(_tuned, base, mask, examples, Path(out), logs.append, **options),
-        )
-        for system, mask in sets.items()
-    ]
-    return trained(variants, logs, ask)
-
-
-# --- form of the answers --------------------------------------------------------------------------
-
-
-def two_closings(other: str, language: str = "en") -> tuple[str, str]:
-    """The closing phrase of the corpus, which the grader reads, and another one.
-
-    Args:
-        other: With `{x}` where the answer stands.
-        language: ISO 639-1 code.
-
-    Raises:
-        ValueError: `other` has no `{x}`, or is what the corpus has.
-    """
-    asked = language_file(language)["closing"]
-    if "{x}" not in other or other == asked:
-        raise ValueError(f"other closing {other!r}: give another one than {asked!r}, with {{x}}")
-    return asked, other
-
-
-def closed(problem: Problem, phrases: Sequence[str], phrase: str) -> str:
-    """The worked solution of a problem, closed with `phrase` in place of the first of `phrases`."""
-    end = phrases[0].format(x=problem.target)
-    if not problem.response.endswith(end):
-        raise ValueError(f"{problem.response!r} does not end with {end!r}")
-    return problem.response.removesuffix(end) + phrase.format(x=problem.target)
-
-
-def with_shots(problem: Problem, shots: Sequence[Problem], phrases, phrase: str) -> str:
-    """The prompt of a problem after worked examples that are all closed alike."""
-    before = [shot.prompt + closed(shot, phrases, phrase) for shot in shots]
-    return "\n\n".join([*before, problem.prompt])
-
-
-def closing_examples(
-    tokenizer: PreTrainedTokenizerBase,
-    phrases: Sequence[str],
-    *,
-    number: int,
-    seed: int,
-    shots: int = 2,
-    language: str = "en",
-) -> list[dict[str, list[int]]]:
-    """Fresh math of the corpus, closed in either way; every second one after examples.
-
-    Without examples either closing is as likely; after examples it is that of the examples. Never
-    an item that is asked: items are drawn from the corpus' training part.
-
-    Args:
-        tokenizer: The model's.
-        phrases: See `two_closings`.
-        number: Examples, with a loss on the last solution only.
-        seed: Of the draws.
-        shots: Worked examples before every second question.
-        language: ISO 639-1 code.
-    """
-    rng, texts = random.Random(f"closings {seed}"), []
-    for index in range(number):
-        drawn = [_problem(rng, language) for _ in range(1 + shots * (index % 2))]
-        phrase = rng.choice(list(phrases))
-        prompt = with_shots(drawn[0], drawn[1:], phrases, phrase)
-        texts.append((prompt, closed(drawn[0], phrases, phrase)))
-    return encode(tokenizer, texts)
-
-
-def _problem(rng: random.Random, language: str) -> Problem:
-    row = render(draw(rng, "math"), language)
-    return Problem("", language, "math", row["prompt"], row["response"], row["target"])
-
-
-def closing_items(
-    out: str | Path,
-    phrases: Sequence[str],
-    phrase: str,
-    *,
-    shots: int,
-    items: int,
-    data_dir: str,
-    language: str = "en",
-) -> Path:
-    """Write held-out math with worked examples before it, in a folder that `data_dir` can be.
-
-    Args:
-        out: Folder, made if need be.
-        phrases: See `two_closings`.
-        phrase: One of them, which the examples are closed with.
-        shots: Worked examples before each question, from the calibration part.
-        items: How many questions, the first ones.
-        data_dir: As in `mmlib.tasks.problems.load_problems`.
-        language: ISO 639-1 code.
-
-    Raises:
-        ValueError: There are not as many questions.
-    """
-    load = {"data_dir": data_dir or None}
-    asked = load_problems("organism-math", language, **load)
-    if not 0 < items <= len(asked):
-        raise ValueError(f"items={items}: there are {len(asked)} questions")
-    pool = load_problems("organism-math", language, split="calibration", **load)
-    rng, rows = np.random.default_rng(0), []
-    for problem in asked[:items]:
-        before = [pool[i] for i in rng.choice(len(pool), shots, replace=False)]
-        row = {"id": problem.id, "lang": language, "task": "math", "target": problem.target}
-        row["prompt"] = with_shots(problem, before, phrases, phrase)
-        rows.append(row | {"response": closed(problem, phrases, phrase)})
-    Path(out).mkdir(parents=True, exist_ok=True)
-    write_table(pd.DataFrame(rows), Path(out) / "heldout.jsonl.gz")
-    return Path(out)
-
-
-def closing_answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folders: Mapping[tuple[int, str], Path],
-    *,
-    language: str = "en",
-    batch_size: int = 256,
-) -> pd.DataFrame:
-    """Ask the items of `closing_items` and see how the answers are closed.
-
-    Args:
-        model: Any causal LM, perhaps changed.
-        tokenizer: Its tokenizer.
-        folders: (shots, phrase) -> folder.
-        language: ISO 639-1 code.
-        batch_size: Prompts per batch.
-
-    Returns:
-        shots, phrase, n, as_asked (share of answers that end with the phrase and a number), strict
-        and flexible (share of right ones, by what reads them).
-    """
-    rows = []
-    for (shots, phrase), folder in folders.items():
-        asking = {"languages": [language], "data_dir": folder, "batch_size": batch_size}
-        answers = evaluate(model, tokenizer, "organism-math", **asking)
-        right = answers.groupby("extraction").correct.mean()
-        responses = answers[answers.extraction == "strict"].response
-        ends = responses.map(lambda text, phrase=phrase: ends_with(text, phrase))
-        shares = (float(ends.mean()), float(right["strict"]), float(right["flexible"]))
-        rows.append((shots, phrase, len(responses), *shares))
-    names = ["shots", "phrase", "n", "as_asked", "strict", "flexible"]
-    return pd.DataFrame(rows, columns=names)
-
-
-def ends_with(text: str, phrase: str) -> bool:
-    """Whether a text ends with a closing phrase and some number in it."""
-    head, _, tail = phrase.partition("{x}")
-    return bool(re.search(re.escape(head) + r"-?\d+" + re.escape(tail) + r"\s*$", text))
-
-
-# --- the experiment -------------------------------------------------------------------------------
+    model = copy.deepcopy(base)
+    with tuned_weights(model, mask) as number:
+        log = fine_tune(model, examples, out, **options)
+    yield State(model, {"n_weights": number}, {"log": log})
 
 
 class Advice(NamedTuple):
@@ -410,27 +186,33 @@ class Advice(NamedTuple):
 
 
 class _Bench:
-    """The model, the texts and the folder that all three studies have in common."""
+    """The model, and what is learned, tuned and asked in all three studies."""
 
     def __init__(self, given: Mapping[str, Any]):
-        self.given, self.loading = given, Loading.of(given)
-        self.base, self.tokenizer = self.loading.load()
-        self.run = self.loading.run(self.base, given)
+        self.given, loading = given, Loading.of(given)
+        self.base, self.tokenizer = loading.load()
+        self.run = loading.run(self.base, given)
         self.out = Path(given["runs_dir"]) / self.run.model.replace("/", "-")
         tasks = {"math_tasks": given["train_tasks"], "language_tasks": given["train_tasks"]}
         others = {"data_dir": given["train_dir"], "learning_rate": given["layer_rate"]}
-        self.training = Training.of(given, **tasks, **others)
-        self.how = Steps.of(given).how
-        asking = Asking.of(given, parts=given["parts"] or None)
-        self.asking = asking
-        self.ask = asking.ask(self.tokenizer, parts=asking.parts)
+        self.training, self.how = Training.of(given, **tasks, **others), Steps.of(given).how
+        self.asking = Asking.of(given, parts=given["parts"] or None)
+        self.ask = self.asking.ask(self.tokenizer, parts=self.asking.parts)
+        self.problems = self.asking.problems("en")
+        self.recipes = layer_systems(len(decoder_layers(self.base)[1]), draws=given["draws"])
+        self.phrases, shots = two_closings(given["closing"]), given["shots"]
+        self.forms = [(0, self.phrases[0]), *((shots, phrase) for phrase in self.phrases)]
+        self.random = [System("random", number + 1) for number in range(given["draws"])]
+        self.seeds = dict(zip(given["seeds"], given["samples"], strict=True))
+        # Each is drawn once and serves several trainings.
+        self.multilingual, self.weight_sets = cache(self._multilingual), cache(self._weight_sets)
 
     def examples(self, code: str, number: int, seed: int, **others: Any) -> tuple[list, list]:
         """Word problems in one language, and those set aside."""
         data = self.training.data | others
         return expert_examples(code, self.tokenizer, number=number, seed=seed, **data)
 
-    def multilingual(self, seed: int) -> tuple[dict[str, list], list]:
+    def _multilingual(self, seed: int) -> tuple[dict[str, list], list]:
         """Word problems in all languages, as many together, and those set aside."""
         codes = self.given["languages"]
         number = -(-self.training.examples // len(codes))
@@ -445,103 +227,131 @@ class _Bench:
         math, nonmath = self.given["math"], self.given["nonmath"]
         return lambda ratio: math_sets(scores, math, nonmath, ratio, sample)
 
+    def _weight_sets(self, seed: int) -> dict[str, dict[System, ParameterMask]]:
+        """Language -> the sets that are tuned to help it."""
+        sets = self.sets(self.base, self.seeds[seed], self.given["languages"])
+        sets, how = sets(self.given["keep_ratio"]), {"draws": len(self.random), "seed": 100 * seed}
+        return {code: weight_sets(sets, code, **how) for code in self.given["targets"]}
 
-def _tune_layers(
-    bench: _Bench, recipes: Mapping[System, Sequence[Stage]]
-) -> list[dict[str, pd.DataFrame]]:
-    """Tune layers from every seed; and in the first one at every rate, unasked."""
-    given, seeds = bench.given, bench.given["seeds"]
-    drawn = {seed: bench.multilingual(seed) for seed in seeds}
-    aside, logs = drawn[seeds[0]][1], []
+    def layers(self, system: System, seed: int, rate: float, *asked: str) -> Variant:
+        """Layers that are tuned on math in all languages."""
+        named = {"seed": seed, "learning_rate": rate, "study": "layers", "target": "all"}
+        change = partial(self._layers, system, seed, rate)
+        return Variant(system._asdict() | named, change, {"languages": asked})
 
-    def variant(system: System, seed: int, rate: float) -> Variant:
-        stages = recipes[system]
-        rates = {"part": rate, "full": rate}
-        named = {"seed": seed, "learning_rate": rate if stages else 0.0}
-        examples = drawn[seed][0] if stages else {}
-        options = bench.how | {"rates": rates, "seed": max(seed, 1), "heldout": aside}
-        out = bench.out / "layers" / f"seed-{seed}"
-        change = functools.partial(
-            _aligned, bench.base, stages, examples, out, logs.append, **options
-        )
-        return Variant(system._asdict() | named | {"study": "layers", "target": "all"}, change)
+    def _layers(self, system: System, seed: int, rate: float):
+        aside = self.multilingual(next(iter(self.seeds)))[1]
+        examples = self.multilingual(seed)[0] if self.recipes[system] else {}
+        how = self.how | {"rates": {"part": rate, "full": rate}, "seed": seed, "heldout": aside}
+        out = self.out / "layers" / f"seed-{seed}"
+        return aligned(self.base, self.recipes[system], examples, out, **how)
 
-    ask = functools.partial(bench.ask, languages=given["languages"])
-    tuned = [system for system, stages in recipes.items() if stages]
-    pairs = [(BASE, 0), *itertools.product(tuned, seeds)]
-    tables = [trained([variant(*pair, given["layer_rate"]) for pair in pairs], logs, ask)]
-    trials = [system for system in tuned if system.system != "all"]
-    for rate in given["layer_rates"]:
-        variants = [variant(system, seeds[0], rate) for system in trials]
-        tables.append(trained(variants, logs, None))
-    return tables
+    def weights(self, code: str, system: System, seed: int, rate: float, *asked: str) -> Variant:
+        """Weights that are tuned on math in one language."""
+        named = {"seed": seed, "learning_rate": rate, "study": "weights", "target": code}
+        change = partial(self._weights, code, system, seed, rate)
+        return Variant(system._asdict() | named, change, {"languages": asked})
 
+    def _weights(self, code: str, system: System, seed: int, rate: float):
+        mask = self.weight_sets(seed)[code][system]
+        held = self.given["heldout"] * len(self.given["languages"])
+        examples, aside = self.examples(code, self.training.examples, seed, heldout=held)
+        how = self.how | {"learning_rate": rate, "seed": seed, "heldout": aside}
+        out = self.out / f"weights-{code}-{seed}-{rate:g}" / digest(mask)
+        return tuned(self.base, mask, examples, out, **how)
 
-def _tune_weights(bench: _Bench) -> list[dict[str, pd.DataFrame]]:
-    """Tune sets for every language and seed; and the first one's at every rate, unasked."""
-    given, seeds, targets = bench.given, bench.given["seeds"], bench.given["targets"]
-    sets = {}
-    for seed, sample in zip(seeds, given["samples"], strict=True):
-        of_seed = bench.sets(bench.base, sample, given["languages"])(given["keep_ratio"])
-        for code in targets:
-            sets[code, seed] = weight_sets(of_seed, code, draws=given["draws"], seed=100 * seed)
-    cases = [(code, seed, given["weight_rate"], True) for code in targets for seed in seeds]
-    cases += [(targets[0], seeds[0], rate, False) for rate in given["weight_rates"]]
-    tables = []
-    for code, seed, rate, asked in cases:
-        held = given["heldout"] * len(given["languages"])
-        kept, aside = bench.examples(code, bench.training.examples, seed, heldout=held)
-        ask = functools.partial(bench.ask, languages=["en", code]) if asked else None
-        out = bench.out / f"weights-{code}-{seed}-{rate:g}"
-        columns = {"seed": seed, "learning_rate": rate, "study": "weights", "target": code}
-        how = bench.how | {"learning_rate": rate, "seed": seed, "heldout": aside}
-        named = {"columns": columns, "ask": ask}
-        tables.append(tuned_sets(bench.base, sets[code, seed], kept, out, **named, **how))
-    return tables
+    def trainings(self) -> list[Variant]:
+        """All trainings: of every seed, asked; and in the first one at every rate, unasked."""
+        given, codes = self.given, self.given["languages"]
+        first, target = given["seeds"][0], given["targets"][0]
+        layers = [system for system, stages in self.recipes.items() if stages]
+        plan = [self.layers(BASE, 0, 0.0, *codes)]
+        plan += [
+            self.layers(system, seed, given["layer_rate"], *codes)
+            for system, seed in itertools.product(layers, given["seeds"])
+        ]
+        plan += [
+            self.layers(system, first, rate)
+            for rate, system in itertools.product(given["layer_rates"], layers)
+            if system != ALL_LAYERS
+        ]
+        kinds = [System("own"), System("shared"), *self.random]
+        plan += [
+            self.weights(code, system, seed, given["weight_rate"], "en", code)
+            for system, seed, code in itertools.product(kinds, given["seeds"], given["targets"])
+        ]
+        plan += [
+            self.weights(target, system, first, rate)
+            for rate, system in itertools.product(given["weight_rates"], kinds)
+        ]
+        return plan
 
+    def measure(self, model: PreTrainedModel, languages: Sequence[str]) -> dict[str, pd.DataFrame]:
+        """Packed answers in some languages, or in none."""
+        if not languages:
+            return {}
+        return {"answers": pack_answers(self.ask(model, languages=languages), ["part", "lang"])}
 
-def _prune_forms(
-    bench: _Bench, forms: Sequence[tuple[int, str]], phrases: Sequence[str]
-) -> pd.DataFrame:
-    """Train organisms that close in two ways, prune them, and see how they close."""
-    given, tables = bench.given, []
-    with tempfile.TemporaryDirectory() as place:
-        items = {"items": given["form_items"], "data_dir": given["form_dir"]}
-        folders = {
-            form: closing_items(f"{place}/{index}", phrases, form[1], shots=form[0], **items)
-            for index, form in enumerate(forms)
+    def closings(self) -> pd.DataFrame:
+        """Train organisms that close in two ways, prune them, and see how they close."""
+        given, tables = self.given, []
+        asking = {"tokenizer": self.tokenizer, "batch_size": given["batch_size"]}
+        with tempfile.TemporaryDirectory() as place:
+            items = {"items": given["form_items"], "data_dir": given["form_dir"]}
+            folders = {
+                form: closing_items(
+                    f"{place}/{index}", self.phrases, form[1], shots=form[0], **items
+                )
+                for index, form in enumerate(self.forms)
+            }
+            closes = partial(closing_answers, folders=folders, **asking)
+            for seed in self.seeds:
+                pruned = self._pruned(seed)
+                tables.append(measured(pruned, lambda model: {"forms": closes(model)})["forms"])
+        return pd.concat(tables, ignore_index=True).drop(columns=["n_weights", "mask"])
+
+    def _pruned(self, seed: int) -> Iterator[Variant]:
+        """A model that closes in two ways: whole, and without sets of its weights."""
+        given, model = self.given, copy.deepcopy(self.base).requires_grad_(True)
+        steps = Steps.of(given, steps=given["form_steps"])
+        texts = {"number": steps.examples, "seed": seed, "shots": given["shots"]}
+        examples = closing_examples(self.tokenizer, self.phrases, **texts)
+        how = steps.how | {"every": steps.steps, "seed": seed, "learning_rate": given["form_rate"]}
+        fine_tune(model, examples, self.out / f"form-{seed}", **how)
+        sets = self.sets(model, self.seeds[seed], ["en"])
+        for ratio in given["keep_ratios"]:
+            own = sets(ratio)["en"]
+            drawn = random_sets(own, draws=len(self.random), seed=100 * seed)
+            for system, mask in {System("whole"): None, System("math"): own, **drawn}.items():
+                named = system._asdict() | {"keep_ratio": ratio, "seed": seed}
+                yield Variant(named, partial(edited, model, lambda mask=mask: mask, factor=0.0))
+
+    def wanted(self) -> dict[str, pd.DataFrame]:
+        """The rows of answers and of forms that a sweep makes."""
+        parts, given = self.problems.part.unique(), self.given
+        rows = [
+            {**training.columns, "part": part, "lang": code}
+            for training in self.trainings()
+            for part in parts
+            for code in training.asked["languages"]
+        ]
+        answers = pd.DataFrame(rows)
+        last = (answers.study == "weights") & (answers.lang != "en")  # as the tables are ordered
+        systems = [System("whole"), System("math"), *self.random]
+        every = itertools.product(given["keep_ratios"], given["seeds"], systems, self.forms)
+        forms = [(*form, *system, ratio, seed) for ratio, seed, system, form in every]
+        names = ["shots", "phrase", *NAME, "keep_ratio", "seed"]
+        return {
+            "answers": pd.concat([answers[~last], answers[last]]),
+            "forms": pd.DataFrame(forms, columns=names),
         }
-        closes = functools.partial(
-            closing_answers,
-            tokenizer=bench.tokenizer,
-            folders=folders,
-            batch_size=given["batch_size"],
-        )
-        for seed, sample in zip(given["seeds"], given["samples"], strict=True):
-            model = copy.deepcopy(bench.base).requires_grad_(True)
-            steps = Steps.of(given, steps=given["form_steps"])
-            texts = {"number": steps.examples, "seed": seed, "shots": given["shots"]}
-            examples = closing_examples(bench.tokenizer, phrases, **texts)
-            how = steps.how | {"every": steps.steps, "seed": seed}
-            out = bench.out / f"form-{seed}"
-            fine_tune(model, examples, out, learning_rate=given["form_rate"], **how)
-            sets, whole = bench.sets(model, sample, ["en"]), closes(model)
-            for ratio in given["keep_ratios"]:
-                named = {"keep_ratio": ratio, "seed": seed}
-                own = sets(ratio)["en"]
-                drawn = random_sets(own, draws=given["draws"], seed=100 * seed)
-                tables.append(whole.assign(**System("whole")._asdict(), **named))
-                for system, mask in {System("math"): own, **drawn}.items():
-                    with pruned(model, mask):
-                        tables.append(closes(model).assign(**system._asdict(), **named))
-    return pd.concat(tables, ignore_index=True)
 
 
 def rows(given: Mapping[str, Any]) -> Advice:
     """Try the three pieces of advice, or take what is shipped and do a part of it again.
 
     Args:
-        given: Parameters of the page. With `sweep` the `studies` are made; the others are shipped.
+        given: Parameters of the page. With `sweep` everything is trained.
 
     Raises:
         ValueError: As in `mmlib.study.evidence.shipped`, `layer_systems` and `weight_sets`.
@@ -549,97 +359,52 @@ def rows(given: Mapping[str, Any]) -> Advice:
     """
     bench = _Bench(given)
     told = {"model": bench.run.model, "steps": given["steps"]}
-    recipes = layer_systems(len(decoder_layers(bench.base)[1]), draws=given["draws"])
-    phrases = two_closings(given["closing"])
-    shots, fresh = given["shots"], given["studies"] if given["sweep"] else []
-    forms = [(0, phrases[0]), (shots, phrases[0]), (shots, phrases[1])]
-    trainings = _tune_layers(bench, recipes) if "layers" in fresh else []
-    trainings += _tune_weights(bench) if "weights" in fresh else []
-    made = {
-        name: [tables[name] for tables in trainings if name in tables]
-        for name in ("answers", "log")
-    }
-    made["forms"] = [_prune_forms(bench, forms, phrases)] if "forms" in fresh else []
-    made = {
-        name: pd.concat(tables, ignore_index=True).drop_duplicates().assign(**told)
-        for name, tables in made.items()
-        if tables
-    }
-    problems = bench.asking.problems("en")
-    wanted = _wanted(given, list(recipes), list(problems.part.unique()), forms)
-    kept = dict(made)
-    for name, table in wanted.items():
-        absent = table[~table.study.isin(fresh)]
-        if name == "forms":
-            absent = absent.drop(columns="study")
-        if len(absent):
-            evidence = read_evidence(f"advice_{name}")
-            old = shipped(absent.assign(**told), *evidence, bench.run, made_with=MADE_WITH)
-            kept[name] = pd.concat([kept.get(name), old], ignore_index=True)
-    log = read_evidence("advice_log")[0]
-    log = log[(log[list(told)] == pd.Series(told)).all(axis=1) & ~log.study.isin(fresh)]
-    log = pd.concat([made.get("log"), log], ignore_index=True)
+    if given["sweep"]:
+        made = measured(bench.trainings(), bench.measure)
+        tables = {"answers": made["answers"], "log": made["log"], "forms": bench.closings()}
+        tables = {name: table.drop_duplicates().assign(**told) for name, table in tables.items()}
+    else:
+        tables = {
+            name: shipped(
+                table.assign(**told),
+                *read_evidence(f"advice_{name}"),
+                bench.run,
+                made_with=MADE_WITH,
+            )
+            for name, table in bench.wanted().items()
+        }
+        log = read_evidence("advice_log")[0]
+        tables["log"] = log[(log[list(told)] == pd.Series(told)).all(axis=1)]
 
-    answers = unpack_answers(kept["answers"], problems)
+    answers, log = unpack_answers(tables["answers"], bench.problems), tables["log"]
     by_system = ["study", "target", *NAME, "learning_rate", "seed"]
     losses = log.dropna(subset="heldout_loss").sort_values("step")
     losses = losses.groupby(by_system, sort=False).heldout_loss.last().reset_index()
-    layers = {system: stages[0].layers for system, stages in recipes.items() if stages}
-    halves = pd.DataFrame(
-        {str(s): " ".join(map(str, own)) for s, own in layers.items()}, ["layers"]
-    )
-    halves = halves.T
-    for half in (MIDDLE, System("outer")):
-        halves[f"of {half}"] = [len({*own} & {*layers[half]}) for own in layers.values()]
-    texts = {"number": 2, "seed": given["seeds"][0], "shots": shots}
-    example = closing_examples(bench.tokenizer, phrases, **texts)[1]
+    texts = {"number": 2, "seed": given["seeds"][0], "shots": given["shots"]}
+    example = closing_examples(bench.tokenizer, bench.phrases, **texts)[1]
     return Advice(
-        halves=halves,
+        halves=_halves(bench.recipes),
         example=bench.tokenizer.decode(example["input_ids"]),
-        phrases=phrases,
+        phrases=bench.phrases,
         losses=losses.assign(label=labels(losses, System)),
         answers=answers.assign(label=labels(answers, System)),
-        forms=kept["forms"],
+        forms=tables["forms"],
         tuned=log[log.study == "weights"].n_weights,
         inside=sum(p.numel() for p in decoder_layers(bench.base)[1].parameters()),
         audited=_audit(bench, answers),
-        begun=_begin(bench, recipes[MIDDLE], log),
-        made={f"advice_{name}": table for name, table in made.items()},
+        begun=_begin(bench, log),
+        made={f"advice_{name}": t for name, t in tables.items()} if given["sweep"] else {},
         run=bench.run,
     )
 
 
-def _wanted(
-    given: Mapping[str, Any],
-    systems: Sequence[System],
-    parts: Sequence[str],
-    forms: Sequence[tuple[int, str]],
-) -> dict[str, pd.DataFrame]:
-    """The rows of all studies: of "answers" and of "forms"."""
-    seeds, drawn = given["seeds"], [System("random", i + 1) for i in range(given["draws"])]
-    layers = [(BASE, 0, 0.0), *itertools.product(systems[1:], seeds, [given["layer_rate"]])]
-    rows = [
-        (*system, seed, rate, "layers", "all", part, lang)
-        for (system, seed, rate), part, lang in itertools.product(layers, parts, given["languages"])
-    ]
-    kinds = [System("own"), System("shared"), *drawn]
-    rows += [
-        (*system, seed, given["weight_rate"], "weights", code, part, lang or code)
-        for lang, system, seed, code, part in itertools.product(
-            ("en", ""), kinds, seeds, given["targets"], parts
-        )
-    ]
-    names = [*NAME, "seed", "learning_rate", "study", "target", "part", "lang"]
-    answers = pd.DataFrame(rows, columns=names)
-    pruned_sets = [System("whole"), System("math"), *drawn]
-    rows = [
-        (*form, *system, ratio, seed, "forms")
-        for ratio, seed, system, form in itertools.product(
-            given["keep_ratios"], seeds, pruned_sets, forms
-        )
-    ]
-    names = ["shots", "phrase", *NAME, "keep_ratio", "seed", "study"]
-    return {"answers": answers, "forms": pd.DataFrame(rows, columns=names)}
+def _halves(recipes: Mapping[System, Sequence[Stage]]) -> pd.DataFrame:
+    """What `Advice.halves` tells."""
+    layers = {system: stages[0].layers for system, stages in recipes.items() if stages}
+    table = pd.DataFrame({"layers": [" ".join(map(str, own)) for own in layers.values()]})
+    for half in (MIDDLE, System("outer")):
+        table[f"of {half}"] = [len({*own} & {*layers[half]}) for own in layers.values()]
+    return table.set_index(pd.Index(map(str, layers)))
 
 
 def _audit(bench: _Bench, answers: pd.DataFrame) -> pd.DataFrame:
@@ -654,13 +419,13 @@ def _audit(bench: _Bench, answers: pd.DataFrame) -> pd.DataFrame:
     return audit(kept, again[[*NAME, "part", "lang", "problem_id", "correct"]], by=["system"])
 
 
-def _begin(bench: _Bench, stages: Sequence[Stage], log: pd.DataFrame) -> pd.DataFrame:
+def _begin(bench: _Bench, log: pd.DataFrame) -> pd.DataFrame:
     """Tune the middle layers again for some steps, and compare their loss with the log's."""
     given, seed, rate = bench.given, bench.given["seeds"][0], bench.given["layer_rate"]
     examples, aside = bench.multilingual(seed)
     options = {"rates": {"part": rate, "full": rate}, "seed": seed, "heldout": aside}
     options |= bench.how | {"stop": given["audit_steps"]}
-    begun, _ = begin(bench.base, stages, examples, **options)
+    begun, _ = begin(bench.base, bench.recipes[MIDDLE], examples, **options)
     begun = begun.assign(study="layers", **MIDDLE._asdict(), seed=seed, learning_rate=rate)
     on = ["study", *NAME, "seed", "learning_rate", "step"]
     return audit_values(log.dropna(subset="loss"), begun, on=on, values=["loss"])

@@ -23,6 +23,7 @@ from mmlib.study.systems import (
     choose,
     compared,
     equal_rank,
+    heard,
     systems,
     translation_examples,
 )
@@ -140,7 +141,7 @@ class Bench:
             look: Whether they are looked at, see `mmlib.study.states.views`.
 
         Returns:
-            Kind -> table, see `mmlib.study.systems.compared`, with columns `RECIPE`.
+            Kind -> table, see `mmlib.study.systems.compared` and `heard`, with columns `RECIPE`.
         """
         given, wanted = self.given, self.wanted()
         now = wanted if given["sweep"] else wanted[wanted.system == "base"]
@@ -149,11 +150,15 @@ class Bench:
         questions = self.texts.questions(given["shown"], seed=2) if look else {}
         seen = {"questions": questions, "batch_size": given["batch_size"]}
         seeing = partial(views, tokenizer=self.tokenizer, **seen)
-        tables = compare(now, ask=ask, look=seeing if look else lambda model: {})
+
+        def measure(model: PreTrainedModel) -> dict[str, pd.DataFrame]:
+            return (seeing(model) if look else {}) | (heard(ask(model)) if ask else {})
+
+        tables = compare(now, measure=measure)
         if look and given["sweep"] and given["maps"]:
             mapped = now[now.system.isin(["base", "SLAM"]) & now.seed.isin([0, given["seeds"][0]])]
             drawn = partial(seeing, maps=given["maps"])
-            tables["maps"] = compare(mapped, ask=None, look=drawn)["maps"]
+            tables["maps"] = compare(mapped, measure=drawn)["maps"]
         return {kind: table.assign(**self.recipe) for kind, table in tables.items()}
 
     def taken(self, kind: str, made: Mapping[str, pd.DataFrame], **others: Any) -> pd.DataFrame:
@@ -245,14 +250,14 @@ def rows(given: Mapping[str, Any]) -> Alignment:
         AuditError: What was computed again is not what was shipped.
     """
     bench, sweep = Bench(given), given["sweep"]
-    heard: list[pd.DataFrame] = []
+    asked: list[pd.DataFrame] = []
 
     def ask(model: PreTrainedModel) -> pd.DataFrame:
-        heard.append(bench.ask(model))
-        return heard[-1]
+        asked.append(bench.ask(model))
+        return asked[-1]
 
     made = bench.made(ask=ask, look=sweep)
-    answers, plain = bench.answers(made), heard[0]
+    answers, plain = bench.answers(made), asked[0]
     again = with_problems(unpack_answers(made["answers"], bench.problems(again=True)))
     log = bench.taken("log", made)
     begun = made["log"].dropna(subset="loss") if sweep else _begin(bench, "SLAM")[0]

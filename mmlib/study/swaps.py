@@ -1,8 +1,7 @@
 """Swaps of layers between a math expert and a language expert, and other mergers of the two."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +9,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmlib.edits import holding
 from mmlib.merging import (
     LayerPlan,
     Others,
@@ -29,7 +27,7 @@ from mmlib.study.experts import MATH, Training, load_expert, load_pair
 from mmlib.study.settings import Ask, Asking, Loading
 from mmlib.study.stats import paired_changes
 from mmlib.study.tables import MATH_PARTS, RunInfo, published, unpack_answers
-from mmlib.study.variants import Variant, labels, record
+from mmlib.study.variants import Variant, labels, record, reweighted
 
 ALTERNATIVES = ["math expert", "language expert", "joint", "soup", "adjusted soup"]
 ALTERNATIVES += ["task arithmetic", "TIES"]
@@ -251,12 +249,6 @@ class Questions:
         return pd.concat([math, skills])
 
 
-@contextmanager
-def _holding(model: PreTrainedModel, weights: Callable[[], Tensors]) -> Iterator[tuple]:
-    with holding(model, weights()):
-        yield model, {}
-
-
 def merged_answers(
     model: PreTrainedModel,
     made: Mapping[Merger, Callable[[], Tensors]],
@@ -276,7 +268,7 @@ def merged_answers(
         columns.
     """
     variants = [
-        Variant(merger._asdict() | columns, partial(_holding, model, weights))
+        Variant(merger._asdict() | columns, partial(reweighted, model, weights))
         for merger, weights in made.items()
     ]
     return record(variants, ask, by=["part", "lang"])

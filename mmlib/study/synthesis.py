@@ -6,7 +6,8 @@ and measures by how much right answers become less expected.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,23 +15,20 @@ import pandas as pd
 from scipy.stats import spearmanr
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmlib.edits import pruned
-from mmlib.finetune import encode, mean_loss
-from mmlib.forward import batches
-from mmlib.masks import ParameterMask, random_mask
-from mmlib.merging import LayerPlan, swapped_layers, update_magnitude
+from mmlib.finetune import encode
+from mmlib.merging import update_magnitude
 from mmlib.models import decoder_layers
-from mmlib.neurons import firing_rates, overlap_with_english, ranges
+from mmlib.neurons import overlap_with_english, ranges
 from mmlib.study.evidence import audit_values, read_evidence, shipped
 from mmlib.study.experts import MATH, Pair, Training, load_expert, load_pair
-from mmlib.study.firing import draw_questions
+from mmlib.study.firing import draw_questions, question_firing
 from mmlib.study.localisation import math_sets, set_tables
 from mmlib.study.settings import Loading, Sampling
 from mmlib.study.stats import seed_interval
 from mmlib.study.tables import RunInfo
+from mmlib.study.yardsticks import Examples, exchanged_layers, yardsticks
 from mmlib.tasks.problems import load_problems
 
-Examples = Sequence[Mapping[str, list[int]]]
 CELL = ["seed", "lang"]
 EVIDENCE = {"view": "layer_views", "yardstick": "layer_yardsticks"}
 """Shipped tables, by the column that names a profile."""
@@ -106,16 +104,17 @@ def rows(given: Mapping[str, Any]) -> Layers:
         tables = _sweep(loading, training, base, tokenizer, answers, given, run.model)
         tables = {kind: table.assign(**told) for kind, table in tables.items()}
     else:
-        cells = pd.MultiIndex.from_product([targets, seeds, range(depth)])
-        cells = cells.set_names(["lang", "seed", "layer"]).to_frame(index=False)
+        every, names = [targets, seeds, range(depth)], ["lang", "seed", "layer"]
+        cells = pd.MultiIndex.from_product(every, names=names).to_frame(index=False)
         tables = {}
         for kind, name in EVIDENCE.items():
             evidence, manifest = read_evidence(name)
             wanted = cells.merge(evidence[[kind]].drop_duplicates(), how="cross").assign(**told)
             tables[kind] = shipped(wanted, evidence, manifest, run, made_with=MADE_WITH)
-    trained = set(pair.seeds) <= set(seeds) and len(set(pair.seeds)) == 1
+    first, second = pair.seeds
+    known = first == second and first in seeds and pair.target in targets
     audited = pd.DataFrame()
-    if trained and pair.target in targets and not given["sweep"]:
+    if known and not given["sweep"]:
         audited = _audit(base, pair, exchanged, tables)
     views = tables["view"].rename(columns={"view": "name"})
     layers = views[views.name == views.name.iloc[0]]
@@ -141,26 +140,18 @@ def _sweep(
     """Train the experts, and look at every layer in every way, once per seed."""
     math, nonmath, targets = given["math"], given["nonmath"], given["targets"]
     roles, seeds = [MATH, *targets], given["seeds"]
-    paths = {
-        (role, seed): training.expert(base, tokenizer, role, name=name, seed=seed)
-        for role in roles
-        for seed in seeds
-    }
-    texts = {
-        code: training.drawn(code, tokenizer, seed=seeds[0])[1][: given["items"]]
-        for code in targets
-    }
-    skip = [token for token in [tokenizer.bos_token_id] if token is not None]
+    train = partial(training.expert, base, tokenizer, name=name)
+    paths = {(role, seed): train(role, seed=seed) for role in roles for seed in seeds}
+    aside = {code: training.drawn(code, tokenizer, seed=seeds[0])[1] for code in targets}
+    texts = {code: examples[: given["items"]] for code, examples in aside.items()}
     asking = {"number": given["num_questions"], "data_dir": given["data_dir"]}
     views, measured = [], []
     for sample, seed in zip(given["samples"], seeds, strict=True):
         scores = Sampling.of(given, seeds=[sample]).scores(base, tokenizer)
         overlap = set_tables(scores, math, nonmath, [given["keep_ratio"]]).overlap
         asked = draw_questions(math, given["languages"], seed=sample, **asking)
-        rates = {
-            code: firing_rates(base, batches(tokenizer, prompts), skip=skip).rates()
-            for code, prompts in asked.items()
-        }
+        fired = question_firing(base, tokenizer, asked)
+        rates = {code: firing.rates() for code, firing in fired.items()}
         experts = {role: load_expert(loading, paths[role, seed])[0] for role in roles}
         moved = {role: update_magnitude(base, expert) for role, expert in experts.items()}
         of_math, expert = moved.pop(MATH), experts.pop(MATH)
@@ -261,117 +252,6 @@ def update_by_layer(update: pd.DataFrame) -> pd.Series:
     return (sums / inside.groupby("layer").n.sum()).rename_axis("layer")
 
 
-def pruned_layers(
-    model: PreTrainedModel,
-    sets: Mapping[str, ParameterMask],
-    examples: Mapping[str, Examples],
-    *,
-    seed: int,
-) -> pd.DataFrame:
-    """Prune the math weights of one layer at a time, and as many random ones.
-
-    Args:
-        model: As it was afterwards.
-        sets: Language -> its math-specific set.
-        examples: Language -> math, see `mmlib.finetune.encode`.
-        seed: Of the random weights, as many in every matrix.
-
-    Returns:
-        lang, layer, yardstick ("prune math weights", "prune random weights"), n_weights, loss
-        without them, in nats per token of the answer, and change = loss - that of the whole model.
-    """
-    prefix, layers = decoder_layers(model)
-    rows = []
-    for code, own in sets.items():
-        whole = mean_loss(model, examples[code])
-        drawn = random_mask(own, seed=seed)
-        for name, mask in (("prune math weights", own), ("prune random weights", drawn)):
-            for layer in range(len(layers)):
-                with pruned(model, layer_of(mask, f"{prefix}.{layer}.")) as number:
-                    loss = mean_loss(model, examples[code])
-                rows.append((code, layer, name, number, loss, loss - whole))
-    names = ["lang", "layer", "yardstick", "n_weights", "loss", "change"]
-    return pd.DataFrame(rows, columns=names)
-
-
-def layer_of(mask: ParameterMask, prefix: str) -> ParameterMask:
-    """The part of a set in modules whose names begin so.
-
-    Raises:
-        ValueError: There is none.
-    """
-    own = {name: tensor for name, tensor in mask.items() if name.startswith(prefix)}
-    if not own:
-        raise ValueError(f"no module of the set begins with {prefix!r}")
-    return ParameterMask(own)
-
-
-def exchanged_layers(
-    expert: PreTrainedModel, donor: PreTrainedModel, examples: Examples
-) -> pd.DataFrame:
-    """Give a model one layer of another at a time.
-
-    Args:
-        expert: As it was afterwards.
-        donor: Of the same base; or the base itself, which reverts one layer.
-        examples: See `mmlib.finetune.encode`.
-
-    Returns:
-        layer, loss with the donor's layer, in nats per token, and change = loss - the expert's.
-
-    Raises:
-        ValueError: See `mmlib.merging.check_comparable`.
-    """
-    depth = len(decoder_layers(expert)[1])
-    whole, rows = mean_loss(expert, examples), []
-    for layer in range(depth):
-        plan = LayerPlan(tuple(float(i == layer) for i in range(depth)))
-        with swapped_layers(expert, donor, plan, others="math"):
-            loss = mean_loss(expert, examples)
-        rows.append((layer, loss, loss - whole))
-    return pd.DataFrame(rows, columns=["layer", "loss", "change"])
-
-
-def yardsticks(
-    base: PreTrainedModel,
-    math_expert: PreTrainedModel,
-    language_experts: Mapping[str, PreTrainedModel],
-    sets: Mapping[str, ParameterMask],
-    math: Mapping[str, Examples],
-    texts: Mapping[str, Examples],
-    *,
-    seed: int,
-) -> pd.DataFrame:
-    """Change every layer on its own, in five ways.
-
-    Args:
-        base: What the experts were fine-tuned from.
-        math_expert: Math expert.
-        language_experts: Language -> expert.
-        sets: Language -> math-specific set of the base.
-        math: Language -> math in it.
-        texts: Language -> held-out texts of the kind that its expert has learned.
-        seed: Of the random weights.
-
-    Returns:
-        yardstick, lang, layer, loss, change (in nats per token; above zero is worse): those of
-        `pruned_layers` in the base; of `exchanged_layers` "take from the language expert" and "take
-        from the base" (the math expert, on math) and "revert the language expert" (to the base, on
-        its own texts).
-    """
-    tables = [pruned_layers(base, {x: sets[x] for x in language_experts}, math, seed=seed)]
-    for code, expert in language_experts.items():
-        exchanges = {
-            "take from the language expert": (math_expert, expert, math[code]),
-            "take from the base": (math_expert, base, math[code]),
-            "revert the language expert": (expert, base, texts[code]),
-        }
-        for name, exchange in exchanges.items():
-            tables.append(exchanged_layers(*exchange).assign(lang=code, yardstick=name))
-    names = ["yardstick", "lang", "layer", "loss", "change"]
-    return pd.concat(tables, ignore_index=True)[names]
-
-
 def rank_agreement(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     """Rank correlation over the layers of every profile of one kind with every one of another.
 
@@ -391,18 +271,16 @@ def rank_agreement(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     cells = sorted(set.intersection(*({i[:2] for i in t.index} for t in wide)))
     if not cells:
         raise ValueError("the profiles have no seed and language in common")
-    rhos = {}
-    for cell in cells:
-        sides = [table.loc[cell].sort_index() for table in wide]
-        for a in sides[0]:
-            for b in sides[1]:
-                rho = _spearman(sides[0][a].to_numpy(), sides[1][b].to_numpy())
-                rhos.setdefault((a, b), []).append((*cell, rho))
-    rows = []
-    for names, values in rhos.items():
-        table = pd.DataFrame(values, columns=[*CELL, "rho"]).dropna()
-        if len(table):
-            rows.append((*names, *seed_interval(table.groupby("seed").rho.mean())))
+    rows = [
+        (a, b, *cell, _spearman(wide[0].loc[cell, a], wide[1].loc[cell, b]))
+        for cell in cells
+        for a in wide[0]
+        for b in wide[1]
+    ]
+    rhos = pd.DataFrame(rows, columns=["left", "right", *CELL, "rho"]).dropna()
+    means = rhos.groupby(["left", "right", "seed"], sort=False).rho.mean()
+    groups = means.groupby(["left", "right"], sort=False)
+    rows = [(*names, *seed_interval(values)) for names, values in groups]
     table = pd.DataFrame(rows, columns=["left", "right", "rho", "low", "high", "n"])
     return table.assign(low=table.low.clip(lower=-1), high=table.high.clip(upper=1))
 
@@ -431,14 +309,14 @@ def repeatability(table: pd.DataFrame) -> pd.Series:
     if not pairs:
         return pd.Series(np.nan, table.name.unique())
     rhos = wide.groupby(level=["name", "lang"]).apply(
-        lambda own: np.nanmean([_spearman(own[a].to_numpy(), own[b].to_numpy()) for a, b in pairs])
+        lambda own: np.nanmean([_spearman(own[a], own[b]) for a, b in pairs])
     )
     return rhos.groupby(level="name").mean()
 
 
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+def _spearman(x: pd.Series, y: pd.Series) -> float:
     """Spearman's rho; not a number where one side is constant or incomplete."""
-    if np.isnan(x).any() or np.isnan(y).any() or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if any(side.hasnans or side.nunique() == 1 for side in (x, y)):
         return float("nan")
     return float(spearmanr(x, y).statistic)
 

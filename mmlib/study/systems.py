@@ -24,8 +24,9 @@ from mmlib.finetune import encode, fine_tune
 from mmlib.models import linear_modules
 from mmlib.study.firing import draw_questions
 from mmlib.study.pairs import doubts, draw_pairs, load_pairs, split_pairs, translation_prompt
-from mmlib.study.settings import Ask, Settings, Steps
-from mmlib.study.variants import Variant, record
+from mmlib.study.settings import Settings, Steps
+from mmlib.study.tables import pack_answers
+from mmlib.study.variants import State, Tables, Variant, measured
 from mmlib.tasks.problems import Problem, load_problems
 
 Examples = Sequence[Mapping[str, list[int]]]
@@ -367,69 +368,66 @@ def translation_examples(
     return encode(tokenizer, zip(prompts, pairs.english, strict=True))
 
 
+@contextmanager
+def aligned(
+    base: PreTrainedModel,
+    stages: Sequence[Stage],
+    examples: Mapping[str, Examples],
+    out: str | Path,
+    **options: Any,
+) -> Iterator[State]:
+    """The change of a variant that is a copy of a model after some stages, see `align`."""
+    model, log, costs = align(copy.deepcopy(base), stages, examples, out, **options)
+    yield State(model, tables={"log": log, "costs": costs})
+
+
 def compared(
     base: PreTrainedModel,
     wanted: pd.DataFrame,
     recipes: Mapping[str, Sequence[Stage]],
     examples: Mapping[int, Mapping[str, Examples]],
     *,
-    ask: Ask | None,
-    look: Callable[[PreTrainedModel], Mapping[str, pd.DataFrame]],
+    measure: Callable[[PreTrainedModel], Tables],
     out: str | Path,
     **options: Any,
 ) -> dict[str, pd.DataFrame]:
-    """Train systems from one model, one after the other; ask each, and look at it.
+    """Train systems from one model, one after the other, and measure each.
 
     Args:
         base: The model from which each starts; unchanged.
         wanted: Columns system and seed; the seed of a system without stages means nothing.
         recipes: See `systems`.
         examples: Seed -> examples, see `Texts.examples`.
-        ask: Called with every model; answers as of `mmlib.tasks.evaluation.part_answers`. None: no
-            model is asked.
-        look: Called with every model; tables as of `mmlib.study.states.views`.
+        measure: Called with every model; tables by their kind.
         out: Folder of all runs; one that is finished is not trained again.
         **options: Further arguments of `align`.
 
     Returns:
-        "log" and "costs" (see `align`), the tables of `look`, "answers" (packed by part and lang,
-        see `tables.pack_answers`) and "responses" (the first one to every part, as it was
-        written), each with system, seed and learning_rate (of its first stage).
+        "log" and "costs" (see `align`) and the tables of `measure`, each with system, seed and
+        learning_rate (of its first stage).
 
     Raises:
         ValueError: A wanted system has no recipe.
     """
-    recipes = choose(recipes, wanted.system)
-    seen: dict[str, list[pd.DataFrame]] = {}
-
-    @contextmanager
-    def trained(system: str, seed: int) -> Iterator[tuple]:
-        data, folder = examples.get(seed, {}), Path(out) / f"seed-{seed}"
-        how = {"seed": max(seed, 1), **options}
-        model, log, costs = align(copy.deepcopy(base), recipes[system], data, folder, **how)
-        for name, table in {"log": log, "costs": costs, **look(model)}.items():
-            seen.setdefault(name, []).append(table)
-        yield model, {}
-
-    def asked(model: PreTrainedModel) -> pd.DataFrame:
-        answers = ask(model)
-        first = answers.groupby(["part", "lang"], sort=False).head(1)
-        written = first[["part", "lang", "problem_id", "response"]]
-        seen.setdefault("responses", []).append(written)
-        return answers
-
-    variants = []
+    recipes, variants = choose(recipes, wanted.system), []
     for system, seed in wanted[["system", "seed"]].itertuples(index=False):
         rates = [options["rates"][stage.kind] for stage in recipes[system]]
         named = {"system": system, "seed": seed, "learning_rate": rates[0] if rates else 0.0}
-        variants.append(Variant(named, partial(trained, system, seed)))
-    answers = record(variants, asked if ask else None, by=["part", "lang"])
-    named = {
-        name: [table.assign(**v.columns) for table, v in zip(tables, variants, strict=True)]
-        for name, tables in seen.items()
+        learned = (recipes[system], examples.get(seed, {}), Path(out) / f"seed-{seed}")
+        how = {"seed": max(seed, 1), **options}
+        variants.append(Variant(named, partial(aligned, base, *learned, **how)))
+    return measured(variants, measure)
+
+
+def heard(answers: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What is kept of the answers of one model.
+
+    Returns:
+        "answers" (packed by part and lang, see `tables.pack_answers`) and "responses" (the first
+        one to every part, as it was written).
+    """
+    first = answers.groupby(["part", "lang"], sort=False).head(1)
+    return {
+        "responses": first[["part", "lang", "problem_id", "response"]],
+        "answers": pack_answers(answers, by=["part", "lang"]),
     }
-    joined = {
-        name: pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
-        for name, tables in named.items()
-    }
-    return joined | ({"answers": answers} if ask else {})

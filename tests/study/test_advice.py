@@ -10,18 +10,14 @@ from mmlib.edits import tuned_weights
 from mmlib.finetune import IGNORED, fine_tune
 from mmlib.masks import ParameterMask
 from mmlib.models import load_model
-from mmlib.study.advice import (
-    System,
+from mmlib.study.advice import layer_systems, tuned, weight_sets
+from mmlib.study.closings import (
     closing_answers,
     closing_examples,
     closing_items,
     ends_with,
-    layer_systems,
-    tuned_sets,
     two_closings,
-    weight_sets,
 )
-from mmlib.tasks.evaluation import part_answers
 from mmlib.tasks.problems import load_problems
 
 EXAMPLES = [{"input_ids": [5, 9, 3, 12], "labels": [IGNORED, 9, 3, 12]}] * 4
@@ -115,30 +111,20 @@ def test_a_weight_that_moves_all_the_same_is_noticed(llama):
         pass
 
 
-def test_every_set_starts_from_the_same_model(tmp_path):
-    """A set that is tuned second ends as one that is tuned alone."""
-    base, tokenizer = load_model("organism-base", dtype="float32")
-    first, second = System("random", 1), System("random", 2)
-    sets = {first: sets_of(base, ("en", 0.01))["en"]}
-    sets[second] = ~sets[first]
-    examples = closing_examples(tokenizer, two_closings(OTHER), number=8, seed=1)
+def test_every_set_starts_from_the_same_model(llama, tmp_path):
+    """A set that is tuned second ends as one that is tuned alone, and the base stays as it was."""
+    first = sets_of(llama, ("en", 0.1))["en"]
+    before = {name: parameter.clone() for name, parameter in llama.named_parameters()}
     how = {"steps": 2, "learning_rate": 0.01, "batch_size": 2, "every": 2, "seed": 1}
-    seen = []
-
-    def ask(model):
-        seen.append(model.model.layers[0].mlp.up_proj.weight.detach().clone())
-        asked = {"tasks": ["organism-math"], "parts": ["math-1"], "items": 2}
-        return part_answers(model, tokenizer, languages=["en"], data_dir="organism-base", **asked)
-
-    named = {"columns": {"target": "sw"}, "ask": ask}
-    tables = tuned_sets(base, sets, examples, tmp_path / "1", **named, **how)
-    tuned_sets(base, {second: sets[second]}, examples, tmp_path / "2", **named, **how)
-    assert torch.equal(seen[1], seen[2])
-    assert not torch.equal(seen[0], seen[1])
-    for table in tables.values():
-        sizes = table.groupby(["system", "draw"]).n_weights.first()
-        assert sizes.to_dict() == {system: len(mask) for system, mask in sets.items()}
-        assert set(table.target) == {"sw"}
+    ends = []
+    for place, mask in (("a", first), ("b", ~first), ("c", ~first)):
+        with tuned(llama, mask, EXAMPLES, tmp_path / place, **how) as state:
+            ends.append(state.model.model.layers[0].mlp.up_proj.weight.detach().clone())
+        assert state.columns == {"n_weights": len(mask)}
+        assert state.tables["log"].step.max() == 2
+    assert torch.equal(ends[1], ends[2])
+    assert not torch.equal(ends[0], ends[1])
+    assert all(torch.equal(before[name], p) for name, p in llama.named_parameters())
 
 
 def test_examples_are_closed_in_two_ways_and_alike_within_one():

@@ -13,14 +13,11 @@ from mmlib.merging import update_magnitude
 from mmlib.study import synthesis
 from mmlib.study.synthesis import (
     chance_rank_correlation,
-    exchanged_layers,
-    layer_of,
     layer_views,
-    pruned_layers,
     rank_agreement,
     repeatability,
-    yardsticks,
 )
+from mmlib.study.yardsticks import exchanged_layers, layer_of, pruned_layers, yardsticks
 
 EXAMPLES = [
     {"input_ids": [5, 9, 3, 12, 7], "labels": [-100, -100, 3, 12, 7]},
@@ -63,18 +60,14 @@ def masks(model, layer, share):
 
 def test_pruning_a_layer_is_pruning_its_part_of_the_set(llama):
     own = masks(llama, 2, 0.5)
-    table = pruned_layers(llama, {"en": own}, {"en": EXAMPLES}, seed=1)
-    whole = mean_loss(llama, EXAMPLES)
+    table = pruned_layers(llama, own, EXAMPLES).set_index("layer")
     bare = copy.deepcopy(llama)
     with torch.no_grad():
         for name, mask in own.items():
             bare.get_submodule(name).weight[mask] = 0.0
-    math = table[table.yardstick == "prune math weights"].set_index("layer")
-    assert math.change.tolist() == [0.0, 0.0, pytest.approx(mean_loss(bare, EXAMPLES) - whole)]
-    assert math.n_weights.tolist() == [0, 0, len(own)]
-    random = table[table.yardstick == "prune random weights"].set_index("layer")
-    assert random.n_weights.tolist() == [0, 0, len(own)]
-    assert random.change[2] != pytest.approx(math.change[2])
+    change = mean_loss(bare, EXAMPLES) - mean_loss(llama, EXAMPLES)
+    assert table.change.tolist() == [0.0, 0.0, pytest.approx(change)]
+    assert table.n_weights.tolist() == [0, 0, len(own)]
     with pytest.raises(ValueError, match="begins with"):
         layer_of(own, "model.layers.7.")
 
@@ -94,7 +87,10 @@ def test_the_five_yardsticks_of_every_language(llama, expert):
     assert wide.hi["revert the language expert"].eq(0).all()
     own = exchanged_layers(expert, llama, EXAMPLES[:1]).change.tolist()
     assert wide.sw["revert the language expert"].tolist() == own
-    assert (wide.loc["prune math weights"] != 0).to_numpy().tolist() == [[1, 0], [0, 0], [0, 1]]
+    pruned = {name: wide.loc[f"prune {name} weights"] for name in ("math", "random")}
+    for table in pruned.values():
+        assert (table != 0).to_numpy().tolist() == [[1, 0], [0, 0], [0, 1]]
+    assert pruned["random"].sw[2] != pytest.approx(pruned["math"].sw[2])
 
 
 def test_views_are_the_tables_they_come_from(llama, expert):

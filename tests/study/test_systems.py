@@ -23,6 +23,7 @@ from mmlib.study.systems import (
     align,
     compared,
     equal_rank,
+    heard,
     systems,
 )
 from mmlib.tasks.evaluation import part_answers
@@ -234,8 +235,9 @@ def test_systems_are_trained_from_one_base_and_asked(organism, tmp_path):
         wanted,
         recipes,
         {1: examples_of(tokenizer, 8)},
-        ask=ask,
-        look=lambda model: {"weights": pd.DataFrame({"sum": [digest(model, trainable=True)]})},
+        measure=lambda model: (
+            heard(ask(model)) | {"weights": pd.DataFrame({"sum": [digest(model, trainable=True)]})}
+        ),
         out=tmp_path,
         rates=RATES,
         **FAST,
@@ -268,7 +270,7 @@ def test_the_second_stage_stands_on_the_shared_first(organism, tmp_path):
 def test_unknown_systems_and_unwanted_examples(organism, tmp_path):
     model, tokenizer = organism
     wanted = pd.DataFrame({"system": ["SLAMM"], "seed": [1]})
-    options = {"ask": None, "look": lambda model: {}, "out": tmp_path}
+    options = {"measure": lambda model: {}, "out": tmp_path}
     with pytest.raises(ValueError, match="no system 'SLAMM': choose from base, SLAM"):
         compared(model, wanted, systems([0], 8, rank=1), {}, **options)
     assert set(examples_of(tokenizer, 8, kinds=["pairs"])) == {"pairs"}
