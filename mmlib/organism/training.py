@@ -453,6 +453,8 @@ def train(
             `<out>.partial` until the end.
         resume: Go on from the last saved state of an interrupted run.
         snapshots: Steps after which the model is also saved, to `<out>-step<n>`; 0 is its start.
+            Their manifest has the recipe, the steps and tokens so far, and `training`, the name of
+            the finished folder.
         compile: Use torch.compile (the first steps then take a minute).
         checkpoint_every: Steps between saved states.
         stop_at: Stop after this step as if killed; for tests.
@@ -470,7 +472,7 @@ def train(
     run = _Run(folder, model, optimizers_for(model, recipe))
     start, steps = run.restore(), len(packed.ids) // recipe.batch_rows
     if 0 in snapshots and not start:
-        _save_checkpoint(Path(f"{out}-step0"), model, tokenizer)
+        _snapshot(run, recipe, tokenizer, out, 0)
     step_loss = torch.compile(loss_of) if compile else loss_of
     began = time.monotonic() - (run.log[-1]["seconds"] if run.log else 0.0)
     bar = tqdm(range(start, steps), initial=start, total=steps, desc=recipe.name, mininterval=5)
@@ -479,7 +481,7 @@ def train(
         bar.set_postfix(loss=f"{run.log[-1]['loss']:.3f}", refresh=False)
         done = step + 1
         if done in snapshots:
-            _save_checkpoint(Path(f"{out}-step{done}"), model, tokenizer)
+            _snapshot(run, recipe, tokenizer, out, done)
         if done % checkpoint_every == 0 or done == stop_at:
             run.save(done)
         if done == stop_at:
@@ -489,6 +491,14 @@ def train(
     _finish(run, recipe, tokenizer, corpus_hash=corpus_hash)
     replace(folder, out)
     return out
+
+
+def _snapshot(run: _Run, recipe: Recipe, tokenizer, out: Path, steps: int) -> None:
+    """Save the model as it is beside the finished folder."""
+    folder, tokens = Path(f"{out}-step{steps}"), run.log[-1]["tokens"] if steps else 0
+    _save_checkpoint(folder, run.model, tokenizer)
+    told = {"recipe": asdict(recipe), "training": out.name, "steps": steps, "tokens": tokens}
+    write_manifest(folder, told)
 
 
 def _organism_model(recipe: Recipe, tokenizer) -> transformers.PreTrainedModel:

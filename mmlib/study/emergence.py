@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 
 from mmlib.study.evidence import Measured, Numbers, take_all
-from mmlib.study.profiles import SNAPSHOT, answer_losses, beyond_random, profiles, snapshots
+from mmlib.study.profiles import answer_losses, beyond_random, profiles, snapshots
 from mmlib.study.stats import halfway
 from mmlib.study.tables import RunInfo
 
-CHECKPOINT = ["width", "training_seed", "model", "step"]
+TRAINING = ["width", "training_seed"]
+"""What names a training."""
+CHECKPOINT = [*TRAINING, "model", "step"]
 """What names a snapshot."""
 _WHERE = ["model", "group", "layer", "seed"]
 _TRAVEL = ["model", "weights", "drawn", "edited", "lang"]
@@ -84,8 +86,8 @@ def summarize(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         "answer loss": tables["loss"].groupby(CHECKPOINT).loss.mean(),
     }
     table = asked.join(pd.DataFrame(measured, index=asked.index)).reset_index()
-    table = table.sort_values(["width", "training_seed", "step"])
-    table["finished"] = [SNAPSHOT.fullmatch(name) is None for name in table.model]
+    table = table.sort_values([*TRAINING, "step"])
+    table["finished"] = table.step == table.groupby(TRAINING).step.transform("max")
     table.loc[table.finished, "step"] = table.groupby("width").step.transform("max")
     return table
 
@@ -102,11 +104,11 @@ def halves(trained: pd.DataFrame, rising: Sequence[str], falling: Sequence[str])
         A row per width and training_seed with more than two snapshots.
     """
     rows = {}
-    for training, part in trained.set_index("step").groupby(["width", "training_seed"]):
+    for training, part in trained.set_index("step").groupby(TRAINING):
         if part.index.nunique() > 2:
             signed = {name: part[name] for name in rising} | {name: -part[name] for name in falling}
             rows[training] = {name: halfway(values) for name, values in signed.items()}
-    index = pd.MultiIndex.from_tuples(list(rows), names=["width", "training_seed"])
+    index = pd.MultiIndex.from_tuples(list(rows), names=TRAINING)
     return pd.DataFrame(list(rows.values()), index, [*rising, *falling])
 
 
@@ -142,7 +144,7 @@ def across_sizes(
 
 def followed(summary: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     """The snapshots of the trainings of some models, all where there are none; `size` in words."""
-    base = [found[1] if (found := SNAPSHOT.fullmatch(m)) else m for m in summary.model]
-    mine = np.isin(base, models)
+    training = pd.MultiIndex.from_frame(summary[TRAINING])
+    mine = training.isin(training[summary.model.isin(models)])
     table = summary[mine] if mine.any() else summary
     return table.assign(size="width " + table.width.astype(int).astype(str))

@@ -12,7 +12,14 @@ from mmlib.organism.corpus import CHANCE, language_file, person
 from mmlib.study.evidence import audit, read_evidence
 from mmlib.study.settings import Loading
 from mmlib.study.stats import summarize
-from mmlib.study.tables import RunInfo, pack_answers, published, read_table, unpack_answers
+from mmlib.study.tables import (
+    MATH_PARTS,
+    RunInfo,
+    pack_answers,
+    published,
+    read_table,
+    unpack_answers,
+)
 from mmlib.tasks.evaluation import part_answers
 
 
@@ -68,7 +75,7 @@ class Family(NamedTuple):
     def solved(self) -> pd.DataFrame:
         """Accuracy of the first organism in the math of the known templates, by lang and task."""
         mine = self.answers.model == self.first
-        solved = self.answers[mine & self.answers.part.str.match(r"math-\d")]
+        solved = self.answers[mine & self.answers.part.isin(MATH_PARTS)]
         return summarize(solved.assign(task="organism-math"))
 
 
@@ -186,7 +193,7 @@ def reading(answers: pd.DataFrame, problems: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         answers: model, part, lang, problem_id, correct.
-        problems: problem_id, lang, target.
+        problems: problem_id, lang, task, target.
 
     Returns:
         Columns of `summarize`, by model, part, `asks for` and lang.
@@ -196,9 +203,9 @@ def reading(answers: pd.DataFrame, problems: pd.DataFrame) -> pd.DataFrame:
         texts = language_file(code)
         count = sum(map(len, texts["names"].values()))
         people |= {(code, person(texts, k)["many"]) for k in range(count)}
-    table = answers[answers.part.str.startswith("reading")]
-    table = table[["model", "part", "lang", "problem_id", "correct"]]
-    table = table.merge(problems[["problem_id", "lang", "target"]])
+    table = answers[["model", "part", "lang", "problem_id", "correct"]]
+    asked = problems.loc[problems.task == "reading", ["problem_id", "lang", "target"]]
+    table = table.merge(asked)
     of_person = [pair in people for pair in zip(table.lang, table.target, strict=True)]
     table["asks for"] = pd.Series(of_person).map({True: "a person", False: "a word"})
     return summarize(table, by=["model", "part", "asks for", "lang"])
@@ -219,7 +226,7 @@ def apart(table: pd.DataFrame) -> pd.Series:
 def rungs() -> pd.DataFrame:
     """Shipped math accuracies of trainings with other shares of math that is not English."""
     table = read_evidence("base_rungs")[0]
-    return table[table.part.isin(["math-1", "math-2", "math-3"])]
+    return table[table.part.isin(MATH_PARTS)]
 
 
 def published_accuracy() -> pd.DataFrame:

@@ -19,7 +19,6 @@ from mmlib.tasks.benchmarks.organism import organism_folder
 from mmlib.tasks.evaluation import part_answers
 from mmlib.tasks.problems import Problem, load_problems
 
-SNAPSHOT = re.compile(r"(.+)-step(\d+)")
 BYTES = 259
 """Entries of a vocabulary of single bytes and three special tokens."""
 
@@ -28,27 +27,23 @@ def lineage(name: str) -> dict[str, Any]:
     """What is known of how a checkpoint was trained.
 
     Args:
-        name: An organism's name, its folder, or a snapshot that `train` left beside it
-            (`<folder>-step<n>`).
+        name: An organism's name, its folder, or a snapshot that `train` left beside it.
 
     Returns:
         `base` (the finished folder), `languages`, `shares`, `mix` (skewed, even, base, latin where
         Hindi is romanised, bytes where every byte is a token), training_seed, width, documents,
-        step and tokens; of a checkpoint without a manifest `mix` and `base` only, both empty.
+        step and tokens; of a checkpoint without a recipe `mix` and `base` only, both empty.
 
     Raises:
         ValueError: A snapshot of a run that is not finished.
     """
     folder = organism_folder(name)
-    found = SNAPSHOT.fullmatch(folder.name)
-    base = folder.with_name(found[1]) if found else folder
-    path = base / "manifest.json"
-    if not path.is_file() or "recipe" not in (manifest := json.loads(path.read_text())):
-        if found and folder.is_dir():
-            raise ValueError(f"{name} is a snapshot, but {path} is not there: finish the training")
+    manifest = _manifest(folder)
+    if "recipe" not in manifest:
         return {"base": "", "mix": ""}
-    recipe, step = manifest["recipe"], int(found[2]) if found else manifest["steps"]
-    log = pd.read_csv(base / "training_log.csv").set_index("step").tokens
+    recipe, base = manifest["recipe"], folder.with_name(manifest.get("training", folder.name))
+    if not _manifest(base):
+        raise ValueError(f"{name} is a snapshot, but {base} is not there: finish the training")
     return {
         "base": str(base),
         "languages": list(recipe["mix"]["languages"]),
@@ -57,15 +52,22 @@ def lineage(name: str) -> dict[str, Any]:
         "training_seed": recipe["seed"],
         "width": recipe["hidden_size"],
         "documents": recipe["mix"]["documents"],
-        "step": step,
-        "tokens": int(log[step]) if step else 0,
+        "step": manifest["steps"],
+        "tokens": manifest["tokens"],
     }
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """What the manifest of a checkpoint says; nothing where there is none."""
+    path = folder / "manifest.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def snapshots(name: str) -> list[str]:
     """The snapshots that `train` left beside a finished folder, in the order of their steps."""
-    found = {path: SNAPSHOT.fullmatch(path.name) for path in Path(name).parent.glob("*-step*")}
-    own = {path: int(m[2]) for path, m in found.items() if m and m[1] == Path(name).name}
+    folder = organism_folder(name)
+    told = {path: _manifest(path) for path in folder.parent.glob(f"{folder.name}-*")}
+    own = {path: m["steps"] for path, m in told.items() if m.get("training") == folder.name}
     return [str(path) for path in sorted(own, key=own.get)]
 
 
@@ -80,7 +82,7 @@ def trainings(names: Sequence[str]) -> pd.DataFrame:
     for name in names:
         if not (base := lineage(name)["base"]):
             continue
-        manifest = json.loads((Path(base) / "manifest.json").read_text())
+        manifest = _manifest(Path(base))
         recipe, threads = manifest["recipe"], int(re.search(r"\d+$", manifest["hardware"])[0])
         minutes = manifest["seconds"] / 60
         told = (_mix(recipe), recipe["hidden_size"], recipe["seed"], recipe["mix"]["documents"])

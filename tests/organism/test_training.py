@@ -230,7 +230,10 @@ def test_same_seed_same_losses_and_resume_is_exact(trained, tmp_path):
     logs = [pd.read_csv(f / "training_log.csv").drop(columns="seconds") for f in (trained, out)]
     pd.testing.assert_frame_equal(*logs)
     assert (trained / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
-    assert (tmp_path / "twice-step9" / "config.json").exists()
+    snapshot = json.loads((tmp_path / "twice-step9" / "manifest.json").read_text())
+    assert (snapshot["training"], snapshot["steps"]) == ("twice", 9)
+    assert snapshot["tokens"] == logs[1].set_index("step").tokens[9]
+    assert snapshot["files"]["config.json"]
     assert not (tmp_path / "twice.partial").exists()
     assert logs[0]["loss"].iloc[-1] < logs[0]["loss"].iloc[0]
 

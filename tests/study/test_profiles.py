@@ -108,6 +108,7 @@ def write(folder, recipe, *, vocab=4096, steps=20):
     mix = {"languages": recipe, "documents": 100}
     manifest = {
         "steps": steps,
+        "tokens": 10 * steps,
         "recipe": {
             "name": "organism-even",
             "mix": mix,
@@ -118,16 +119,22 @@ def write(folder, recipe, *, vocab=4096, steps=20):
     }
     folder.mkdir(exist_ok=True)
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    log = pd.DataFrame({"step": range(1, steps + 1), "tokens": range(10, 10 * steps + 1, 10)})
-    log.to_csv(folder / "training_log.csv", index=False)
+    return manifest
+
+
+def snap(folder, finished, manifest, steps):
+    """A snapshot of a training, in a folder that no name tells."""
+    told = {"recipe": manifest["recipe"], "training": finished, "steps": steps}
+    folder.mkdir(exist_ok=True)
+    (folder / "manifest.json").write_text(json.dumps(told | {"tokens": 10 * steps}))
 
 
 def test_a_snapshot_has_the_lineage_of_its_run(tmp_path):
     folder = tmp_path / "run"
-    write(folder, {"en": 1, "hi-Latn": 1})
+    manifest = write(folder, {"en": 1, "hi-Latn": 1})
     for step, tokens in {0: 0, 5: 50}.items():
-        snapshot = tmp_path / f"run-step{step}"
-        snapshot.mkdir()
+        snapshot = tmp_path / f"run-{step}"
+        snap(snapshot, "run", manifest, step)
         about = lineage(str(snapshot))
         assert (about["step"], about["tokens"]) == (step, tokens)
         assert (about["mix"], about["training_seed"]) == ("latin", 3)
@@ -155,11 +162,11 @@ def test_cost_of_trainings(tmp_path):
         write(tmp_path / name, {"en": 1, "hi-Latn": 1})
         path = tmp_path / name / "manifest.json"
         told = json.loads(path.read_text())
+        snap(tmp_path / f"{name}-half", name, told, 10)
         hardware = f"x86_64 CPU, threads: {threads}"
         told |= {"tokens": 200, "seconds": seconds, "hardware": hardware}
         path.write_text(json.dumps(told))
-    (tmp_path / "one-step10").mkdir()
-    names = [str(tmp_path / name) for name in ("one", "one-step10", "two")]
+    names = [str(tmp_path / name) for name in ("one", "one-half", "two")]
     table = trainings([*names, "meta-llama/Llama-3.2-1B-Instruct"]).set_index("training")
     assert table.cpu_hours.to_dict() == pytest.approx({"one": 0.5, "two": 1 / 3})
     assert set(table.mix) == {"latin"}
@@ -167,18 +174,21 @@ def test_cost_of_trainings(tmp_path):
 
 
 def test_snapshots_come_in_the_order_of_their_steps(tmp_path):
-    for name in ("run", "run-step900", "run-step60", "run-2-step5", "run-step60.partial"):
-        (tmp_path / name).mkdir()
+    manifest = write(tmp_path / "run", {"en": 1})
+    for name, finished, steps in (("run-b", "run", 60), ("run-a", "run", 900), ("run-2", "one", 5)):
+        snap(tmp_path / name, finished, manifest, steps)
+    (tmp_path / "run-b.partial").mkdir()
     found = [Path(name).name for name in snapshots(str(tmp_path / "run"))]
-    assert found == ["run-step60", "run-step900"]
+    assert found == ["run-b", "run-a"]
     assert snapshots("meta-llama/Llama-3.2-1B-Instruct") == []
 
 
 def test_what_has_no_manifest_has_no_lineage(tmp_path):
     assert lineage("meta-llama/Llama-3.2-1B-Instruct") == {"base": "", "mix": ""}
-    (tmp_path / "run-step5").mkdir()
+    manifest = write(tmp_path / "run", {"en": 1})
+    snap(tmp_path / "other", "unfinished", manifest, 5)
     with pytest.raises(ValueError, match="finish the training"):
-        lineage(str(tmp_path / "run-step5"))
+        lineage(str(tmp_path / "other"))
 
 
 def test_profiles_of_several_models_name_them():
