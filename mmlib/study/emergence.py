@@ -8,6 +8,7 @@ import pandas as pd
 
 from mmlib.study.evidence import Measured, Numbers, take_all
 from mmlib.study.profiles import answer_losses, beyond_random, profiles, snapshots
+from mmlib.study.settings import Asking, Sampling
 from mmlib.study.stats import halfway
 from mmlib.study.tables import RunInfo
 
@@ -49,10 +50,9 @@ def rows(given: Mapping[str, Any]) -> Measured:
     if not given["sweep"]:
         read, languages, edited = given["audit_runs"], given["audit_languages"], edited[:1]
     where = {"languages": languages, "dtype": given["dtype"], "data_dir": given["data_dir"]}
-    asking = {name: given[name] for name in ("tasks", "parts", "items", "edit_ratio", "seeds")}
-    sampling = {name: given[name] for name in ("math", "nonmath", "num_samples")}
-    options = asking | sampling | {"keep_ratios": [given["keep_ratio"]], "edited": edited}
-    made = profiles(read, **where, **options)
+    sampling, asking = (kind.of(given, languages=languages) for kind in (Sampling, Asking))
+    how = {"edited": edited, "edit_ratio": given["edit_ratio"], "dtype": given["dtype"]}
+    made = profiles(read, sampling, asking, keep_ratios=[given["keep_ratio"]], **how)
     made["loss"] = answer_losses(read, task=given["math"], number=given["loss_items"], **where)
     by_layer = "group == 'layer' and control == 'two languages'"
     by_layer += f" and seed == {given['seeds'][0]}"

@@ -7,6 +7,7 @@ import pandas as pd
 
 from mmlib.study.evidence import Measured, Numbers, take_all
 from mmlib.study.profiles import profiles, trainings
+from mmlib.study.settings import Asking, Sampling
 from mmlib.study.stats import seed_intervals
 from mmlib.study.tables import RunInfo, published
 
@@ -46,9 +47,10 @@ def rows(given: Mapping[str, Any]) -> Measured:
     if not given["sweep"]:
         read = counted = given["audit_models"]
         languages, parts = given["audit_languages"], parts[:1]
-    same = ("math", "nonmath", "num_samples", "data_dir", "seeds", "keep_ratios", "tasks", "items")
-    options = {name: given[name] for name in same} | {"languages": languages, "parts": parts}
-    profiled = profiles(read, dtype=given["dtype"], **options)
+    sampling = Sampling.of(given, languages=languages)
+    asking = Asking.of(given, languages=languages, parts=parts)
+    how = {"dtype": given["dtype"], "keep_ratios": given["keep_ratios"]}
+    profiled = profiles(read, sampling, asking, **how)
     made = {name: profiled[name].assign(nonmath=given["nonmath"]) for name in ("sizes", "overlap")}
     made = {name: table[table.group == "global"] for name, table in made.items()}
     made |= {"accuracy": profiled["accuracy"], "trainings": trainings(counted)}

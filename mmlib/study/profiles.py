@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.models import load_model
-from mmlib.study.localisation import Sample, draw_samples, score_samples, set_tables
+from mmlib.study.localisation import Sample, score_samples, set_tables
+from mmlib.study.settings import Asking, Sampling
 from mmlib.study.stats import summarize
 from mmlib.study.travel import Sets, edits, predictors, transfer
 from mmlib.tasks.benchmarks.organism import organism_folder
-from mmlib.tasks.evaluation import part_answers
 from mmlib.tasks.problems import Problem, load_problems
 
 BYTES = 259
@@ -106,19 +106,20 @@ TOLD = ("mix", "training_seed", "width", "step", "tokens")
 
 def profiles(
     names: Sequence[str],
+    sampling: Sampling,
+    asking: Asking,
     *,
     dtype: str = "float32",
-    languages: Sequence[str] = (),
-    data_dir: str = "",
     **options: Any,
 ) -> dict[str, pd.DataFrame]:
     """The profiles of several checkpoints, with what is known of their training.
 
     Args:
         names: Organisms, folders, snapshots or hub ids.
+        sampling: As in `profile`; without languages those of each one's recipe, without a folder
+            each one's own.
+        asking: As in `profile`; languages and folder are those of `sampling`.
         dtype: Precision in which they are loaded.
-        languages: ISO 639-1 codes; default: those of each one's recipe.
-        data_dir: As in `profile`; default: each one's own folder.
         **options: Further arguments of `profile`.
 
     Returns:
@@ -130,9 +131,12 @@ def profiles(
     """
     joined: dict[str, list[pd.DataFrame]] = {}
     for name in names:
+        about, languages, data_dir = lineage(name), sampling.languages, sampling.data_dir
         model, tokenizer, told, codes, folder = _open(name, dtype, languages, data_dir)
-        tables = profile(model, tokenizer, languages=codes, data_dir=folder, **options)
-        shares = lineage(name).get("shares", {})
+        own = {"languages": codes, "data_dir": folder}
+        settings = (replace(record, **own) for record in (sampling, asking))
+        tables = profile(model, tokenizer, *settings, **options)
+        shares = about.get("shares", {})
         known = {code: share / sum(shares.values()) for code, share in shares.items()}
         tables["sizes"] = tables["sizes"].assign(share=tables["sizes"].lang.map(known))
         told |= {"parameters": model.num_parameters()}
@@ -203,37 +207,23 @@ def _answer_loss(model, tokenizer, problem: Problem) -> float:
 def profile(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    sampling: Sampling,
+    asking: Asking,
     *,
-    languages: Sequence[str],
-    math: str,
-    nonmath: str,
-    seeds: Sequence[int],
     keep_ratios: Sequence[float],
-    num_samples: int = 500,
-    tasks: Sequence[str] = ("organism-math", "organism-reading"),
-    parts: Sequence[str] = ("math-1", "reading-mixed"),
-    items: int = 100,
     edited: Sequence[str] = (),
     edit_ratio: float = 0.01,
-    data_dir: str = "",
 ) -> dict[str, pd.DataFrame]:
     """Localise, compare, ask, and let a few edits travel.
 
     Args:
         model: A causal language model.
         tokenizer: Its tokenizer.
-        languages: ISO 639-1 codes.
-        math: Task of the math text.
-        nonmath: Task of the non-math text.
-        seeds: Calibration seeds; the ceiling needs two.
+        sampling: What its sets come from; the ceiling needs two seeds.
+        asking: What it is asked; edits are judged by the first of the parts.
         keep_ratios: Shares of each matrix.
-        num_samples: Prompts per sample.
-        tasks: What is asked.
-        parts: Parts of it, see `evaluation.choose_items`; edits are judged by the first.
-        items: Items per part.
         edited: Languages whose sets are pruned, each beside as many random weights; all are asked.
         edit_ratio: K of these sets.
-        data_dir: As in `mmlib.tasks.problems.load_problems`.
 
     Returns:
         "sizes" and "overlap" (see `localisation.set_tables`; `text_tokens` is the mean
@@ -241,33 +231,25 @@ def profile(
         "nonmath-specific"), "accuracy" (see `mmlib.study.stats.summarize`) and "travel": weights,
         drawn, edited, lang, n, n_correct, accuracy, n_weights, jaccard (of both languages' sets).
     """
-    where = {"data_dir": data_dir}
-    samples = draw_samples([math, nonmath], languages, seeds, num_samples=num_samples, **where)
+    math, nonmath, languages = sampling.math, sampling.nonmath, sampling.languages
+    samples, first = sampling.draw(), sampling.seeds[0]
     scores = score_samples(model, tokenizer, samples)
     tables = set_tables(scores, math, nonmath, keep_ratios, reverse=True)
-    encoded = {
-        code: tokenizer(list(samples[Sample(code, math, seeds[0])].texts)) for code in languages
-    }
-    lengths = {code: sum(map(len, e.input_ids)) / num_samples for code, e in encoded.items()}
-    sizes = tables.sizes.assign(text_tokens=tables.sizes.lang.map(lengths))
-    others = {
-        "two languages": tables.overlap,
-        "nonmath-specific": tables.nonmath_overlap,
-    }
+    texts = {code: tokenizer(list(samples[Sample(code, math, first)].texts)) for code in languages}
+    lengths = {c: sum(map(len, t.input_ids)) / sampling.num_samples for c, t in texts.items()}
+    others = {"two languages": tables.overlap, "nonmath-specific": tables.nonmath_overlap}
     overlaps = [table.assign(control=name, nonmath=nonmath) for name, table in others.items()]
-    overlaps.append(tables.ceiling)
-    asking = {"tasks": list(tasks), "items": items, "data_dir": data_dir or None}
-    ask = partial(part_answers, tokenizer=tokenizer, **asking)
-    answers = ask(model, languages=list(languages), parts=list(parts))
-    few = {"keep_ratios": [edit_ratio], "seeds": seeds[:1], "weights": ["whole"]}
+    ask = asking.ask(tokenizer)
+    answers = ask(model, languages=asking.languages, parts=asking.parts)
+    few = {"keep_ratios": [edit_ratio], "seeds": [first], "weights": ["whole"]}
     wanted = edits(languages=languages, **few)
-    wanted = wanted[wanted.edited.isin(edited)].assign(part=parts[0])
+    wanted = wanted[wanted.edited.isin(edited)].assign(part=asking.parts[0])
     sets = Sets(scores, math, nonmath)
     return {
-        "sizes": sizes,
-        "overlap": pd.concat(overlaps, ignore_index=True),
+        "sizes": tables.sizes.assign(text_tokens=tables.sizes.lang.map(lengths)),
+        "overlap": pd.concat([*overlaps, tables.ceiling], ignore_index=True),
         "accuracy": summarize(answers, by=["part", "lang"]),
-        "travel": _travel(model, sets, wanted, ask, languages, (edit_ratio, seeds[0])),
+        "travel": _travel(model, sets, wanted, ask, languages, (edit_ratio, first)),
     }
 
 

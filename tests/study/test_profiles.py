@@ -18,6 +18,7 @@ from mmlib.study.profiles import (
     snapshots,
     trainings,
 )
+from mmlib.study.settings import Asking, Sampling
 from mmlib.tasks.evaluation import part_answers
 from mmlib.tasks.problems import load_problems
 
@@ -25,11 +26,17 @@ TASKS = {"math": "organism-math", "nonmath": "organism-reading"}
 LANGS = ["en", "hi"]
 
 
+def settings(languages, seeds, num_samples, items):
+    """What a profile's sets come from, and what is asked."""
+    sampling = Sampling(*TASKS.values(), languages, seeds, num_samples)
+    return sampling, Asking(list(TASKS.values()), languages, ["math-1", "reading-mixed"], items)
+
+
 @pytest.fixture(scope="module")
 def made():
     model, tokenizer = load_model("organism-skewed", dtype="float32")
-    options = {"languages": LANGS, "seeds": [1, 101], "keep_ratios": [0.1], "num_samples": 6}
-    return model, tokenizer, profile(model, tokenizer, **TASKS, **options, items=4, edited=["hi"])
+    both = settings(LANGS, [1, 101], 6, 4)
+    return model, tokenizer, profile(model, tokenizer, *both, keep_ratios=[0.1], edited=["hi"])
 
 
 def test_a_profile_is_its_parts(made):
@@ -88,8 +95,7 @@ def test_losses_are_shares_of_what_random_weights_left():
 
 def test_a_profile_without_edits_has_an_empty_table(made):
     model, tokenizer, _ = made
-    options = {"languages": LANGS, "seeds": [1], "keep_ratios": [0.1], "num_samples": 4}
-    tables = profile(model, tokenizer, **TASKS, **options, items=2)
+    tables = profile(model, tokenizer, *settings(LANGS, [1], 4, 2), keep_ratios=[0.1])
     assert tables["travel"].empty
     assert "accuracy" in tables["travel"]
     assert set(tables["overlap"].control) == {"two languages", "nonmath-specific"}
@@ -192,9 +198,8 @@ def test_what_has_no_manifest_has_no_lineage(tmp_path):
 
 
 def test_profiles_of_several_models_name_them():
-    options = {"seeds": [1], "keep_ratios": [0.1], "num_samples": 4, "items": 2}
     names = ["organism-skewed", "organism-even"]
-    tables = profiles(names, **TASKS, **options, languages=LANGS)
+    tables = profiles(names, *settings(LANGS, [1], 4, 2), keep_ratios=[0.1])
     sizes = tables["sizes"].query("group == 'global'").set_index(["model", "lang"])
     assert set(sizes.index) == {(name, code) for name in names for code in LANGS}
     assert sizes.share["organism-skewed", "en"] == pytest.approx(0.44)
@@ -202,4 +207,4 @@ def test_profiles_of_several_models_name_them():
     assert sizes.mix["organism-even", "en"] == "even"
     assert (sizes.parameters > 4e6).all()
     with pytest.raises(ValueError, match="give them"):
-        profiles(["meta-llama/Llama-3.2-1B-Instruct"], **TASKS, **options)
+        profiles(["meta-llama/Llama-3.2-1B-Instruct"], *settings([], [1], 4, 2), keep_ratios=[0.1])
