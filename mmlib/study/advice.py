@@ -29,7 +29,7 @@ from mmlib.study.experts import Training, expert_examples
 from mmlib.study.localisation import math_sets
 from mmlib.study.settings import Asking, Loading, Sampling, Steps
 from mmlib.study.systems import Stage, aligned, begin
-from mmlib.study.tables import RunInfo, pack_answers, unpack_answers
+from mmlib.study.tables import NEW_MATH_PARTS, RunInfo, pack_answers, unpack_answers
 from mmlib.study.travel import ALL, parts_of
 from mmlib.study.variants import State, Variant, edited, labels, measured
 
@@ -169,7 +169,8 @@ class Advice(NamedTuple):
     losses: pd.DataFrame
     """Last held-out loss of every training: study, target, `NAME`, label, learning_rate, seed."""
     answers: pd.DataFrame
-    """One row per answer: study, `NAME`, label, seed, target, lang, part, problem_id, correct."""
+    """One row per answer: study, `NAME`, label, seed, target, lang, part, problems (known or new),
+    problem_id, correct."""
     forms: pd.DataFrame
     """Result of `closing_answers`, by `NAME`, keep_ratio and seed."""
     tuned: pd.Series
@@ -382,12 +383,13 @@ def rows(given: Mapping[str, Any]) -> Advice:
     losses = losses.groupby(by_system, sort=False).heldout_loss.last().reset_index()
     texts = {"number": 2, "seed": given["seeds"][0], "shots": given["shots"]}
     example = closing_examples(bench.tokenizer, bench.phrases, **texts)[1]
+    kinds = answers.part.isin(NEW_MATH_PARTS).map({True: "new", False: "known"})
     return Advice(
         halves=_halves(bench.recipes),
         example=bench.tokenizer.decode(example["input_ids"]),
         phrases=bench.phrases,
         losses=losses.assign(label=labels(losses, System)),
-        answers=answers.assign(label=labels(answers, System)),
+        answers=answers.assign(label=labels(answers, System), problems=kinds),
         forms=tables["forms"],
         tuned=log[log.study == "weights"].n_weights,
         inside=sum(p.numel() for p in decoder_layers(bench.base)[1].parameters()),
