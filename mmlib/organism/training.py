@@ -1,7 +1,10 @@
 """Regenerate a model organism: tokenizer, packed rows, training recipe, finished folder.
 
 The rest of the package only reads the folder that `train` leaves behind, which is an ordinary
-checkpoint in hub layout. What `train` reads is written by `corpus`.
+checkpoint in hub layout. What `train` reads is written by `corpus`. The loop is not that of
+transformers' Trainer, as in `mmlib.finetune`: two optimizers (Muon beside AdamW) take packed rows,
+whose documents do not see each other, in the order of the curriculum and weigh every token, so that
+each part of the Trainer would be replaced to give the logs that are shipped.
 """
 
 import dataclasses
@@ -22,7 +25,6 @@ import pandas as pd
 import tokenizers
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
@@ -32,6 +34,10 @@ from mmlib.files import replace, replacing
 from mmlib.models import ORGANISMS
 from mmlib.organism import corpus
 
+STATE = "state.pt"
+"""What an interrupted run goes on from."""
+SAVED_EVERY = 200
+"""Steps between saved states."""
 SPECIAL = {"bos": "<s>", "eos": "</s>", "pad": "<pad>"}
 # One digit per token; a word keeps its vowel signs (\p{M}), which Hindi and Bengali need.
 WORDS = r"\p{N}| ?[\p{L}\p{M}]+| ?[^\s\p{L}\p{M}\p{N}]+|\s+"
@@ -221,11 +227,12 @@ def random_checkpoint(
     architecture: str = "llama",
     vocab_size: int = 8_192,
     seed: int = 1,
-    add_bos: bool | None = None,
     dtype: torch.dtype = torch.bfloat16,
     **sizes: int,
 ) -> Path:
     """Write an untrained model and a tokenizer trained on `texts`, in hub layout.
+
+    Texts begin with BOS for Llama and without for Qwen3, as in the published models.
 
     Args:
         folder: Where to; replaced as a whole when everything is written.
@@ -233,12 +240,10 @@ def random_checkpoint(
         architecture: `llama` or `qwen3`.
         vocab_size: Entries of the tokenizer.
         seed: Seed of the weights.
-        add_bos: Default: True for Llama, False for Qwen3, as the published models do.
         dtype: Precision of the saved weights.
         **sizes: As in `new_model`, whose defaults have about 110 M parameters.
     """
-    add_bos = architecture == "llama" if add_bos is None else add_bos
-    tokenizer = train_tokenizer(texts, vocab_size=vocab_size, add_bos=add_bos)
+    tokenizer = train_tokenizer(texts, vocab_size=vocab_size, add_bos=architecture == "llama")
     model = new_model(architecture, tokenizer, seed=seed, **sizes)
     return _save_checkpoint(Path(folder), model.to(dtype), tokenizer)
 
@@ -369,32 +374,6 @@ def rate_at(step: int, steps: int, warmup: float, decay: float) -> float:
     return min(1.0, (step + 1) / rise, (steps - step) / fall)
 
 
-def _state_tensors(model, optimizers) -> dict[str, torch.Tensor]:
-    """All tensors a run needs to go on, flat, because safetensors holds no nested objects."""
-    tensors = {f"model/{name}": p.detach() for name, p in model.named_parameters()}
-    for number, optimizer in enumerate(optimizers):
-        for parameter, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer{number}/{parameter}/{k}": v for k, v in state.items()}
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
-
-
-def _restore(model, optimizers, tensors: dict[str, torch.Tensor]) -> None:
-    parameters = dict(model.named_parameters())
-    states: list[dict] = [{} for _ in optimizers]
-    for name, tensor in tensors.items():
-        kind, key = name.split("/", 1)
-        if kind == "model":
-            parameters[key].data.copy_(tensor)
-        elif kind.startswith("optimizer"):
-            parameter, entry = key.split("/")
-            states[int(kind.removeprefix("optimizer"))].setdefault(int(parameter), {})[entry] = (
-                tensor
-            )
-    for optimizer, state in zip(optimizers, states, strict=True):
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
 @dataclass
 class _Run:
     """A training run in its unfinished folder: what has to survive a kill is written there."""
@@ -405,21 +384,23 @@ class _Run:
     log: list[dict] = field(default_factory=list)
 
     def save(self, step: int) -> None:
-        tensors = _state_tensors(self.model, self.optimizers) | {"step": torch.tensor(step)}
+        told = {"step": step, "model": self.model.state_dict()}
+        told["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
         with replacing(self.folder / "training_log.csv") as file:  # first: no state without its log
             pd.DataFrame(self.log).to_csv(file, index=False)
-        with replacing(self.folder / "state.safetensors") as file:
-            save_file(tensors, file)
+        with replacing(self.folder / STATE) as file:
+            torch.save(told, file)
 
     def restore(self) -> int:
-        if not (self.folder / "state.safetensors").exists():
+        if not (self.folder / STATE).exists():
             return 0
-        tensors = load_file(self.folder / "state.safetensors")
-        step = int(tensors.pop("step"))
-        _restore(self.model, self.optimizers, tensors)
+        told = torch.load(self.folder / STATE, weights_only=True)
+        self.model.load_state_dict(told["model"])
+        for optimizer, state in zip(self.optimizers, told["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         log = pd.read_csv(self.folder / "training_log.csv")
-        self.log = log[log["step"] <= step].to_dict("records")
-        return step
+        self.log = log[log["step"] <= told["step"]].to_dict("records")
+        return told["step"]
 
 
 def _open_folder(recipe: Recipe, out: Path, *, resume: bool) -> Path:
@@ -442,7 +423,6 @@ def train(
     resume: bool = True,
     snapshots: Sequence[int] = (),
     compile: bool = True,
-    checkpoint_every: int = 200,
     stop_at: int | None = None,
 ) -> Path | None:
     """Train an organism and write its folder: weights, tokenizer, frozen files, log, manifest.
@@ -456,7 +436,6 @@ def train(
             Their manifest has the recipe, the steps and tokens so far, and `training`, the name of
             the finished folder.
         compile: Use torch.compile (the first steps then take a minute).
-        checkpoint_every: Steps between saved states.
         stop_at: Stop after this step as if killed; for tests.
 
     Returns:
@@ -482,7 +461,7 @@ def train(
         done = step + 1
         if done in snapshots:
             _snapshot(run, recipe, tokenizer, out, done)
-        if done % checkpoint_every == 0 or done == stop_at:
+        if done % SAVED_EVERY == 0 or done == stop_at:
             run.save(done)
         if done == stop_at:
             return None
@@ -549,14 +528,8 @@ def _one_step(run, recipe, packed, step, steps, step_loss, began) -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     tokens = int((document >= 0).sum()) + (run.log[-1]["tokens"] if run.log else 0)
-    seconds = time.monotonic() - began
-    entry = {
-        "step": step + 1,
-        "tokens": tokens,
-        "seconds": seconds,
-        "loss": loss.item(),
-        "lr": rate,
-    }
+    entry = {"step": step + 1, "tokens": tokens, "seconds": time.monotonic() - began}
+    entry |= {"loss": loss.item(), "lr": rate}
     run.log.append({k: round(v, 6) for k, v in entry.items()})
 
 
@@ -570,7 +543,7 @@ def _finish(run: _Run, recipe: Recipe, tokenizer, *, corpus_hash: str) -> None:
     for name, table in frozen_tables(tuple(recipe.mix.languages)).items():
         corpus.write_table(table, run.folder / f"{name}.jsonl.gz")
     pd.DataFrame(run.log).to_csv(run.folder / "training_log.csv", index=False)
-    for name in ("state.safetensors", "recipe.json"):
+    for name in (STATE, "recipe.json"):
         (run.folder / name).unlink(missing_ok=True)
     manifest = {
         "recipe": asdict(recipe),
