@@ -6,6 +6,8 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +25,7 @@ from mmlib.models import linear_modules, load_model
 from mmlib.overlap import overlap_sweep
 from mmlib.study.evidence import read_evidence
 from mmlib.study.localisation import Sample, collect_scores, set_tables
+from mmlib.study.settings import Settings
 from mmlib.study.tables import RunInfo
 from mmlib.tasks import skills
 from mmlib.tasks.evaluation import evaluate
@@ -46,43 +49,59 @@ KEEP_RATIOS = (1e-6, 1e-5, 1e-4, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15)
 """The published grid."""
 
 
-def random_llama(shape: str, *, device: str = "cpu", dtype: str = "bfloat16") -> PreTrainedModel:
-    """A Llama of one of `SHAPES` with random weights.
+@dataclass(frozen=True)
+class Setup(Settings):
+    """A model with random weights and prompts of random tokens, and how they are timed."""
 
-    Raises:
-        ValueError: Unknown shape; the message lists the choices.
-    """
-    if shape not in SHAPES:
-        raise ValueError(f"unknown shape {shape!r}: choose from {', '.join(SHAPES)}")
-    width, inner, depth, heads, kv_heads, head, vocab, tied = SHAPES[shape]
-    config = AutoConfig.for_model(
-        "llama",
-        hidden_size=width,
-        intermediate_size=inner,
-        num_hidden_layers=depth,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=head,
-        vocab_size=vocab,
-        tie_word_embeddings=tied,
-        max_position_embeddings=2048,
-    )
-    torch.manual_seed(0)
-    with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
+    shape: str
+    """One of `SHAPES`."""
+    lengths: Sequence[int]
+    """Tokens of each prompt."""
+    batch_size: int
+    """Prompts per forward pass; the published code takes one."""
+    repeats: int
+    """Interleaved repeats of each timing."""
+    device: str = "cpu"
+    dtype: str = "bfloat16"
 
+    def model(self) -> PreTrainedModel:
+        """A Llama of this shape.
 
-def random_batches(lengths: Sequence[int], *, batch_size: int, vocabulary: int) -> list[Batch]:
-    """Batches of random tokens with the given prompt lengths, longest first, right-padded."""
-    generator = torch.Generator().manual_seed(0)
-    ordered = sorted(lengths, reverse=True)
-    chunks = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
-    made = []
-    for chunk in chunks:
-        ids = torch.randint(3, vocabulary, (len(chunk), chunk[0]), generator=generator)
-        mask = torch.arange(chunk[0])[None] < torch.tensor(chunk)[:, None]
-        made.append({"input_ids": ids * mask, "attention_mask": mask.long()})
-    return made
+        Raises:
+            ValueError: Unknown shape; the message lists the choices.
+        """
+        if self.shape not in SHAPES:
+            raise ValueError(f"unknown shape {self.shape!r}: choose from {', '.join(SHAPES)}")
+        width, inner, depth, heads, kv_heads, head, vocab, tied = SHAPES[self.shape]
+        config = AutoConfig.for_model(
+            "llama",
+            hidden_size=width,
+            intermediate_size=inner,
+            num_hidden_layers=depth,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            head_dim=head,
+            vocab_size=vocab,
+            tie_word_embeddings=tied,
+            max_position_embeddings=2048,
+        )
+        torch.manual_seed(0)
+        with torch.device(self.device):
+            dtype = getattr(torch, self.dtype)
+            return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+    def batches(self, *, single: bool = False, lengths: Sequence[int] | None = None) -> list[Batch]:
+        """Prompts, longest first, right-padded; `single`: one by one; `lengths`: other ones."""
+        generator = torch.Generator().manual_seed(0)
+        ordered = sorted(self.lengths if lengths is None else lengths, reverse=True)
+        size, made = 1 if single else self.batch_size, []
+        for start in range(0, len(ordered), size):
+            chunk = ordered[start : start + size]
+            shape = (len(chunk), chunk[0])
+            ids = torch.randint(3, SHAPES[self.shape][6], shape, generator=generator)
+            mask = torch.arange(chunk[0])[None] < torch.tensor(chunk)[:, None]
+            made.append({"input_ids": ids * mask, "attention_mask": mask.long()})
+        return made
 
 
 @torch.no_grad()
@@ -126,9 +145,7 @@ def interleaved(
     )
 
 
-def localisation_cost(
-    model: PreTrainedModel, lengths: Sequence[int], *, batch_size: int, repeats: int
-) -> pd.DataFrame:
+def localisation_cost(setup: Setup, model: PreTrainedModel) -> pd.DataFrame:
     """Time the forward pass, our norms and the published accumulation on the same prompts.
 
     The published code runs one prompt at a time, so its own bare forward pass is timed too.
@@ -136,19 +153,17 @@ def localisation_cost(
     Returns:
         Rows of `interleaved` for forward, localisation, forward_single and as_published.
     """
-    vocabulary = model.config.vocab_size
-    together = random_batches(lengths, batch_size=batch_size, vocabulary=vocabulary)
-    single = random_batches(lengths, batch_size=1, vocabulary=vocabulary)
+    together, single = setup.batches(), setup.batches(single=True)
     works = {
         "forward": lambda: bare_forward(model, together),
         "localisation": lambda: collect_norms(model, together),
         "forward_single": lambda: bare_forward(model, single),
         "as_published": lambda: collect_scores(model, single, accumulation="as-published"),
     }
-    return interleaved(works, model.device, repeats=repeats)
+    return interleaved(works, model.device, repeats=setup.repeats)
 
 
-def sweep_cost(model: PreTrainedModel, lengths: Sequence[int], *, batch_size: int) -> pd.DataFrame:
+def sweep_cost(setup: Setup, model: PreTrainedModel, lengths: Sequence[int]) -> dict[str, float]:
     """Time the sweep of all keep ratios and languages, our way and the published way, in full.
 
     Ours: two passes per language, then one selection per matrix for all keep ratios, and all
@@ -156,21 +171,20 @@ def sweep_cost(model: PreTrainedModel, lengths: Sequence[int], *, batch_size: in
     per matrix, and the set difference (no overlaps).
 
     Returns:
-        `work`, `repeat`, `seconds` for sweep and sweep_as_published.
+        Seconds of sweep and sweep_as_published.
     """
-    vocabulary = model.config.vocab_size
-    together = random_batches(lengths, batch_size=batch_size, vocabulary=vocabulary)
-    single = random_batches(lengths, batch_size=1, vocabulary=vocabulary)
-    start = time.perf_counter()
-    norms = [[collect_norms(model, together) for _ in range(2)] for _ in LANGUAGES]
-    pairs = zip(LANGUAGES, norms, strict=True)
-    scores = {code: tuple(n.scores(model) for n in pair) for code, pair in pairs}
-    overlap_sweep(scores, usable_ratios(model))
-    _drain(model.device)
-    end = time.perf_counter()
-    published = seconds(lambda: _published_sweep(model, single), model.device)
-    times = {"sweep": end - start, "sweep_as_published": published}
-    return pd.DataFrame({"work": times.keys(), "repeat": 0, "seconds": times.values()})
+    together, single = (setup.batches(single=one, lengths=lengths) for one in (False, True))
+
+    def ours() -> None:
+        norms = [[collect_norms(model, together) for _ in range(2)] for _ in LANGUAGES]
+        pairs = zip(LANGUAGES, norms, strict=True)
+        scores = {code: tuple(n.scores(model) for n in pair) for code, pair in pairs}
+        overlap_sweep(scores, usable_ratios(model))
+
+    return {
+        "sweep": seconds(ours, model.device),
+        "sweep_as_published": seconds(lambda: _published_sweep(model, single), model.device),
+    }
 
 
 def usable_ratios(model: PreTrainedModel) -> list[float]:
@@ -195,10 +209,9 @@ def _published_top(scores: torch.Tensor, ratio: float) -> torch.Tensor:
     return chosen
 
 
-def selection_cost(model: PreTrainedModel, lengths: Sequence[int]) -> pd.DataFrame:
+def selection_cost(setup: Setup, model: PreTrainedModel) -> pd.DataFrame:
     """Time the top-K sets of the whole model at all keep ratios of the published grid."""
-    batches = random_batches(lengths, batch_size=len(lengths), vocabulary=model.config.vocab_size)
-    scores = collect_norms(model, batches).scores(model)
+    scores = collect_norms(model, setup.batches(lengths=setup.lengths[:1])).scores(model)
     ratios = usable_ratios(model)
 
     def select() -> None:
@@ -208,10 +221,10 @@ def selection_cost(model: PreTrainedModel, lengths: Sequence[int]) -> pd.DataFra
     return interleaved({"top_k": select}, model.device, repeats=2)
 
 
-def _samples(model: PreTrainedModel, lengths: Sequence[int]) -> dict[Sample, ImportanceScores]:
+def _samples(setup: Setup, model: PreTrainedModel) -> dict[Sample, ImportanceScores]:
     """Scores on two tasks in four languages, on one random prompt each."""
-    cycle = itertools.islice(itertools.cycle(lengths), 2 * len(LANGUAGES))
-    batches = random_batches(list(cycle), batch_size=1, vocabulary=model.config.vocab_size)
+    cycle = itertools.islice(itertools.cycle(setup.lengths), 2 * len(LANGUAGES))
+    batches = setup.batches(single=True, lengths=list(cycle))
     keys = itertools.starmap(Sample, itertools.product(LANGUAGES, ("math", "nonmath"), (1,)))
     return {
         key: collect_norms(model, [batch]).scores(model)
@@ -223,25 +236,16 @@ def _tables(model: PreTrainedModel, samples: Mapping[Sample, ImportanceScores]) 
     set_tables(samples, "math", "nonmath", usable_ratios(model)[-8:])
 
 
-def stored_bytes(model: PreTrainedModel, lengths: Sequence[int]) -> dict[str, int]:
+def stored_bytes(setup: Setup, model: PreTrainedModel) -> dict[str, int]:
     """Bytes on disk of one calibration: our norms, against the published score matrices in bf16."""
-    batches = random_batches(lengths[:1], batch_size=1, vocabulary=model.config.vocab_size)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "norms.safetensors"
-        collect_norms(model, batches).save(path)
+        collect_norms(model, setup.batches(lengths=setup.lengths[:1])).save(path)
         matrices = 2 * sum(m.weight.numel() for m in linear_modules(model).values())
         return {"norms": path.stat().st_size, "matrices": matrices}
 
 
-def peak_memory(
-    works: Sequence[str],
-    shape: str,
-    lengths: Sequence[int],
-    *,
-    batch_size: int,
-    device: str,
-    dtype: str,
-) -> dict[str, int]:
+def peak_memory(works: Sequence[str], setup: Setup) -> dict[str, int]:
     """Peak memory in bytes of some works, each in its own process.
 
     Works are none (the model alone), forward, localisation, as_published and tables.
@@ -251,16 +255,13 @@ def peak_memory(
     context = get_context("forkserver")  # its process imports this module once, for all works
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
-        model = {"shape": shape, "device": device, "dtype": dtype}
-        jobs = {w: pool.submit(_peak, w, model, list(lengths), batch_size) for w in works}
+        jobs = {work: pool.submit(_peak, work, setup) for work in works}
         return {work: job.result() for work, job in jobs.items()}
 
 
-def _peak(work: str, about: dict[str, str], lengths: list[int], batch_size: int) -> int:
-    model = random_llama(**about)
-    size = 1 if work == "as_published" else batch_size
-    batches = random_batches(lengths, batch_size=size, vocabulary=model.config.vocab_size)
-    samples = _samples(model, lengths) if work == "tables" else {}
+def _peak(work: str, setup: Setup) -> int:
+    model, batches = setup.model(), setup.batches(single=work == "as_published")
+    samples = _samples(setup, model) if work == "tables" else {}
     _forget_peak(model.device)
     if work == "forward":
         bare_forward(model, batches)
@@ -290,136 +291,94 @@ def paired_ratio(times: pd.DataFrame, top: str, bottom: str) -> dict[str, float]
     return {"value": float(np.median(values)), "low": low, "high": high, "n": len(values)}
 
 
-def report(
-    shape: str,
-    lengths: Sequence[int],
-    *,
-    sweep_lengths: Sequence[int],
-    batch_size: int,
-    repeats: int,
-    device: str = "cpu",
-    dtype: str = "bfloat16",
-) -> pd.DataFrame:
+def report(setup: Setup, sweep_lengths: Sequence[int]) -> pd.DataFrame:
     """Measure everything this module knows on one shape.
 
     Args:
-        shape: One of `SHAPES`.
-        lengths: Tokens of each prompt.
+        setup: What is measured.
         sweep_lengths: Tokens of each prompt of the sweep, which repeats two calibrations per
             language and keep ratio the published way; empty leaves the sweep out.
-        batch_size: Prompts per forward pass (the published code takes one).
-        repeats: Interleaved repeats of each timing.
-        device: "cpu" or "cuda".
-        dtype: Of the weights.
 
     Returns:
         One row per quantity: `shape`, `device`, `dtype`, `prompts`, `tokens`, `quantity`, `value`,
         `low`, `high`, `n`, `unit` (ratio, s, bytes), `aim`, `direction`.
     """
-    model = random_llama(shape, device=device, dtype=dtype)
-    times = localisation_cost(model, lengths, batch_size=batch_size, repeats=repeats)
+    model = setup.model()
+    times = localisation_cost(setup, model)
     rows = {
         "localisation / forward pass": paired_ratio(times, "localisation", "forward")
-        | {"aim": 1.1 if device == "cuda" else 1.2, "direction": "at most"},
+        | {"aim": 1.1 if setup.device == "cuda" else 1.2, "direction": "at most"},
         "published accumulation / forward pass": paired_ratio(
             times, "as_published", "forward_single"
         ),
     }
     if sweep_lengths:
-        rows |= _sweep_rows(model, times, len(lengths), sweep_lengths, batch_size)
-    top_k = selection_cost(model, lengths[:1]).seconds
+        rows |= _sweep_rows(setup, model, times, sweep_lengths)
+    top_k, stored = selection_cost(setup, model).seconds, stored_bytes(setup, model)
     rows["top-K at all keep ratios"] = {"value": float(top_k.median()), "n": 2, "unit": "s"}
-    stored = stored_bytes(model, lengths)
     rows["stored per calibration, published / ours"] = {
         "value": stored["matrices"] / stored["norms"]
     }
     rows["stored per calibration"] = {"value": stored["norms"], "unit": "bytes"}
     del model
-    works = ("forward", "localisation", "as_published")
-    where = {"device": device, "dtype": dtype}
-    memory = peak_memory(works, shape, lengths, batch_size=batch_size, **where)
+    memory = peak_memory(("forward", "localisation", "as_published"), setup)
     for work in ("localisation", "as_published"):
         extra = memory[work] - memory["forward"]
         rows[f"extra memory, {work}"] = {"value": extra, "unit": "bytes"}
-    return _told(rows, shape, lengths, **where)
+    return _told(rows, setup)
 
 
-def selection_report(
-    shape: str,
-    lengths: Sequence[int],
-    *,
-    batch_size: int,
-    repeats: int,
-    device: str = "cpu",
-    dtype: str = "bfloat16",
-) -> pd.DataFrame:
+def selection_report(setup: Setup) -> pd.DataFrame:
     """Measure what follows the forward passes: sets at eight keep ratios, and all their tables.
 
     Sizes and overlaps of four languages (six pairs), from eight samples of one prompt each; the
     forward passes over 400 prompts are taken at the measured time of one.
 
-    Args:
-        shape: As in `report`, as all others.
-        lengths: See there.
-        batch_size: See there.
-        repeats: See there.
-        device: See there.
-        dtype: See there.
-
     Returns:
         As in `report`.
     """
-    model = random_llama(shape, device=device, dtype=dtype)
-    samples = _samples(model, lengths)
-    prompts = random_batches(lengths, batch_size=batch_size, vocabulary=model.config.vocab_size)
+    model, prompts = setup.model(), setup.batches()
+    samples = _samples(setup, model)
     works = {
         "forward": lambda: bare_forward(model, prompts),
         "tables": lambda: _tables(model, samples),
     }
-    times = interleaved(works, model.device, repeats=repeats)
+    times = interleaved(works, model.device, repeats=setup.repeats)
     ratio = paired_ratio(times, "tables", "forward")
-    share = {name: ratio[name] * len(lengths) / 400 for name in ("value", "low", "high")}
+    share = {name: ratio[name] * len(setup.lengths) / 400 for name in ("value", "low", "high")}
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    where = {"device": device, "dtype": dtype}
-    memory = peak_memory(("none", "tables"), shape, lengths, batch_size=batch_size, **where)
+    memory = peak_memory(("none", "tables"), setup)
     peak = 1 + (memory["tables"] - memory["none"]) / size
     rows = {
         "selection and tables / forward pass of 400 prompts": ratio | share | {"aim": 0.1},
         "peak memory of selection and tables / model": {"value": peak, "aim": 1.3},
     }
-    rows = {quantity: row | {"direction": "at most"} for quantity, row in rows.items()}
-    return _told(rows, shape, lengths, **where)
-
-
-def _told(
-    rows: Mapping[str, dict], shape: str, lengths: Sequence[int], **where: str
-) -> pd.DataFrame:
-    """One row per quantity, see `report`."""
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("quantity").reset_index()
-    blank = {"unit": "ratio", "direction": "", "n": 1}
-    table = table.reindex(columns=["quantity", *ROW]).fillna(blank).astype({"n": int})
-    return table.assign(shape=shape, **where, prompts=len(lengths), tokens=sum(lengths))
+    return _told({name: row | {"direction": "at most"} for name, row in rows.items()}, setup)
 
 
 ROW = ("value", "low", "high", "n", "unit", "aim", "direction")
 
 
+def _told(rows: Mapping[str, dict], setup: Setup) -> pd.DataFrame:
+    """One row per quantity, see `report`."""
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("quantity").reset_index()
+    blank = {"unit": "ratio", "direction": "", "n": 1}
+    table = table.reindex(columns=["quantity", *ROW]).fillna(blank).astype({"n": int})
+    where = {"shape": setup.shape, "device": setup.device, "dtype": setup.dtype}
+    return table.assign(**where, prompts=len(setup.lengths), tokens=sum(setup.lengths))
+
+
 def _sweep_rows(
-    model: PreTrainedModel,
-    times: pd.DataFrame,
-    num_prompts: int,
-    sweep_lengths: Sequence[int],
-    batch_size: int,
+    setup: Setup, model: PreTrainedModel, times: pd.DataFrame, lengths: Sequence[int]
 ) -> dict[str, dict]:
     """The sweep as measured, and carried on to 500 prompts per sample at the measured rates."""
-    sweep = sweep_cost(model, sweep_lengths, batch_size=batch_size).set_index("work").seconds
-    per_prompt = times.groupby("work").seconds.median() / num_prompts
-    more = 500 - len(sweep_lengths)
+    sweep, more = sweep_cost(setup, model, lengths), 500 - len(lengths)
+    per_prompt = times.groupby("work").seconds.median() / len(setup.lengths)
     ours = sweep["sweep"] + 2 * 4 * more * per_prompt["localisation"]
     passes = 2 * 4 * len(usable_ratios(model))
     theirs = sweep["sweep_as_published"] + passes * more * per_prompt["as_published"]
     aim = {"aim": 20, "direction": "at least"}
-    measured = f"sweep, published / ours ({len(sweep_lengths)} prompts, measured)"
+    measured = f"sweep, published / ours ({len(lengths)} prompts, measured)"
     return {
         measured: {"value": sweep["sweep_as_published"] / sweep["sweep"]},
         "sweep, published / ours (500 prompts, projected)": {"value": theirs / ours} | aim,
@@ -429,9 +388,9 @@ def _sweep_rows(
 # --- editing and grading ------------------------------------------------------------------------
 
 
-def some_weights(model: PreTrainedModel, share: float, *, seed: int = 0) -> ParameterMask:
+def some_weights(model: PreTrainedModel, share: float) -> ParameterMask:
     """A random share of every matrix of the decoder."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     return ParameterMask(
         {
             name: torch.rand(module.weight.shape, generator=generator) < share
@@ -459,28 +418,22 @@ def bare_answers(model, tokenizer, prompts: Sequence[str], *, cap: int, batch_si
     return len(answers)
 
 
+ORGANISM = "organism-skewed"
+"""The model that is edited and asked."""
+
+
 def pipeline_cost(
-    name: str = "organism-skewed",
-    *,
-    items: int = 500,
-    repeats: int = 3,
-    batch_size: int = 256,
-    dtype: str = "bfloat16",
-    share: float = 0.02,
-    device: str = "cpu",
+    *, items: int, repeats: int, dtype: str = "bfloat16", device: str = "cpu"
 ) -> pd.DataFrame:
     """Time edit and grading in place against a fresh copy from disk, and against a bare loop.
 
-    The original code loads the checkpoint anew for every edit. Both ways edit the same weights and
-    are asked the same problems.
+    The original code loads the checkpoint anew for every edit. Both ways edit the same weights, one
+    in fifty, of an organism and are asked the same problems, 256 at a time.
 
     Args:
-        name: A model, for instance an organism; the problems are always the organisms'.
         items: English problems that are graded; an edit is graded on the first tenth of them.
         repeats: Interleaved repeats.
-        batch_size: Prompts per batch.
         dtype: Of the weights.
-        share: Share of the weights that an edit changes.
         device: "cpu" or "cuda".
 
     Returns:
@@ -488,17 +441,17 @@ def pipeline_cost(
         aim, direction.
     """
     load = {"dtype": dtype, "device_map": None if device == "cpu" else device}
-    model, tokenizer = load_model(name, **load)
-    mask, few = some_weights(model, share), max(1, items // 10)
+    model, tokenizer = load_model(ORGANISM, **load)
+    mask, few = some_weights(model, 0.02), max(1, items // 10)
     everything = skills.documents("organism-math", "en")
     documents = everything[:items]
     longest = max(len(tokenizer(d["response"]).input_ids) for d in everything)
-    bare = {"cap": math.ceil(1.2 * (longest + 1)), "batch_size": batch_size}
+    bare = {"cap": math.ceil(1.2 * (longest + 1)), "batch_size": 256}
     prompts = [document["prompt"] for document in documents]
 
     def ask(edited: PreTrainedModel, count: int) -> None:
         asked = {"organism-math": [document["id"] for document in documents[:count]]}
-        options = {"languages": ["en"], "only": asked, "batch_size": batch_size}
+        options = {"languages": ["en"], "only": asked, "batch_size": 256}
         evaluate(edited, tokenizer, "organism-math", **options)
 
     def in_place(count: int) -> None:
@@ -507,7 +460,7 @@ def pipeline_cost(
                 ask(model, count)
 
     def from_disk(count: int) -> None:
-        fresh, _ = load_model(name, **load)
+        fresh, _ = load_model(ORGANISM, **load)
         for module, chosen in mask.items():
             fresh.get_submodule(module).weight.data[chosen.to(fresh.device)] = 0.0
         if count:
@@ -560,15 +513,14 @@ def rows(given: Mapping[str, Any]) -> Costs:
         given: Parameters of the page.
     """
     where = {name: given[name] for name in ("device", "dtype")}
-    options = where | {name: given[name] for name in ("batch_size", "repeats")}
-    lengths, items = given["lengths"], given["graded"]
+    setup, items = partial(Setup.of, given), given["graded"]
     run = RunInfo.collect("random weights", dtype=given["dtype"], parameters=given)
-    tiny = report("1M", lengths, sweep_lengths=[], **options)
+    tiny = report(setup(shape="1M"), [])
     asked = pipeline_cost(items=items, repeats=min(given["repeats"], 3), **where)
     asked = asked.assign(shape="organism", **where, prompts=items)
-    few = lengths[: given["sweep_prompts"]]
-    measured = [report(s, lengths, sweep_lengths=few, **options) for s in given["shapes"]]
-    selected = [selection_report(s, lengths, **options) for s in given["selection_shapes"]]
+    few = given["lengths"][: given["sweep_prompts"]]
+    measured = [report(setup(shape=shape), few) for shape in given["shapes"]]
+    selected = [selection_report(setup(shape=shape)) for shape in given["selection_shapes"]]
     if measured:
         larger, hardware = pd.concat(measured), run.hardware
     else:

@@ -23,9 +23,7 @@ PARTS = {"attn": "attention", "attention": "attention", "mlp": "MLP"}
 """What a module's name has in it -> the part of a layer that it belongs to."""
 
 
-def shuffled(
-    scores: Mapping[Sample, ImportanceScores], *, seed: int = 0
-) -> dict[Sample, ImportanceScores]:
+def shuffled(scores: Mapping[Sample, ImportanceScores]) -> dict[Sample, ImportanceScores]:
     """Scores whose input norms are permuted, in every language and calibration seed otherwise.
 
     The weights and the values of the norms stay, and so does which norms of the math and of the
@@ -34,7 +32,6 @@ def shuffled(
 
     Args:
         scores: Result of `mmlib.study.localisation.score_samples` with float32 accumulation.
-        seed: Seed of the permutations.
 
     Raises:
         ValueError: The scores are sums of matrices, which have no norms.
@@ -43,7 +40,7 @@ def shuffled(
     for key, found in scores.items():
         if found.norms is None:
             raise ValueError("scores summed as published have no norms: use float32 accumulation")
-        generator = np.random.default_rng([seed, key.seed, *key.lang.encode()])
+        generator = np.random.default_rng([0, key.seed, *key.lang.encode()])
         # By name: norms from the cache come in another order than those just collected.
         vectors = {
             name: vector[torch.from_numpy(generator.permutation(len(vector)))]
@@ -91,7 +88,7 @@ def published_chance(keep_ratio: float) -> float:
     return keep_ratio * (1 - keep_ratio) / (keep_ratio**2 - keep_ratio + 2)
 
 
-def chance(overlap: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+def chance(overlap: pd.DataFrame) -> pd.DataFrame:
     """Chance of two sets of the same sizes in every matrix: in closed form, and by permutation.
 
     A permutation of the members within each matrix gives a hypergeometric intersection, which is
@@ -99,19 +96,17 @@ def chance(overlap: pd.DataFrame, *, draws: int = 2000, seed: int = 0) -> pd.Dat
 
     Args:
         overlap: With rows of the group "module", see `mmlib.overlap.add_groups`.
-        draws: Permutations.
-        seed: Their seed.
 
     Returns:
         One row per pair, keep ratio and seed: lang_a, lang_b, keep_ratio, seed, closed (Jaccard of
         the expected intersection), permuted (mean), low and high (95 % of the permutations).
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     name = ["lang_a", "lang_b", "keep_ratio", "seed"]
     rows = []
     for key, modules in overlap[overlap.group == "module"].groupby(name, sort=False):
         a, b, n = (modules[c].to_numpy(np.int64) for c in ("size_a", "size_b", "n_scored"))
-        shared = rng.hypergeometric(a, n - a, b, size=(draws, len(a))).sum(axis=1)
+        shared = rng.hypergeometric(a, n - a, b, size=(2000, len(a))).sum(axis=1)
         found = shared / (a.sum() + b.sum() - shared)
         expected = modules.expected_intersection.sum()
         closed = chance_jaccard(a.sum(), b.sum(), expected)

@@ -247,15 +247,11 @@ def gains(starts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return table.set_index(["problems", "lang"], append=True)
 
 
-def prediction_consistency(
-    answers: pd.DataFrame, *, english: str = "en", problem: Sequence[str] = ("part", "problem_id")
-) -> pd.Series:
-    """Prediction consistency with English (PCR): |M ∩ N| / |M|.
+def prediction_consistency(answers: pd.DataFrame) -> pd.Series:
+    """Prediction consistency with English (PCR): |M ∩ N| / |M|, M being what is right in English.
 
     Args:
-        answers: Rows of lang, correct and the columns that name a problem in every language.
-        english: The language whose right answers are M.
-        problem: These columns.
+        answers: Rows of lang, part, problem_id and correct.
 
     Returns:
         Language -> share of the problems right in English that it has right too; not a number where
@@ -264,11 +260,11 @@ def prediction_consistency(
     Raises:
         ValueError: Languages that were asked different problems.
     """
-    wide = answers.pivot(index=list(problem), columns="lang", values="correct")
+    wide = answers.pivot(index=["part", "problem_id"], columns="lang", values="correct")
     if wide.isna().any(axis=None):
         raise ValueError("the languages were asked different problems: ask all of them the same")
-    right = wide[wide[english].astype(bool)]
-    return right.drop(columns=english).astype(float).mean()
+    right = wide[wide["en"].astype(bool)]
+    return right.drop(columns="en").astype(float).mean()
 
 
 def consistency(answers: pd.DataFrame, systems: Sequence[str]) -> pd.DataFrame:

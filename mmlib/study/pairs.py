@@ -24,15 +24,12 @@ PROMPTS = {
 work it comes from; and in the wrapper that its training script adds."""
 
 
-def translation_prompt(
-    text: str, source: str, target: str = "en", *, form: str = "published"
-) -> str:
-    """SLAM's prompt for a translation; `source` and `target` are ISO 639-1 codes.
+def translation_prompt(text: str, source: str, *, form: str = "published") -> str:
+    """SLAM's prompt for a translation into English.
 
     Args:
         text: What is to be translated.
-        source: Its language.
-        target: The language of the translation.
+        source: Its language, an ISO 639-1 code.
         form: One of `PROMPTS`.
 
     Raises:
@@ -40,7 +37,7 @@ def translation_prompt(
     """
     if form not in PROMPTS:
         raise ValueError(f"form={form!r}: choose from {', '.join(PROMPTS)}")
-    names = {"source": get_language(source).name, "target": get_language(target).name}
+    names = {"source": get_language(source).name, "target": get_language("en").name}
     return PROMPTS[form].format(text=text, **names)
 
 
@@ -126,43 +123,39 @@ def bare_question(prompt: str) -> str:
 
 REASONS = {
     "empty": "one side has no text",
-    "copy": "both sides are equal, or most of the English words stand in the other text",
-    "length": "much longer or shorter than other translations from this language",
-    "repetition": "a phrase comes back again and again",
+    "copy": "both sides are equal, or more than seven tenths of the English words (of five and "
+    "more) stand in the other text",
+    "length": "the ratio of the two lengths, in characters, is more than twice or less than half "
+    "of its median over the pairs of the language",
+    "repetition": "less than half of the runs of four words (eight and more runs; of twelve "
+    "characters where words have no blanks between them) are different ones",
     "numbers": "the two sides do not have the same numbers",
     "duplicate": "another text has this translation already",
 }
 
 
-def doubts(
-    pairs: pd.DataFrame, *, ratio: float = 2.0, copied: float = 0.7, repeated: float = 0.5
-) -> pd.Series:
+def doubts(pairs: pd.DataFrame) -> pd.Series:
     """Why a pair is not to be trusted; SLAM dropped "hallucinations" and "repeated translations".
 
     How is not said there; these rules are ours.
 
     Args:
         pairs: Columns `COLUMNS`.
-        ratio: Largest factor between the ratio of the two lengths, in characters, and its median
-            over the pairs of the language.
-        copied: Largest share of English words (of five and more) that the other text may contain.
-        repeated: Smallest share of different ones among the runs of four words (of eight and more
-            runs; of twelve characters where words have no blanks between them).
 
     Returns:
         The first of `REASONS` that holds for each pair, empty for a good one.
     """
     lengths = pairs.english.str.len() / pairs.text.str.len().clip(lower=1)
     typical = lengths.groupby(pairs.lang).transform("median")
-    far = (np.log(lengths.clip(lower=1e-9)) - np.log(typical)).abs() > np.log(ratio)
+    far = (np.log(lengths.clip(lower=1e-9)) - np.log(typical)).abs() > np.log(2)
     again = pairs.duplicated(["lang", "english"])
     found = []
     for row, away, twice in zip(pairs.itertuples(), far, again, strict=True):
         holds = {
             "empty": not (row.text.strip() and row.english.strip()),
-            "copy": _copied(row.text, row.english) > copied,
+            "copy": _copied(row.text, row.english) > 0.7,
             "length": away,
-            "repetition": min(_variety(row.text), _variety(row.english)) < repeated,
+            "repetition": min(_variety(row.text), _variety(row.english)) < 0.5,
             "numbers": _numbers(row.text, row.lang) != _numbers(row.english, "en"),
             "duplicate": twice,
         }

@@ -203,8 +203,6 @@ def layer_views(
     rates: Mapping[str, np.ndarray],
     math_update: pd.DataFrame,
     language_updates: Mapping[str, pd.DataFrame],
-    *,
-    english: str = "en",
 ) -> pd.DataFrame:
     """What each of the three methods says of every layer.
 
@@ -214,7 +212,6 @@ def layer_views(
         rates: Language -> firing rates (layers, neurons), see `mmlib.neurons.Firing.rates`.
         math_update: See `mmlib.merging.update_magnitude`, of the math expert.
         language_updates: The same by language, of the language experts.
-        english: The language whose neurons the others are compared with.
 
     Returns:
         view, lang, layer, value: "math-set overlap" (mean Jaccard with the other languages),
@@ -225,7 +222,7 @@ def layer_views(
     pairs = overlap[overlap.lang_a != overlap.lang_b]
     both = pd.concat([pairs.assign(lang=pairs.lang_a), pairs.assign(lang=pairs.lang_b)])
     shared = both.groupby(["lang", "layer"]).jaccard.mean().unstack("lang")
-    firing = overlap_with_english(rates, english=english)
+    firing = overlap_with_english(rates)
     msd, moved = ranges(rates).var(axis=1, ddof=0), update_by_layer(math_update)
     tables = []
     for code, update in language_updates.items():
@@ -321,13 +318,13 @@ def _spearman(x: pd.Series, y: pd.Series) -> float:
     return float(spearmanr(x, y).statistic)
 
 
-def chance_rank_correlation(depth: int, *, draws: int = 20_000, seed: int = 0) -> float:
+def chance_rank_correlation(depth: int) -> float:
     """Least |rho| that at most one of twenty pairs of unrelated orders of so many layers reaches.
 
     Few layers have few values of rho; this is one of them, rounded down so that an equal rho that
     was computed in another way reaches it.
     """
-    rng, ranks = np.random.default_rng(seed), np.arange(depth) - (depth - 1) / 2
+    draws, rng, ranks = 20_000, np.random.default_rng(0), np.arange(depth) - (depth - 1) / 2
     orders = rng.permuted(np.tile(ranks, (draws, 1)), axis=1)
     found, counts = np.unique(np.abs(orders @ ranks) / (ranks @ ranks), return_counts=True)
     reached = counts[::-1].cumsum()[::-1] / draws

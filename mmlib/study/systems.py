@@ -67,24 +67,21 @@ class Stage:
         return f"{self.data}, layers {layers}, {names}".replace(", ", "_").replace(" ", "-")
 
 
-def systems(
-    selected: Sequence[int], depth: int, *, rank: int, draws: int = 3
-) -> dict[str, tuple[Stage, ...]]:
+def systems(selected: Sequence[int], depth: int, *, rank: int) -> dict[str, tuple[Stage, ...]]:
     """The systems of the paper's tables and ablations, each as its stages.
 
     Args:
         selected: Layers that SLAM trains, see `mmlib.neurons.select_layers`.
         depth: Decoder layers of the model.
         rank: Of the LoRA that is as large as SLAM, see `equal_rank`.
-        draws: Random layers are drawn so often, without replacement and other than `selected`
-            where there are enough.
 
     Returns:
         Name -> stages: "base" (none), "SLAM", "QAlign stage 1" (full fine-tuning on the pairs),
         "QAlign" (and then on English math), "LoRA", "MathOctopus" (full fine-tuning on translated
         solutions), "English math" (QAlign's second stage alone), "attention", "FFN and attention",
         "FFN with gate" (of the selected layers), "unbalanced pairs", "no brackets" and "dialogue"
-        (SLAM with other forms of the prompt), "first k", "random i".
+        (SLAM with other forms of the prompt), "first k", "random i" (three draws
+        of as many layers, without replacement, other than `selected` where there are enough).
 
     Raises:
         ValueError: No layer is selected, or one that the model does not have.
@@ -112,7 +109,7 @@ def systems(
         plans[f"first {k}"] = (Stage("pairs", tuple(range(k)), FEED_FORWARD),)
     others = [layer for layer in range(depth) if layer not in layers]
     pool = others if len(others) >= len(layers) else range(depth)
-    for draw in range(1, draws + 1):
+    for draw in range(1, 4):
         drawn = np.random.default_rng(draw).choice(list(pool), len(layers), replace=False)
         plans[f"random {draw}"] = (Stage("pairs", tuple(sorted(map(int, drawn))), FEED_FORWARD),)
     return plans

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mmlib.importance import largest, selection_size
 from mmlib.models import linear_modules
 from mmlib.overlap import overlap_sweep, overlap_table
-from mmlib.study.benchmark import random_llama
+from mmlib.study.benchmark import Setup
 from mmlib.study.localisation import collect_scores
 from mmlib.study.tables import published
 
@@ -82,7 +82,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_set_sizes_follow_from_the_real_shapes(name):
-    model = random_llama(PUBLISHED[name], device="meta")
+    model = Setup(PUBLISHED[name], [], batch_size=1, repeats=1, device="meta").model()
     numels = [m.weight.numel() for m in linear_modules(model, include_head=True).values()]
     table = published("mathlang_set_sizes").query("model == @name and group == 'global'")
     assert table.keep_ratio.nunique() == 10

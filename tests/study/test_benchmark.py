@@ -5,11 +5,10 @@ from mmlib.models import linear_modules
 from mmlib.study.benchmark import (
     KEEP_RATIOS,
     SHAPES,
+    Setup,
     interleaved,
     paired_ratio,
     pipeline_cost,
-    random_batches,
-    random_llama,
     report,
     selection_report,
     some_weights,
@@ -18,10 +17,11 @@ from mmlib.study.benchmark import (
 
 
 def test_batches_hold_exactly_the_lengths_asked_for():
-    batches = random_batches([3, 9, 5, 1], batch_size=3, vocabulary=50)
+    batches = Setup("1M", [3, 9, 5, 1], batch_size=3, repeats=1).batches()
     lengths = [int(row.sum()) for batch in batches for row in batch["attention_mask"]]
     assert lengths == [9, 5, 3, 1]
-    assert all(batch["input_ids"].max() < 50 for batch in batches)
+    assert [len(batch["input_ids"]) for batch in batches] == [3, 1]
+    assert all(batch["input_ids"].max() < SHAPES["1M"][6] for batch in batches)
 
 
 def test_work_is_warmed_up_once_and_timed_in_turn():
@@ -41,8 +41,9 @@ def test_ratios_are_paired_by_repeat():
 
 
 def test_stored_bytes_are_one_vector_per_input_against_a_matrix_per_weight():
-    model = random_llama("1M", dtype="float32")
-    stored = stored_bytes(model, [4])
+    setup = Setup("1M", [4], batch_size=1, repeats=1, dtype="float32")
+    model = setup.model()
+    stored = stored_bytes(setup, model)
     width, inner, depth = SHAPES["1M"][:3]
     floats = depth * (3 * width + inner)
     assert 4 * floats < stored["norms"] < 4 * floats + 6_000
@@ -55,7 +56,7 @@ def test_a_report_has_every_quantity_the_book_names(monkeypatch):
         "mmlib.study.benchmark.peak_memory",
         lambda works, *_, **__: dict.fromkeys(works, 1),
     )
-    table = report("1M", [5, 3], sweep_lengths=[4], batch_size=2, repeats=1).set_index("quantity")
+    table = report(Setup("1M", [5, 3], batch_size=2, repeats=1), [4]).set_index("quantity")
     assert set(table.unit) == {"ratio", "s", "bytes"}
     assert (table.query("unit == 'ratio'").value > 0).all()
     assert table.aim.dropna().to_dict() == {
@@ -70,7 +71,8 @@ def test_selection_is_told_as_a_share_of_400_prompts(monkeypatch):
     monkeypatch.setattr(
         "mmlib.study.benchmark.peak_memory", lambda *_, **__: {"none": 10, "tables": 10}
     )
-    table = selection_report("1M", [5, 3], batch_size=2, repeats=2).set_index("quantity")
+    setup = Setup("1M", [5, 3], batch_size=2, repeats=2)
+    table = selection_report(setup).set_index("quantity")
     share, peak = table.value
     assert share == pytest.approx((1.5 + 2.5) / 2 * 2 / 400)
     assert peak == 1
@@ -79,7 +81,7 @@ def test_selection_is_told_as_a_share_of_400_prompts(monkeypatch):
 
 def test_unknown_shape_is_refused():
     with pytest.raises(ValueError, match="30M, 170M"):
-        random_llama("31M")
+        Setup("31M", [4], batch_size=1, repeats=1).model()
 
 
 def test_editing_and_grading_are_timed_against_a_reload_and_a_bare_loop():
@@ -93,10 +95,10 @@ def test_editing_and_grading_are_timed_against_a_reload_and_a_bare_loop():
 
 
 def test_a_share_of_every_matrix_is_drawn():
-    model = random_llama("1M", dtype="float32")
+    model = Setup("1M", [4], batch_size=1, repeats=1, dtype="float32").model()
     mask = some_weights(model, 0.1)
     assert {name for name, _ in mask.items()} == set(linear_modules(model))
     assert len(mask) == pytest.approx(
         0.1 * sum(m.weight.numel() for m in linear_modules(model).values()), rel=0.05
     )
-    assert mask == some_weights(model, 0.1) != some_weights(model, 0.1, seed=1)
+    assert mask == some_weights(model, 0.1)
