@@ -32,6 +32,8 @@ from mmlib.tasks.sources import read_table
 
 MATH = "math"
 """The role of an expert in English math; others are named by their language."""
+CORPUS = {f"organism-{name}": name for name in (*Mix().tasks, "math-new")}
+"""Tasks that are drawn afresh, and what the corpus calls them."""
 Examples = list[dict[str, list[int]]]
 Texts = list[tuple[str, str]]
 
@@ -75,7 +77,7 @@ def expert_examples(
     for part in role.split("+"):
         code = "en" if part == MATH else get_language(part).code
         tasks = math_tasks if part == MATH else language_tasks
-        fresh = {task.startswith("organism-") for task in tasks}
+        fresh = {task in CORPUS for task in tasks}
         if len(fresh) != 1:
             raise ValueError(f"tasks {list(tasks)}: give some, of organisms or others")
         source = _fresh if fresh == {True} else partial(_loaded, data_dir=data_dir)
@@ -87,10 +89,8 @@ def expert_examples(
 
 def _fresh(tasks, code: str, number: int, heldout: int, seed: int) -> tuple[Texts, Texts]:
     """Documents of the corpus in one language, in the shares that organisms are trained on."""
-    names = [task.removeprefix("organism-") for task in tasks]
+    names = [CORPUS[task] for task in tasks]
     shares = Mix().tasks | {"math-new": Mix().tasks["math"]}
-    if unknown := [name for name in names if name not in shares]:
-        raise ValueError(f"the corpus has no {unknown[0]!r}: choose from {', '.join(shares)}")
     table = read_table(
         organism_folder(None) / "heldout.jsonl.gz", ["part", "lang", "template", "prompt"]
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mmlib.tasks.benchmarks.organism import organism_folder
+from mmlib.tasks.benchmarks.organism import FAMILY, organism_folder
 from mmlib.tasks.languages import get_language
 from mmlib.tasks.numbers import find_numbers
 from mmlib.tasks.problems import BENCHMARKS, load_problems, read
@@ -100,7 +100,7 @@ def load_pairs(
 
 def _texts(source: str, language: str, data_dir: str | Path | None, split: str) -> pd.DataFrame:
     """Questions, and answers where there are any: id, lang, kind, text."""
-    if source.startswith("organism-"):
+    if source in FAMILY:
         problems = load_problems(source, language, data_dir=data_dir, split=split)
         rows = [(problem.id, "question", bare_question(problem.prompt)) for problem in problems]
     else:

@@ -23,6 +23,7 @@ from mmlib.study.tables import RunInfo
 from mmlib.study.variants import Grade, Variant, edited, record
 from mmlib.tasks import skills
 from mmlib.tasks.answers import extract_number
+from mmlib.tasks.benchmarks.organism import FAMILY
 from mmlib.tasks.errors import error_kind
 
 CONDITIONS = {
@@ -310,7 +311,7 @@ def grades(answers: pd.DataFrame, solutions: Mapping[tuple[str, str, str], str])
         if row.correct or solution is None:
             characters.append(str(int(row.correct)))
             continue
-        by_step = row.task.startswith("organism-")
+        by_step = row.task in FAMILY
         kind = error_kind(row.response, row.target, row.lang, solution=solution, by_step=by_step)
         characters.append(kind[0])
     return characters
