@@ -145,9 +145,9 @@ def test_data_sets_give_their_training_split(base, train_data, real_data):
         ({"number": 0}, "number=0, heldout=5: give at least 1"),
         (
             {"math_tasks": ["organism-telepathy"]},
-            "no task 'organism-telepathy': choose from organism-math",
+            "unknown task 'organism-telepathy': choose",
         ),
-        ({"math_tasks": ["organism-choice-new"]}, "no task 'organism-choice-new'"),
+        ({"math_tasks": ["organism-choice-new"]}, "unknown task 'organism-choice-new'"),
         ({"math_tasks": []}, "give some, of organisms or others"),
         ({"math_tasks": ["organism-math", "gsm8k"]}, "give some, of organisms or others"),
         ({"role": "math+klingon"}, "'klingon'"),
