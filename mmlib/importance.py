@@ -27,6 +27,8 @@ from mmlib.models import check_in_memory, linear_modules
 
 Batch = Mapping[str, torch.Tensor]
 EMPTY = "the calibration set is empty: give at least one prompt"
+TIES = ("index", "topk")
+"""Rules for equal scores at the cut of a set, see `largest`."""
 
 
 @dataclass(frozen=True)
@@ -317,12 +319,15 @@ class ImportanceScores:
     weights: dict[str, torch.Tensor]
     """Module name -> weight (not copied), or the summed score matrix when `norms` is None."""
     norms: ActivationNorms | None
+    ties: str = "index"
+    """Which of equal scores are in a top-K set: "index" or "topk", see `largest`."""
 
     def copy(self) -> "ImportanceScores":
         """These scores as they are now; sums are copied, weights and norms are not."""
         if self.norms is not None:
             return self
-        return ImportanceScores({name: sums.clone() for name, sums in self.weights.items()}, None)
+        copies = {name: sums.clone() for name, sums in self.weights.items()}
+        return ImportanceScores(copies, None, self.ties)
 
     def matrix(self, module: str) -> torch.Tensor:
         """Scores of one matrix, float32, (d_out, d_in).
@@ -340,21 +345,29 @@ class ImportanceScores:
         return scores
 
     def top_of(self, module: str, keep_ratios: Sequence[float]) -> list[torch.Tensor]:
-        """Top-K sets of one matrix, one bool tensor per keep ratio, from one selection pass."""
+        """Top-K sets of one matrix, one bool tensor per keep ratio; see `largest`."""
         scores = self.matrix(module)
         sizes = [selection_size(scores.numel(), ratio) for ratio in keep_ratios]
-        return [flat.view(scores.shape) for flat in largest(scores.flatten(), sizes)]
+        return [flat.view(scores.shape) for flat in largest(scores.flatten(), sizes, self.ties)]
 
     def levels_of(self, module: str, keep_ratios: Sequence[float]) -> torch.Tensor:
         """Of how many top-K sets each weight of a matrix is a member, (numel,)."""
+        if self.ties != "index":
+            return sum(top.flatten().byte() for top in self.top_of(module, keep_ratios))
         scores = self.matrix(module).flatten()
         sizes = [selection_size(scores.numel(), ratio) for ratio in keep_ratios]
         return nesting_levels(scores, sizes)
 
     def top(self, keep_ratio: float) -> ParameterMask:
         """The top-K set: the int(numel · K) highest-scored weights of every matrix."""
-        check_keep_ratios([keep_ratio], self.weights)
-        return ParameterMask({name: self.top_of(name, [keep_ratio])[0] for name in self.weights})
+        return self.tops([keep_ratio])[0]
+
+    def tops(self, keep_ratios: Sequence[float]) -> list[ParameterMask]:
+        """The top-K sets at several keep ratios; every matrix is selected from once."""
+        check_keep_ratios(keep_ratios, self.weights)
+        found = {name: self.top_of(name, keep_ratios) for name in self.weights}
+        sets = zip(*found.values(), strict=True)
+        return [ParameterMask(dict(zip(found, tensors, strict=True))) for tensors in sets]
 
 
 def selection_size(numel: int, keep_ratio: float) -> int:
@@ -389,16 +402,28 @@ def _round_up(value: float) -> float:
     return math.ceil(value / unit) * unit
 
 
-def largest(scores: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
-    """Sets of the k highest scores for every k of `sizes`; ties go to the lower index.
+def largest(scores: torch.Tensor, sizes: Sequence[int], ties: str = "index") -> list[torch.Tensor]:
+    """Sets of the k highest scores for every k of `sizes`.
 
     Args:
         scores: (n,) float.
         sizes: Set sizes, each between 0 and n.
+        ties: Which of the scores that equal the lowest one in a set are in it. "index": those of
+            lower index, everywhere and for every set, so that the sets are nested. "topk": those
+            that `torch.topk` takes, as in the published code; which these are depends on the
+            version of torch, on the device, and on k.
 
     Returns:
         One bool tensor (n,) per size, on the device of `scores`.
+
+    Raises:
+        ValueError: Unknown `ties`.
     """
+    if ties not in TIES:
+        raise ValueError(f"ties={ties!r}: choose from {', '.join(TIES)}")
+    if ties == "topk":
+        none = torch.zeros_like(scores, dtype=torch.bool)
+        return [none.index_fill(0, torch.topk(scores, size).indices, True) for size in sizes]
     levels = nesting_levels(scores, sizes)
     return [levels >= sum(other >= size for other in sizes) for size in sizes]
 

@@ -69,6 +69,8 @@ class SetCounts:
     ) -> "SetCounts":
         """Count from one walk over the model, in which every score is selected from once.
 
+        Sets whose ties go to `torch.topk` need not be nested, and are selected per keep ratio.
+
         Args:
             scores: Key -> scores of all weights, all of one model.
             sets: Name of a set T = top-K(a) - top-K(b) -> the keys of a and b in `scores`.
@@ -83,15 +85,19 @@ class SetCounts:
             _check_same_weights(key, first, other.weights)
         check_keep_ratios(keep_ratios, first)
         pairs = [*((name, name) for name in sets), *pairs]
-        smallest_first = sorted(range(len(keep_ratios)), key=keep_ratios.__getitem__)
         # A weight of level l is in the l largest top-K sets.
-        level = {i: len(keep_ratios) - rank for rank, i in enumerate(smallest_first)}
+        largest_first = sorted(keep_ratios, reverse=True)
+        nested = all(found.ties == "index" for found in scores.values())
+        passes = [largest_first] if nested else [[ratio] for ratio in largest_first]
         modules = {}
         for module, weight in first.items():
-            levels = {key: s.levels_of(module, keep_ratios) for key, s in scores.items()}
-            found = _counts(levels, sets, pairs, len(keep_ratios))
-            in_order = ([row[level[i]] for i in range(len(keep_ratios))] for row in found)
-            modules[module] = (weight.numel(), dict(zip(pairs, in_order, strict=True)))
+            at_ratio = {}
+            for ratios in passes:
+                levels = {key: s.levels_of(module, ratios) for key, s in scores.items()}
+                by_level = list(zip(*_counts(levels, sets, pairs, len(ratios)), strict=True))
+                at_ratio |= dict(zip(ratios, by_level[1:], strict=True))
+            in_order = zip(*(at_ratio[ratio] for ratio in keep_ratios), strict=True)
+            modules[module] = (weight.numel(), dict(zip(pairs, map(list, in_order), strict=True)))
         return cls(keep_ratios, modules)
 
     def sizes(self, labels: Mapping[str, Hashable]) -> pd.DataFrame:

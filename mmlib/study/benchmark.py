@@ -19,7 +19,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mmlib.edits import pruned
-from mmlib.importance import Batch, ImportanceScores, collect_norms
+from mmlib.importance import Batch, ImportanceScores, collect_norms, largest, selection_size
 from mmlib.masks import ParameterMask
 from mmlib.models import linear_modules, load_model
 from mmlib.overlap import overlap_sweep
@@ -198,15 +198,10 @@ def _published_sweep(model: PreTrainedModel, single: Sequence[Batch]) -> None:
         for _ in LANGUAGES:
             pair = [collect_scores(model, single, accumulation="as-published") for _ in range(2)]
             for name in pair[0].weights:
-                kept = [_published_top(scores.weights[name], ratio) for scores in pair]
-                kept[0] & ~kept[1]
-
-
-def _published_top(scores: torch.Tensor, ratio: float) -> torch.Tensor:
-    flat = scores.flatten()
-    chosen = torch.zeros_like(flat, dtype=torch.bool)
-    chosen[torch.topk(flat, int(flat.numel() * ratio)).indices] = True
-    return chosen
+                sums = [scores.weights[name].flatten() for scores in pair]
+                size = selection_size(len(sums[0]), ratio)
+                math, nonmath = (largest(flat, [size], "topk")[0] for flat in sums)
+                math & ~nonmath
 
 
 def selection_cost(setup: Setup, model: PreTrainedModel) -> pd.DataFrame:

@@ -11,19 +11,18 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmlib.forward import batches, observe
+from mmlib.forward import batches
 from mmlib.importance import (
     EMPTY,
+    ActivationNorms,
     Batch,
     ImportanceScores,
-    _run,
     collect_norms,
     collect_sample_norms,
     math_specific,
-    prompt_norms,
 )
 from mmlib.masks import ParameterMask
-from mmlib.models import linear_modules, model_hash
+from mmlib.models import model_hash
 from mmlib.overlap import SetCounts
 from mmlib.study.norms import Kept, audit_norms, cached_sample_norms
 from mmlib.tasks.problems import Calibration, calibration
@@ -43,10 +42,11 @@ def collect_scores(
         model: As in `collect_norms`.
         batches: Likewise.
         accumulation: "float32" keeps one vector per linear input and multiplies at the end.
-            "as-published" repeats the arithmetic of the published code: prompt by prompt, the norm
-            is cast to bfloat16, multiplied by |W| in bfloat16, and added to a running bfloat16
-            matrix per module, which stagnates after some hundred prompts. The order of the prompts
-            matters then. It needs a matrix per weight and is there for comparison only.
+            "as-published" repeats the published code: prompt by prompt, the norm is cast to
+            bfloat16, multiplied by |W| in bfloat16, and added to a running bfloat16 matrix per
+            module, which stagnates after some hundred prompts; of equal scores `torch.topk` chooses
+            (see `mmlib.importance.largest`). The order of the prompts matters then. It needs a
+            matrix per weight and is there for comparison only.
         include_head: Score the output projection too, unless it is tied.
 
     Raises:
@@ -57,41 +57,48 @@ def collect_scores(
     if accumulation != "as-published":
         raise ValueError(f"accumulation={accumulation!r}: choose 'float32' or 'as-published'")
     total = None
-    for total in published_sums(model, batches, include_head=include_head):  # noqa: B007
+    prompts = norms_by_prompt(model, batches, include_head=include_head)
+    for total in published_sums(model, prompts):  # noqa: B007
         pass
     if total is None:
         raise ValueError(EMPTY)
     return total
 
 
+def norms_by_prompt(
+    model: nn.Module, batches: Iterable[Batch], *, include_head: bool = False
+) -> Iterator[ActivationNorms]:
+    """`collect_norms` of each prompt on its own, so that nothing is padded, in their order."""
+    for batch in batches:
+        for ids, inside in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True):
+            alone = ids[inside][None]
+            prompt = {"input_ids": alone, "attention_mask": torch.ones_like(alone)}
+            yield collect_norms(model, [prompt], include_head=include_head)
+
+
 @torch.no_grad()
 def published_sums(
-    model: nn.Module, batches: Iterable[Batch], *, include_head: bool = False
+    model: nn.Module, prompts: Iterable[ActivationNorms]
 ) -> Iterator[ImportanceScores]:
     """The running bfloat16 sums of the published code, after each prompt.
 
     Args:
-        model: As in `collect_norms`.
-        batches: Likewise; the order of the prompts matters.
-        include_head: As in `collect_norms`.
+        model: The model whose weights are scored.
+        prompts: Its norms on each prompt, see `norms_by_prompt`; their order matters.
 
     Yields:
         The same scores every time, with one prompt more in them: `copy` what is to be kept.
     """
-    modules = linear_modules(model, include_head=include_head)
-    magnitudes = {n: m.weight.abs().bfloat16() for n, m in modules.items()}
-    sums = {n: torch.zeros_like(magnitude) for n, magnitude in magnitudes.items()}
-
-    def add(name: str, inputs: torch.Tensor) -> None:
-        norm = prompt_norms(name, inputs, inputs.shape[:2], None)[0]
-        sums[name] += magnitudes[name] * norm.bfloat16()
-
-    for batch in batches:
-        for ids, inside in zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True):
-            with observe(modules, add):
-                prompt = {"input_ids": ids[inside][None]}
-                _run(model, prompt, None, head=model.get_output_embeddings() in modules.values())
-            yield ImportanceScores(sums, None)
+    magnitudes: dict[str, torch.Tensor] = {}
+    sums: dict[str, torch.Tensor] = {}
+    for norms in prompts:
+        if not sums:
+            weights = norms.scores(model).weights
+            magnitudes = {name: weight.abs().bfloat16() for name, weight in weights.items()}
+            sums = {name: torch.zeros_like(magnitude) for name, magnitude in magnitudes.items()}
+        for name, magnitude in magnitudes.items():
+            sums[name] += magnitude * norms[name].to(magnitude)
+        yield ImportanceScores(sums, None, ties="topk")
 
 
 class Sample(NamedTuple):
@@ -166,7 +173,7 @@ def score_samples(
         samples: Result of `draw_samples`.
         batch_size: Prompts per forward pass.
         include_head: Score the output projection too, unless it is tied.
-        accumulation: See `mmlib.study.localisation.collect_scores`.
+        accumulation: See `collect_scores`; "as-published" is the published selection, too.
         audit_seed: Which of the shipped norms are computed again.
 
     Raises:

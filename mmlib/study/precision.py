@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -13,7 +14,13 @@ from mmlib.importance import ImportanceScores, selection_size
 from mmlib.masks import jaccard
 from mmlib.study.ceilings import growing_scores
 from mmlib.study.evidence import Numbers, read_evidence
-from mmlib.study.localisation import Key, draw_samples, math_sets, published_sums
+from mmlib.study.localisation import (
+    Key,
+    draw_samples,
+    math_sets,
+    norms_by_prompt,
+    published_sums,
+)
 from mmlib.study.settings import Asking, Loading
 from mmlib.study.stats import paired_changes
 from mmlib.study.sweeps import Sets, cells, sweep
@@ -41,8 +48,9 @@ def growing_sums(
     if not sizes or not 1 <= min(sizes) <= max(sizes) <= len(sample.texts):
         raise ValueError(f"sizes={list(sizes)}: give numbers from 1 to {len(sample.texts)}")
     texts = batches(tokenizer, sample.texts[: max(sizes)], sort=False)
-    running = enumerate(published_sums(model, texts), 1)
-    return {n: scores.copy() for n, scores in running if n in sizes}
+    running = enumerate(published_sums(model, norms_by_prompt(model, texts)), 1)
+    # The shipped rows give ties to the lower index.
+    return {n: replace(scores.copy(), ties="index") for n, scores in running if n in sizes}
 
 
 def tied(scores: ImportanceScores, keep_ratio: float) -> float:

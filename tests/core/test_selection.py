@@ -9,7 +9,7 @@ from conftest import one_by_one
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmlib.importance import largest, selection_size
+from mmlib.importance import ImportanceScores, largest, selection_size
 from mmlib.models import linear_modules
 from mmlib.overlap import overlap_sweep, overlap_table
 from mmlib.study.benchmark import Setup
@@ -32,6 +32,33 @@ def test_largest_is_a_stable_sort(values, sizes):
         assert set(mask.nonzero().flatten().tolist()) == set(ranked[:size])
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=30, max_size=90), st.integers(1, 30))
+def test_ties_go_to_the_lower_index_or_to_what_torch_takes(values, size):
+    matrix = torch.tensor(values[: len(values) // 5 * 5], dtype=torch.bfloat16).view(5, -1)
+    flat = matrix.flatten()
+    taken = torch.topk(flat, size).indices
+    first = torch.sort(flat, descending=True, stable=True).indices[:size]
+    for ties, chosen in {"topk": taken, "index": first}.items():
+        scores = ImportanceScores({"h.0.mlp": matrix}, None, ties=ties)
+        (mask,) = scores.top_of("h.0.mlp", [size / len(flat) + 1e-9])
+        assert mask.flatten().nonzero().flatten().tolist() == sorted(chosen.tolist())
+
+
+def test_the_rules_differ_in_ties_only():
+    torch.manual_seed(0)
+    distinct = torch.randperm(5_000).float()
+    many = (distinct % 40).bfloat16().float()
+    for scores, same in ((distinct, True), (many, False)):
+        a, b = (largest(scores, [300, 800], ties) for ties in ("index", "topk"))
+        assert all(map(torch.equal, a, b)) == same
+        for one, other in zip(a, b, strict=True):
+            assert one.sum() == other.sum()
+            assert (scores[one ^ other] == scores[one].min()).all()
+    with pytest.raises(ValueError, match="ties='random': choose from index, topk"):
+        largest(distinct, [3], "random")
+
+
 def test_top_sets_have_exact_sizes_and_are_nested(llama, prompts):
     scores = collect_scores(llama, one_by_one(prompts))
     for name, module in linear_modules(llama).items():
@@ -42,16 +69,21 @@ def test_top_sets_have_exact_sizes_and_are_nested(llama, prompts):
         assert torch.equal(sets[1], scores.top(RATIOS[1])[name])
 
 
-def two_languages(model, prompts):
+def two_languages(model, prompts, how="float32"):
     batches = one_by_one(prompts)
     parts = {"en": (batches[:2], batches[2:4]), "hi": (batches[4:6], batches[5:])}
     return {
-        code: tuple(collect_scores(model, part) for part in pair) for code, pair in parts.items()
+        code: tuple(collect_scores(model, part, accumulation=how) for part in pair)
+        for code, pair in parts.items()
     }
 
 
-def test_sweep_equals_masks_made_one_at_a_time(llama, prompts):
-    scores = two_languages(llama, prompts)
+@pytest.mark.parametrize("how", ["float32", "as-published"])
+def test_sweep_equals_masks_made_one_at_a_time(llama, prompts, how):
+    scores = two_languages(llama, prompts, how)
+    assert {s.ties for pair in scores.values() for s in pair} == {
+        {"float32": "index", "as-published": "topk"}[how]
+    }
     sizes, overlap = overlap_sweep(scores, RATIOS)
     for ratio in RATIOS:
         sets = {code: pair[0].top(ratio) - pair[1].top(ratio) for code, pair in scores.items()}
