@@ -353,7 +353,8 @@ class ImportanceScores:
     def levels_of(self, module: str, keep_ratios: Sequence[float]) -> torch.Tensor:
         """Of how many top-K sets each weight of a matrix is a member, (numel,)."""
         if self.ties != "index":
-            return sum(top.flatten().byte() for top in self.top_of(module, keep_ratios))
+            tops = torch.stack(self.top_of(module, keep_ratios))
+            return tops.sum(0, dtype=torch.uint8).flatten()
         scores = self.matrix(module).flatten()
         sizes = [selection_size(scores.numel(), ratio) for ratio in keep_ratios]
         return nesting_levels(scores, sizes)

@@ -91,7 +91,7 @@ class SetCounts:
         passes = [largest_first] if nested else [[ratio] for ratio in largest_first]
         modules = {}
         for module, weight in first.items():
-            at_ratio = {}
+            at_ratio: dict[float, Sequence[int]] = {}
             for ratios in passes:
                 levels = {key: s.levels_of(module, ratios) for key, s in scores.items()}
                 by_level = list(zip(*_counts(levels, sets, pairs, len(ratios)), strict=True))
