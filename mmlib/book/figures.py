@@ -25,8 +25,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from mmlib.masks import chance_jaccard, expected_intersection
 from mmlib.study.stats import seed_interval
-from mmlib.study.tables import chance_jaccard, require_columns
+from mmlib.study.tables import require_columns
 from mmlib.tasks.languages import LANGUAGES
 
 INK = "#010203"  # stands for currentColor while matplotlib draws; nothing else has this colour
@@ -176,7 +177,7 @@ def _overlaps(
     rows = rows[(rows["keep_ratio"] - keep_ratio).abs() < 1e-12]
     if rows.empty:
         raise ValueError(f"{figure}: no {group} rows at keep_ratio {keep_ratio}; there are {have}")
-    expected = rows["size_a"] * rows["size_b"] / rows["n_scored"]
+    expected = expected_intersection(rows["size_a"], rows["size_b"], rows["n_scored"])
     if "expected_intersection" in rows:
         expected = rows["expected_intersection"].fillna(expected)
     chance = chance_jaccard(rows["size_a"], rows["size_b"], expected)

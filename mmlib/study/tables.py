@@ -25,6 +25,7 @@ from typing import Any, Self
 import pandas as pd
 
 from mmlib.files import replacing
+from mmlib.masks import chance_jaccard as chance_jaccard  # some take it from here
 
 PACKAGE = Path(__file__).resolve().parents[1]
 MATH_PARTS = ("math-1", "math-2", "math-3", "mgsm")
@@ -306,15 +307,3 @@ def unpack_answers(packed: pd.DataFrame, problems: pd.DataFrame) -> pd.DataFrame
     table = table.assign(correct=table.correct.map(list)).explode(["problem_id", "correct"])
     table = table.assign(grade=table.correct, correct=table.correct == "1")
     return table.drop(columns="problems").reset_index(drop=True)
-
-
-def chance_jaccard(size_a: Any, size_b: Any, expected: Any) -> Any:
-    """Size-matched chance: the Jaccard of two sets that share what random ones are expected to.
-
-    Args:
-        size_a: Number of weights in the first set, or a column of such numbers.
-        size_b: The same of the second set.
-        expected: Weights that both are expected to have: size_a · size_b / n_scored in one matrix,
-            and the sum of that (`expected_intersection`) over several.
-    """
-    return expected / (size_a + size_b - expected)
