@@ -13,8 +13,8 @@ import pandas as pd
 from mmlib.study.tables import (
     PACKAGE,
     RunInfo,
-    _check_answers,
-    _load,
+    check_answers,
+    load_table,
     require_columns,
     unpack_answers,
     write_table,
@@ -89,7 +89,7 @@ def draw(
 
 def read_evidence(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """A table too long to recompute in the laptop edition, and its manifest."""
-    return _load(name, PACKAGE / "evidence")
+    return load_table(name, PACKAGE / "evidence")
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def keep_evidence(
     """
     if wrong := [str(path) for path in paths if path.suffix != ".csv"]:
         raise ValueError(f"{', '.join(wrong)}: give CSV files of finished runs")
-    loaded = [_load(path.stem, path.parent) for path in paths]
+    loaded = [load_table(path.stem, path.parent) for path in paths]
     if len({frozenset(table.columns) for table, _ in loaded}) > 1:
         raise ValueError(f"the tables {[str(path) for path in paths]} have different columns")
     table = pd.concat([table for table, _ in loaded], ignore_index=True)
@@ -232,7 +232,7 @@ def audit(
     from statsmodels.stats.proportion import proportion_confint
 
     for table in (kept, again):
-        _check_answers(table, [*by, "problem_id"])
+        check_answers(table, [*by, "problem_id"])
     if again.empty:
         raise AuditError("nothing was computed again: draw at least one problem")
     told = ("correct", "grade", "n_weights", "mask")  # what is found, not what is asked
