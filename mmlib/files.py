@@ -1,10 +1,12 @@
-"""Write a file or a folder as a whole: who reads it finds the old one or the new one."""
+"""Where the shipped models lie; and writing a file or a folder as a whole, or not at all."""
 
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+ORGANISMS = Path(__file__).parent / "organisms"
 
 
 @contextmanager

@@ -19,7 +19,7 @@ TREES = {
 }
 CORE = {
     "files": set(),
-    "models": set(),
+    "models": {"files"},
     "forward": set(),
     "masks": {"files"},
     "importance": {"files", "models", "forward", "masks"},
@@ -39,7 +39,7 @@ ROOMS = {
 }
 """What a room may import besides itself and the thin package."""
 WITHOUT_TORCH = ("files", "masks", "study.tables", "study.stats", "claims.ledger", "book.page")
-WITHOUT_TORCH += ("book.figures", "book.runner", "book.exercises", "tasks.languages")
+WITHOUT_TORCH += ("book.figures", "book.runner", "book.exercises", "tasks.problems")
 WITHOUT_TORCH += ("organism.corpus",)
 LIBRARIES = {
     "papermill": {"book"},

@@ -28,8 +28,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from mmlib.files import replace, replacing
-from mmlib.models import ORGANISMS
+from mmlib.files import ORGANISMS, replace, replacing
 from mmlib.organism import corpus
 
 SPECIAL = {"bos": "<s>", "eos": "</s>", "pad": "<pad>"}
