@@ -69,11 +69,11 @@ class Figure:
             + (f'<ul style="{_LIST}">{key}</ul></div>' if key else "</div>")
         )
 
-    def save(self, path: str | Path, *, panel: int = 0) -> None:
-        """Write one panel to `path` on white, in the format its suffix names (svg, png, pdf)."""
+    def save(self, path: str | Path) -> None:
+        """Write the first panel to `path` on white, as its suffix says (svg, png, pdf)."""
         with mpl.rc_context(STYLE):
             dated = {"Date": None} if Path(path).suffix == ".svg" else None
-            self.panels[panel].savefig(path, facecolor="white", dpi=200, metadata=dated)
+            self.panels[0].savefig(path, facecolor="white", dpi=200, metadata=dated)
 
 
 def _swatch(glyph: str, colour: str) -> str:
@@ -653,22 +653,24 @@ def ratios(table: pd.DataFrame) -> Figure:
     return _figure("Ratios", [("", table)], draw, {"measured": _DOT, "aim": _TICK}, xlabel="ratio")
 
 
-def token_lengths(table: pd.DataFrame, *, column: str = "tokens") -> Figure:
+def token_lengths(table: pd.DataFrame) -> Figure:
     """Draw how long texts are in each language, one panel per task.
 
     Args:
-        table: One row per text: `lang, task` and `column`.
-        column: The length drawn: median, middle half (box) and 5th to 95th percentile (whiskers).
+        table: One row per text: `lang, task, tokens`. Drawn are the median, the middle half (box)
+            and the 5th to 95th percentile (whiskers).
     """
-    _need(table, "token_lengths", "lang", "task", column)
+    _need(table, "token_lengths", "lang", "task", "tokens")
 
     def draw(axes: Axes, rows: pd.DataFrame) -> str:
         langs = _languages(rows["lang"])
         look = {"whis": (5, 95), "showfliers": False, "color": COLOURS[0], "linecolor": INK}
-        sns.boxplot(rows, x=column, y="lang", order=langs, ax=axes, width=0.5, linewidth=1, **look)
+        sns.boxplot(
+            rows, x="tokens", y="lang", order=langs, ax=axes, width=0.5, linewidth=1, **look
+        )
         _name_rows(axes, [_name(lang) for lang in langs])
         axes.set_xlim(0, None)
-        return _listed(langs, rows.groupby("lang")[column].median()[langs], "g")
+        return _listed(langs, rows.groupby("lang")["tokens"].median()[langs], "g")
 
     tasks = table.groupby("task", sort=False)
-    return _figure(f"Median {column} by language", tasks, draw, xlabel=column)
+    return _figure("Median tokens by language", tasks, draw, xlabel="tokens")

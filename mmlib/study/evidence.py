@@ -200,14 +200,12 @@ class AuditError(ValueError):
     """What was computed again is not what was shipped."""
 
 
-def audit(
-    kept: pd.DataFrame, again: pd.DataFrame, *, by: Sequence[str], tolerance: float = 0.05
-) -> pd.DataFrame:
+def audit(kept: pd.DataFrame, again: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
     """Compare answers computed again with the shipped ones, problem by problem.
 
     Single answers may change with the hardware or the number of threads. Two things stop: a group
     that became better or worse (exact McNemar test, Holm over the groups, 5 %), and one in which
-    more answers than `tolerance` changed, in whatever direction (95 % Wilson interval above it,
+    more than 5 % of the answers changed, in whatever direction (95 % Wilson interval above that,
     and at least two answers).
 
     Args:
@@ -215,7 +213,6 @@ def audit(
             problem.
         again: The same columns for some of these problems.
         by: Columns that define the groups.
-        tolerance: Share of the answers that may change.
 
     Returns:
         One row per group: `by`, n, changed (problems with another answer), accuracy_kept,
@@ -264,7 +261,7 @@ def audit(
     table = table.drop(columns="gained").assign(
         p_value=multipletests(p_values, method="holm")[1], least_changed=least
     )
-    wrong = table[(table.p_value < 0.05) | (table.least_changed > tolerance)]
+    wrong = table[(table.p_value < 0.05) | (table.least_changed > 0.05)]
     if not wrong.empty:
         raise AuditError(f"not what was shipped:\n{wrong.to_string(index=False)}")
     return table

@@ -218,11 +218,9 @@ def load_table(name: str, *folders: Path) -> tuple[pd.DataFrame, dict[str, Any]]
     return _parse(data, manifest), manifest
 
 
-def read_table(name: str, *, columns: Iterable[str] = ()) -> pd.DataFrame:
-    """Read a table of `output_dir()`, else of the published edition; it must have `columns`."""
-    table, _ = load_table(name, output_dir(), _root() / "book" / "results")
-    require_columns(table, columns, f"table {name!r}")
-    return table
+def read_table(name: str) -> pd.DataFrame:
+    """Read a table of `output_dir()`, else of the published edition."""
+    return load_table(name, output_dir(), _root() / "book" / "results")[0]
 
 
 def read_manifest(name: str) -> dict[str, Any]:
