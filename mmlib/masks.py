@@ -205,13 +205,7 @@ def jaccard(a: ParameterMask, b: ParameterMask) -> float:
 
 
 def expected_intersection(size_a: Any, size_b: Any, n_scored: Any) -> Any:
-    """Weights of one matrix, or one pool of weights, that two sets of random ones share on average.
-
-    Args:
-        size_a: Number of weights in the first set, or a column of such numbers.
-        size_b: The same of the second set.
-        n_scored: Weights that both are drawn from.
-    """
+    """Weights that random sets of these sizes (numbers or columns) share among `n_scored`."""
     return size_a * size_b / n_scored
 
 
@@ -221,8 +215,7 @@ def chance_jaccard(size_a: Any, size_b: Any, expected: Any) -> Any:
     Args:
         size_a: Number of weights in the first set, or a column of such numbers.
         size_b: The same of the second set.
-        expected: The weights that both are expected to have, see `expected_intersection`; over
-            several matrices the sum of theirs.
+        expected: Their `expected_intersection`; over several matrices the sum of theirs.
     """
     return expected / (size_a + size_b - expected)
 
