@@ -10,14 +10,13 @@ _PUBLIC = {
     "mmlib.models": "decoder_layers linear_modules load_model model_hash untrained_like",
     "mmlib.forward": "batches observe",
     "mmlib.importance": "ActivationNorms ImportanceScores collect_norms math_specific",
-    "mmlib.masks": "ParameterMask jaccard random_mask",
+    "mmlib.masks": "ParameterMask chance_jaccard jaccard random_mask",
     "mmlib.overlap": "overlap_sweep overlap_table",
     "mmlib.edits": "holding pruned scaled trainable_only tuned_weights",
     "mmlib.merging": "LayerPlan merged save_merged soup swapped_layers task_arithmetic ties "
     "update_magnitude",
     "mmlib.neurons": "Firing firing_rates overlap_with_english select_layers",
     "mmlib.finetune": "encode fine_tune mean_loss",
-    "mmlib.study.tables": "chance_jaccard",
     "mmlib.tasks.problems": "calibration",
     "mmlib.tasks.evaluation": "evaluate",
 }

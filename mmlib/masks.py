@@ -1,17 +1,25 @@
-"""Sets of weights, and how far they overlap."""
+"""Sets of weights, how far they overlap, and how far by chance.
+
+Torch is loaded by what makes tensors: tables and claims compare with chance without it.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, ItemsView, KeysView, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from mmlib.files import replacing
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,44 +52,42 @@ class ParameterMask:
         """Number of weights that could have been in the set."""
         return sum(mask.numel() for mask in self.tensors.values())
 
-    def __and__(self, other: "ParameterMask") -> "ParameterMask":
-        return self._combine(other, torch.logical_and)
+    def __and__(self, other: ParameterMask) -> ParameterMask:
+        return self._combine(other, lambda a, b: a & b)
 
-    def __or__(self, other: "ParameterMask") -> "ParameterMask":
-        return self._combine(other, torch.logical_or)
+    def __or__(self, other: ParameterMask) -> ParameterMask:
+        return self._combine(other, lambda a, b: a | b)
 
-    def __sub__(self, other: "ParameterMask") -> "ParameterMask":
+    def __sub__(self, other: ParameterMask) -> ParameterMask:
         return self._combine(other, lambda a, b: a & ~b)
 
-    def __invert__(self) -> "ParameterMask":
+    def __invert__(self) -> ParameterMask:
         return ParameterMask({name: ~mask for name, mask in self.tensors.items()})
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ParameterMask):
             return NotImplemented
         check_comparable(self, other)
-        return all(torch.equal(self[name], other[name]) for name in self.keys())
+        return all(self[name].equal(other[name]) for name in self.keys())
 
     def _combine(
         self,
-        other: "ParameterMask",
+        other: ParameterMask,
         operation: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    ) -> "ParameterMask":
+    ) -> ParameterMask:
         check_comparable(self, other)
         pairs = ((name, self[name], other[name].to(self[name].device)) for name in self.keys())
         return ParameterMask({name: operation(a, b) for name, a, b in pairs})
 
     def save(self, path: str | Path) -> None:
         """Write the set packed, one bit per weight (safetensors; shapes in its metadata)."""
-        packed = {
-            name: torch.from_numpy(np.packbits(mask.cpu().numpy())) for name, mask in self.items()
-        }
+        packed = {name: np.packbits(mask.cpu().numpy()) for name, mask in self.items()}
         shapes = json.dumps({name: list(mask.shape) for name, mask in self.items()})
         with replacing(path) as file:
             save_file(packed, file, metadata={"kind": "ParameterMask", "shapes": shapes})
 
     @classmethod
-    def load(cls, path: str | Path) -> "ParameterMask":
+    def load(cls, path: str | Path) -> ParameterMask:
         """Read a set written by `save`.
 
         Raises:
@@ -96,6 +102,8 @@ class ParameterMask:
 
 
 def _unpack(packed: np.ndarray, shape: list[int]) -> torch.Tensor:
+    import torch
+
     if packed.size != -(-int(np.prod(shape)) // 8):
         raise ValueError(f"{packed.size} bytes for the shape {shape}")
     bits = np.unpackbits(packed, count=int(np.prod(shape)))
@@ -146,6 +154,8 @@ def random_mask(
         ValueError: `within` lacks a matrix of `like` or has another shape; `among` has too few
             weights in a matrix; both are given.
     """
+    import torch
+
     if within is not None and among is not None:
         raise ValueError("give `within` or `among`, not both")
     if among is not None:
@@ -177,6 +187,8 @@ def _among_neighbours(
     mask: torch.Tensor, order: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
     """Draw as many indices from each stratum of `order` as the mask has there."""
+    import torch
+
     missing = -len(order) % STRATUM
     members = torch.nn.functional.pad(mask.flatten().cpu()[order], (0, missing))
     keys = torch.rand(len(members), generator=generator)
@@ -190,6 +202,22 @@ def jaccard(a: ParameterMask, b: ParameterMask) -> float:
     """``|A ∩ B| / |A ∪ B|`` over all weights; NaN for two empty sets."""
     union = len(a | b)
     return len(a & b) / union if union else float("nan")
+
+
+def expected_intersection(size_a: Any, size_b: Any, n_scored: Any) -> Any:
+    """Weights that random sets of these sizes (numbers or columns) share among `n_scored`."""
+    return size_a * size_b / n_scored
+
+
+def chance_jaccard(size_a: Any, size_b: Any, expected: Any) -> Any:
+    """Size-matched chance: the Jaccard of two sets that share what random ones are expected to.
+
+    Args:
+        size_a: Number of weights in the first set, or a column of such numbers.
+        size_b: The same of the second set.
+        expected: Their `expected_intersection`; over several matrices the sum of theirs.
+    """
+    return expected / (size_a + size_b - expected)
 
 
 def digest(mask: ParameterMask) -> str:

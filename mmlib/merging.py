@@ -77,7 +77,6 @@ class LayerPlan:
         top: int,
         *,
         transition: int | tuple[int, int] = 1,
-        weight: float = 0.5,
     ) -> "LayerPlan":
         """Language below and above, math between, transition layers where they meet.
 
@@ -86,7 +85,6 @@ class LayerPlan:
             bottom: Layers of the language expert below.
             top: Layers of the language expert above.
             transition: Averaged layers at each border, or (lower, upper).
-            weight: Weight of the language expert in them.
 
         Raises:
             ValueError: A negative number, or more layers than the model has.
@@ -99,7 +97,7 @@ class LayerPlan:
                 f"bottom={bottom}, top={top}, transition={(lower, upper)} do not fit into "
                 f"{layers} layers"
             )
-        values = (1.0, weight, 0.0, weight, 1.0)
+        values = (1.0, 0.5, 0.0, 0.5, 1.0)
         return cls(tuple(w for w, n in zip(values, bands, strict=True) for _ in range(n)))
 
     @classmethod

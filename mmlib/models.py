@@ -17,7 +17,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-ORGANISMS = Path(__file__).parent / "organisms"
+from mmlib.files import ORGANISMS
+
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 UNSCORED_KINDS = (nn.Conv1d, nn.Conv2d)
 UNSCORED_NAMES = ("A_log", "D", "dt_bias")

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from mmlib.importance import ImportanceScores, check_keep_ratios, selection_size
-from mmlib.masks import ParameterMask, check_comparable
+from mmlib.masks import ParameterMask, check_comparable, expected_intersection
 from mmlib.models import layer_index
 
 Key = TypeVar("Key", bound=Hashable)
@@ -201,7 +201,7 @@ def _overlap_rows(found: Mapping[tuple[str, str], int], numel: int) -> list[dict
             "size_b": found[b, b],
             "intersection": count,
             "n_scored": numel,
-            "expected_intersection": found[a, a] * found[b, b] / numel,
+            "expected_intersection": expected_intersection(found[a, a], found[b, b], numel),
         }
         for (a, b), count in found.items()
         if a != b

@@ -19,7 +19,7 @@ TREES = {
 }
 CORE = {
     "files": set(),
-    "models": set(),
+    "models": {"files"},
     "forward": set(),
     "masks": {"files"},
     "importance": {"files", "models", "forward", "masks"},
@@ -38,8 +38,9 @@ ROOMS = {
     "book": ("study.tables", "study.stats", "claims", "tasks"),
 }
 """What a room may import besides itself and the thin package."""
-WITHOUT_TORCH = ("study.tables", "study.stats", "claims.ledger", "book.page", "book.figures")
-WITHOUT_TORCH += ("book.runner", "book.exercises", "tasks.languages", "organism.corpus")
+WITHOUT_TORCH = ("files", "masks", "study.tables", "study.stats", "claims.ledger", "book.page")
+WITHOUT_TORCH += ("book.figures", "book.runner", "book.exercises", "tasks.problems")
+WITHOUT_TORCH += ("organism.corpus",)
 LIBRARIES = {
     "papermill": {"book"},
     "nbformat": {"book"},

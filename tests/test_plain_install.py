@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-PLAIN = ["accelerate", "filelock", "numpy", "pandas", "pyyaml", "safetensors", "torch", "tqdm"]
+PLAIN = ["accelerate", "filelock", "numpy", "pandas", "safetensors", "torch", "tqdm"]
 PLAIN += ["transformers"]
 
 

@@ -130,31 +130,26 @@ class Parameter:
 
 
 def parameters(project: Project, name: str) -> dict[str, Parameter]:
-    """Read every parameter of a chapter without running it.
+    """Read every parameter of a chapter without running it; lines that give none are left out.
 
     Raises:
-        ChapterError: the cell holds something else than `name: type = literal  # help`.
+        ChapterError: a default is no literal of the type that is declared.
     """
-    cells = read_notebook(project.source(name))["cells"]
-    tagged = [_text(c) for c in cells if "parameters" in c["metadata"].get("tags", [])]
-    found = {}
-    for statement in ast.parse(tagged[0]).body if tagged else ():
+    from papermill import inspect_notebook  # slow, and seldom needed
+
+    path, read = project.source(name), {}
+    for key, line in inspect_notebook(path).items():
+        kind = line["inferred_type_name"]
         try:
-            parameter = _parameter(statement, tagged[0].splitlines()[statement.end_lineno - 1])
-        except (AttributeError, ValueError):
+            default = ast.literal_eval(line["default"])
+            convert(default, kind)
+        except (ValueError, SyntaxError) as error:
             raise ChapterError(
-                f"{project.source(name)}: the parameters cell holds {ast.unparse(statement)!r}; "
-                "write `name: type = literal  # help` and derive other values in a later cell"
-            ) from None
-        found[parameter.name] = parameter
-    return found
-
-
-def _parameter(statement: Any, last_line: str) -> Parameter:
-    rest = last_line.encode()[statement.end_col_offset :].decode()
-    kind = ast.unparse(statement.annotation)
-    default = ast.literal_eval(statement.value)
-    return Parameter(statement.target.id, kind, default, rest.strip().lstrip("# "))
+                f"{path}: the parameter {key} = {line['default']} {error}; write `name: type = "
+                "literal  # help` and derive other values in a later cell"
+            ) from error
+        read[key] = Parameter(key, kind, default, line["help"])
+    return read
 
 
 def convert(value: Any, kind: str) -> Any:

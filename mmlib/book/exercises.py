@@ -8,7 +8,8 @@ import math
 
 import pandas as pd
 
-from mmlib.study.tables import chance_jaccard, require_columns
+from mmlib.masks import chance_jaccard, expected_intersection
+from mmlib.study.tables import require_columns
 
 
 def _close(value: float, target: float) -> bool:
@@ -47,7 +48,7 @@ def check_chance_jaccard(
     number = _number(value)
     if number is None:
         return
-    shared = size_a * size_b / n_scored
+    shared = expected_intersection(size_a, size_b, n_scored)
     slips = {
         "that is how many weights the sets share; divide by the size of the union.": shared,
         "the sum of the sizes counts the shared weights twice.": shared / (size_a + size_b),

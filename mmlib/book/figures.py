@@ -25,8 +25,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from mmlib.masks import chance_jaccard, expected_intersection
 from mmlib.study.stats import seed_interval
-from mmlib.study.tables import chance_jaccard, require_columns
+from mmlib.study.tables import require_columns
 from mmlib.tasks.languages import LANGUAGES
 
 INK = "#010203"  # stands for currentColor while matplotlib draws; nothing else has this colour
@@ -68,11 +69,11 @@ class Figure:
             + (f'<ul style="{_LIST}">{key}</ul></div>' if key else "</div>")
         )
 
-    def save(self, path: str | Path, *, panel: int = 0) -> None:
-        """Write one panel to `path` on white, in the format its suffix names (svg, png, pdf)."""
+    def save(self, path: str | Path) -> None:
+        """Write the first panel to `path` on white, as its suffix says (svg, png, pdf)."""
         with mpl.rc_context(STYLE):
             dated = {"Date": None} if Path(path).suffix == ".svg" else None
-            self.panels[panel].savefig(path, facecolor="white", dpi=200, metadata=dated)
+            self.panels[0].savefig(path, facecolor="white", dpi=200, metadata=dated)
 
 
 def _swatch(glyph: str, colour: str) -> str:
@@ -176,7 +177,7 @@ def _overlaps(
     rows = rows[(rows["keep_ratio"] - keep_ratio).abs() < 1e-12]
     if rows.empty:
         raise ValueError(f"{figure}: no {group} rows at keep_ratio {keep_ratio}; there are {have}")
-    expected = rows["size_a"] * rows["size_b"] / rows["n_scored"]
+    expected = expected_intersection(rows["size_a"], rows["size_b"], rows["n_scored"])
     if "expected_intersection" in rows:
         expected = rows["expected_intersection"].fillna(expected)
     chance = chance_jaccard(rows["size_a"], rows["size_b"], expected)
@@ -652,22 +653,24 @@ def ratios(table: pd.DataFrame) -> Figure:
     return _figure("Ratios", [("", table)], draw, {"measured": _DOT, "aim": _TICK}, xlabel="ratio")
 
 
-def token_lengths(table: pd.DataFrame, *, column: str = "tokens") -> Figure:
+def token_lengths(table: pd.DataFrame) -> Figure:
     """Draw how long texts are in each language, one panel per task.
 
     Args:
-        table: One row per text: `lang, task` and `column`.
-        column: The length drawn: median, middle half (box) and 5th to 95th percentile (whiskers).
+        table: One row per text: `lang, task, tokens`. Drawn are the median, the middle half (box)
+            and the 5th to 95th percentile (whiskers).
     """
-    _need(table, "token_lengths", "lang", "task", column)
+    _need(table, "token_lengths", "lang", "task", "tokens")
 
     def draw(axes: Axes, rows: pd.DataFrame) -> str:
         langs = _languages(rows["lang"])
         look = {"whis": (5, 95), "showfliers": False, "color": COLOURS[0], "linecolor": INK}
-        sns.boxplot(rows, x=column, y="lang", order=langs, ax=axes, width=0.5, linewidth=1, **look)
+        sns.boxplot(
+            rows, x="tokens", y="lang", order=langs, ax=axes, width=0.5, linewidth=1, **look
+        )
         _name_rows(axes, [_name(lang) for lang in langs])
         axes.set_xlim(0, None)
-        return _listed(langs, rows.groupby("lang")[column].median()[langs], "g")
+        return _listed(langs, rows.groupby("lang")["tokens"].median()[langs], "g")
 
     tasks = table.groupby("task", sort=False)
-    return _figure(f"Median {column} by language", tasks, draw, xlabel=column)
+    return _figure("Median tokens by language", tasks, draw, xlabel="tokens")

@@ -30,8 +30,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from mmlib.files import replace, replacing
-from mmlib.models import ORGANISMS
+from mmlib.files import ORGANISMS, replace, replacing
 from mmlib.organism import corpus
 
 STATE = "state.pt"

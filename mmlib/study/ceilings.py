@@ -11,12 +11,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.forward import batches
 from mmlib.importance import ActivationNorms, ImportanceScores, collect_norms
-from mmlib.masks import jaccard
+from mmlib.masks import chance_jaccard, jaccard
 from mmlib.models import untrained_like
 from mmlib.overlap import OVERLAP_COUNTS
 from mmlib.study.localisation import Sample, score_samples, set_tables
 from mmlib.study.settings import Loading, Sampling
-from mmlib.study.tables import RunInfo, chance_jaccard
+from mmlib.study.tables import RunInfo
 from mmlib.tasks.problems import Calibration
 
 PARTS = {"attn": "attention", "attention": "attention", "mlp": "MLP"}

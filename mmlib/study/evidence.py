@@ -13,8 +13,8 @@ import pandas as pd
 from mmlib.study.tables import (
     PACKAGE,
     RunInfo,
-    _check_answers,
-    _load,
+    check_answers,
+    load_table,
     require_columns,
     unpack_answers,
     write_table,
@@ -89,7 +89,7 @@ def draw(
 
 def read_evidence(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """A table too long to recompute in the laptop edition, and its manifest."""
-    return _load(name, PACKAGE / "evidence")
+    return load_table(name, PACKAGE / "evidence")
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def keep_evidence(
     """
     if wrong := [str(path) for path in paths if path.suffix != ".csv"]:
         raise ValueError(f"{', '.join(wrong)}: give CSV files of finished runs")
-    loaded = [_load(path.stem, path.parent) for path in paths]
+    loaded = [load_table(path.stem, path.parent) for path in paths]
     if len({frozenset(table.columns) for table, _ in loaded}) > 1:
         raise ValueError(f"the tables {[str(path) for path in paths]} have different columns")
     table = pd.concat([table for table, _ in loaded], ignore_index=True)
@@ -200,14 +200,12 @@ class AuditError(ValueError):
     """What was computed again is not what was shipped."""
 
 
-def audit(
-    kept: pd.DataFrame, again: pd.DataFrame, *, by: Sequence[str], tolerance: float = 0.05
-) -> pd.DataFrame:
+def audit(kept: pd.DataFrame, again: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
     """Compare answers computed again with the shipped ones, problem by problem.
 
     Single answers may change with the hardware or the number of threads. Two things stop: a group
     that became better or worse (exact McNemar test, Holm over the groups, 5 %), and one in which
-    more answers than `tolerance` changed, in whatever direction (95 % Wilson interval above it,
+    more than 5 % of the answers changed, in whatever direction (95 % Wilson interval above that,
     and at least two answers).
 
     Args:
@@ -215,7 +213,6 @@ def audit(
             problem.
         again: The same columns for some of these problems.
         by: Columns that define the groups.
-        tolerance: Share of the answers that may change.
 
     Returns:
         One row per group: `by`, n, changed (problems with another answer), accuracy_kept,
@@ -232,7 +229,7 @@ def audit(
     from statsmodels.stats.proportion import proportion_confint
 
     for table in (kept, again):
-        _check_answers(table, [*by, "problem_id"])
+        check_answers(table, [*by, "problem_id"])
     if again.empty:
         raise AuditError("nothing was computed again: draw at least one problem")
     told = ("correct", "grade", "n_weights", "mask")  # what is found, not what is asked
@@ -264,7 +261,7 @@ def audit(
     table = table.drop(columns="gained").assign(
         p_value=multipletests(p_values, method="holm")[1], least_changed=least
     )
-    wrong = table[(table.p_value < 0.05) | (table.least_changed > tolerance)]
+    wrong = table[(table.p_value < 0.05) | (table.least_changed > 0.05)]
     if not wrong.empty:
         raise AuditError(f"not what was shipped:\n{wrong.to_string(index=False)}")
     return table

@@ -19,7 +19,7 @@ from torch import nn
 
 from mmlib.importance import EMPTY, ActivationNorms, Batch, collect_sample_norms
 from mmlib.study.evidence import AuditError
-from mmlib.study.tables import PACKAGE, RunInfo, _load, write_table
+from mmlib.study.tables import PACKAGE, RunInfo, load_table, write_table
 
 SHIPPED = PACKAGE / "evidence" / "norms"
 """Folder of the shipped norms: the vectors, a table of the samples and its manifest."""
@@ -119,7 +119,7 @@ def shipped_norms(folder: Path) -> Mapping[str, ActivationNorms]:
     """
     if not (folder / "norms.json").exists():
         return {}
-    table, manifest = _load("norms", folder)
+    table, manifest = load_table("norms", folder)
     path = folder / "norms.safetensors"
     if _digest(path) != manifest["run"]["parameters"]["sha256"]:
         raise ValueError(

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.optimize import curve_fit
 from scipy.special import expit
 
-from mmlib.study.tables import _check_answers, require_columns
+from mmlib.study.tables import check_answers, require_columns
 
 
 def shape_fits(x: Sequence[float], y: Sequence[float]) -> pd.DataFrame:
@@ -245,8 +245,8 @@ def paired_changes(
     from scipy.stats import binomtest, bootstrap
     from statsmodels.stats.multitest import multipletests
 
-    _check_answers(edited, [*by, *on, replicate])
-    _check_answers(plain, on)
+    check_answers(edited, [*by, *on, replicate])
+    check_answers(plain, on)
     for table, key in ((edited, {*by, *on, replicate}), (plain, {*on})):
         if table.duplicated(list(key)).any():
             raise ValueError(f"a problem occurs twice within {', '.join(sorted(key))}")
@@ -304,7 +304,7 @@ def equivalence(
     from statsmodels.stats.weightstats import DescrStatsW
 
     for table in (a, b):
-        _check_answers(table, [*by, *on])
+        check_answers(table, [*by, *on])
     key = [*by, *on]
     if a.duplicated(key).any():
         raise ValueError(f"a problem occurs twice within {', '.join(key)}")

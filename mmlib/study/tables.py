@@ -25,6 +25,7 @@ from typing import Any, Self
 import pandas as pd
 
 from mmlib.files import replacing
+from mmlib.masks import chance_jaccard as chance_jaccard  # some take it from here
 
 PACKAGE = Path(__file__).resolve().parents[1]
 MATH_PARTS = ("math-1", "math-2", "math-3", "mgsm")
@@ -81,7 +82,8 @@ def _commit() -> str:
     # Only a repository of our own counts: an installed package may lie inside someone else's.
     if not (PACKAGE.parent / ".git").exists():
         return ""
-    git = ("git", "-C", str(PACKAGE.parent))
+    # Without the lock of the index: a status that is cut off would leave it, and block commits.
+    git = ("git", "--no-optional-locks", "-C", str(PACKAGE.parent))
     commit = _command(*git, "rev-parse", "HEAD")
     if not commit:
         return ""
@@ -203,7 +205,7 @@ def write_table(
     return path
 
 
-def _load(name: str, *folders: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+def load_table(name: str, *folders: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The table `name` of the first folder that has it, checked against its manifest."""
     path = next((f / f"{name}.csv" for f in folders if (f / f"{name}.json").exists()), None)
     if path is None:
@@ -216,16 +218,14 @@ def _load(name: str, *folders: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     return _parse(data, manifest), manifest
 
 
-def read_table(name: str, *, columns: Iterable[str] = ()) -> pd.DataFrame:
-    """Read a table of `output_dir()`, else of the published edition; it must have `columns`."""
-    table, _ = _load(name, output_dir(), _root() / "book" / "results")
-    require_columns(table, columns, f"table {name!r}")
-    return table
+def read_table(name: str) -> pd.DataFrame:
+    """Read a table of `output_dir()`, else of the published edition."""
+    return load_table(name, output_dir(), _root() / "book" / "results")[0]
 
 
 def read_manifest(name: str) -> dict[str, Any]:
     """The manifest of the table that `read_table(name)` returns; `run` holds its `RunInfo`."""
-    return _load(name, output_dir(), _root() / "book" / "results")[1]
+    return load_table(name, output_dir(), _root() / "book" / "results")[1]
 
 
 # --- answers shipped as evidence ------------------------------------------------------------------
@@ -247,7 +247,7 @@ def pack_answers(answers: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         ValueError: A column is missing, `correct` is not boolean, a problem occurs twice, or a
             grade is no single character or contradicts `correct`.
     """
-    _check_answers(answers, [*by, "problem_id"])
+    check_answers(answers, [*by, "problem_id"])
     if answers.duplicated([*by, "problem_id"]).any():
         raise ValueError(
             f"a problem occurs twice within {', '.join(by)}: add what tells them apart"
@@ -263,7 +263,8 @@ def pack_answers(answers: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return packed.reset_index().sort_values(list(by), ignore_index=True)
 
 
-def _check_answers(answers: pd.DataFrame, columns: Sequence[str]) -> None:
+def check_answers(answers: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Raise a ValueError unless answers have `columns` and a boolean `correct` in every row."""
     require_columns(answers, [*columns, "correct"], "the table of answers")
     if not pd.api.types.is_bool_dtype(answers.correct) or answers.correct.isna().any():
         raise ValueError(f"correct is {answers.correct.dtype}: give booleans, none missing")
@@ -306,15 +307,3 @@ def unpack_answers(packed: pd.DataFrame, problems: pd.DataFrame) -> pd.DataFrame
     table = table.assign(correct=table.correct.map(list)).explode(["problem_id", "correct"])
     table = table.assign(grade=table.correct, correct=table.correct == "1")
     return table.drop(columns="problems").reset_index(drop=True)
-
-
-def chance_jaccard(size_a: Any, size_b: Any, expected: Any) -> Any:
-    """Size-matched chance: the Jaccard of two sets that share what random ones are expected to.
-
-    Args:
-        size_a: Number of weights in the first set, or a column of such numbers.
-        size_b: The same of the second set.
-        expected: Weights that both are expected to have: size_a · size_b / n_scored in one matrix,
-            and the sum of that (`expected_intersection`) over several.
-    """
-    return expected / (size_a + size_b - expected)

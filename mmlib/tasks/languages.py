@@ -167,7 +167,8 @@ def _labelled(label: str, text: str) -> str:
     return f"{label}{'' if label.endswith('：') else ' '}{text.strip()}"
 
 
-def _record(code: str, fields: dict[str, Any]) -> Language:
+def language_of(code: str, fields: dict[str, Any]) -> Language:
+    """Make a language from the fields of its record."""
     try:
         return Language(code=code, **{name: _frozen(value) for name, value in fields.items()})
     except TypeError as error:  # a field that is missing or unknown
@@ -180,7 +181,7 @@ def _frozen(value: Any) -> Any:
 
 RECORDS = Path(__file__).with_suffix(".yaml")
 LANGUAGES = {
-    code: _record(code, fields)
+    code: language_of(code, fields)
     for code, fields in yaml.safe_load(RECORDS.read_text(encoding="utf-8")).items()
 }
 

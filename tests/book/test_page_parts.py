@@ -97,7 +97,7 @@ def test_badges_are_readable_in_both_themes():
 @pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
 def test_save_writes_one_panel(tmp_path, suffix):
     path = tmp_path / f"figure.{suffix}"
-    plotting.accuracy(answers()).save(path, panel=1)
+    plotting.accuracy(answers()).save(path)
     assert path.stat().st_size > 1000
 
 

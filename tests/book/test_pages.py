@@ -91,11 +91,11 @@ def mmlib_commands():
 
 @pytest.mark.parametrize("command", mmlib_commands())
 def test_commands_in_the_prose_are_accepted(command):
-    from mmlib.__main__ import _parser
+    from mmlib.__main__ import parser
     from mmlib.book.chapters import Project, resolve
 
     words = shlex.split(command.replace("CHAPTER", "04_overlap"), comments=True)
-    arguments = _parser().parse_args(words)
+    arguments = parser().parse_args(words)
     project = Project(ROOT)
     for name in getattr(arguments, "chapter", None) or []:
         if arguments.command == "run":

@@ -34,14 +34,6 @@ def test_parameters_have_name_type_default_and_help(executed):
     )
 
 
-def test_papermill_reads_the_same_parameters(executed):
-    from papermill import inspect_notebook
-
-    ours = {p.name: (p.type, p.help) for p in parameters(executed, "01_toy").values()}
-    theirs = inspect_notebook(executed.source("01_toy")).values()
-    assert ours == {p["name"]: (p["inferred_type_name"], p["help"]) for p in theirs}
-
-
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -95,7 +87,7 @@ def test_undeclarable_types_are_refused(kind):
         convert("1", kind)
 
 
-@pytest.mark.parametrize("line", ["x = 1", "x: int = 2 * 2", "x: int", "import os"])
+@pytest.mark.parametrize("line", ["x = 1", "x: int = 2 * 2", "x: int = 'a'"])
 def test_a_parameters_cell_holds_typed_literals_only(fresh, line):
     edit(fresh.source("01_toy"), "seed: int = 1", line)
     with pytest.raises(ChapterError, match="name: type = literal"):

@@ -54,12 +54,13 @@ def test_a_writer_that_fails_half_way_changes_nothing(tmp_path, write):
     assert content(target) == ["old"]
 
 
-def test_a_block_that_writes_nothing_is_an_error(tmp_path):
+@pytest.mark.parametrize("write", [write_file, write_folder])
+def test_a_block_that_writes_nothing_is_an_error(tmp_path, write):
     target = tmp_path / "target"
-    target.write_text("old")
+    write(target, "old")
     with pytest.raises(FileNotFoundError), replacing(target):
         pass
-    assert target.read_text() == "old"
+    assert content(target) == ["old"]
 
 
 def test_nobody_else_moves_files():

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from mmlib import masks
-from mmlib.masks import ParameterMask, jaccard, random_mask
+from mmlib.masks import ParameterMask, chance_jaccard, jaccard, random_mask
 from mmlib.overlap import overlap_table
-from mmlib.study.tables import chance_jaccard
 
 SHAPES = {
     "model.layers.0.a": (4, 5),

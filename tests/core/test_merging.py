@@ -56,10 +56,7 @@ def same(a, b):
 def test_bands_and_what_does_not_fit():
     assert LayerPlan.bands(8, 2, 1).weights == (1, 1, 0.5, 0, 0, 0, 0.5, 1)
     assert LayerPlan.bands(4, 2, 2, transition=0).weights == (1, 1, 1, 1)
-    assert LayerPlan.bands(4, 0, 1, weight=0.3).weights == (0, 0, 0.3, 1)
-    # A transition of weight 0 or 1 is a hard swap, and nothing swapped is the math expert.
-    assert LayerPlan.bands(8, 2, 1, weight=0.0) == LayerPlan.bands(8, 2, 1, transition=0)
-    assert LayerPlan.bands(8, 2, 1, weight=1.0) == LayerPlan.bands(8, 3, 2, transition=0)
+    assert LayerPlan.bands(4, 0, 1).weights == (0, 0, 0.5, 1)
     assert LayerPlan.bands(8, 0, 0).weights == (0,) * 8
     assert LayerPlan.bands(5, 1, 1, transition=(2, 0)).weights == (1, 0.5, 0.5, 0, 1)
     ends = {n: LayerPlan.fitted(n).weights for n in (16, 24, 28, 36)}

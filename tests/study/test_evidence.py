@@ -30,7 +30,7 @@ def test_evidence_is_the_rows_of_its_runs_and_names_them(tmp_path):
         results.write_table(table, "found", run, folder=tmp_path / str(number))
     paths = [tmp_path / str(number) / "found.csv" for number in (0, 1)]
     evidence.keep_evidence("kept", paths, where="seed == 101", folder=tmp_path)
-    table, manifest = results._load("kept", tmp_path)
+    table, manifest = results.load_table("kept", tmp_path)
     assert table.value.tolist() == [0.3, 0.7]
     assert [run["model"] for run in manifest["run"]["parameters"]["runs"]] == ["model-0", "model-1"]
     with pytest.raises(ValueError, match="where='foo == 1' is no query over seed, value"):

@@ -14,7 +14,7 @@ from mmlib.study import localisation, norms
 from mmlib.study.evidence import AuditError
 from mmlib.study.localisation import draw_samples, score_samples, set_tables
 from mmlib.study.norms import audit_norms, cached_sample_norms, ship_norms, shipped_norms
-from mmlib.study.tables import _load
+from mmlib.study.tables import load_table
 
 TASKS = ["organism-math", "organism-reading"]
 
@@ -151,7 +151,7 @@ def test_a_command_ships_what_runs_have_left(made, tmp_path, capsys):
     folder = tmp_path / "mmlib" / "evidence" / "norms"
     assert capsys.readouterr().out == f"{folder / 'norms.csv'}\n"
     assert set(shipped_norms(folder)) == {path.stem for path in runs.rglob("*.safetensors")}
-    run = _load("norms", folder)[1]["run"]
+    run = load_table("norms", folder)[1]["run"]
     assert run["hardware"]
     assert run["date"]
     assert main(["--root", str(tmp_path), "norms", str(tmp_path)]) == 2

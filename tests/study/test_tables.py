@@ -18,6 +18,7 @@ from mmlib.study.tables import (
     published,
     read_manifest,
     read_table,
+    require_columns,
     write_table,
 )
 
@@ -120,9 +121,9 @@ def test_a_write_that_fails_leaves_the_old_table(folder, monkeypatch):
 def test_missing_table_and_missing_column_are_named():
     with pytest.raises(FileNotFoundError, match="'nothing'"):
         read_table("nothing")
-    write_table(pd.DataFrame({"lang": ["en"]}), "t", RUN)
-    with pytest.raises(ValueError, match=r"'t' lacks the column\(s\) jaccard; it has lang"):
-        read_table("t", columns=["lang", "jaccard"])
+    table = pd.DataFrame({"lang": ["en"]})
+    with pytest.raises(ValueError, match=r"table lacks the column\(s\) jaccard; it has lang"):
+        require_columns(table, ["lang", "jaccard"], "table")
 
 
 def test_own_tables_come_before_those_of_the_published_edition(tmp_path, monkeypatch):

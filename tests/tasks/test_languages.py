@@ -3,7 +3,7 @@ import unicodedata
 
 import pytest
 
-from mmlib.tasks.languages import LANGUAGES, _record, get_language, parse_number
+from mmlib.tasks.languages import LANGUAGES, get_language, language_of, parse_number
 from mmlib.tasks.numbers import plain_digits, write_number
 
 RECORDS = pytest.mark.parametrize("language", LANGUAGES.values(), ids=list(LANGUAGES))
@@ -151,4 +151,4 @@ def test_unknown_language_is_refused_with_the_choices():
 
 def test_a_record_without_a_field_is_named_with_its_file():
     with pytest.raises(ValueError, match=r"languages.yaml, record 'xx': .*'closing'"):
-        _record("xx", {"name": "X", "question_label": "Q:"})
+        language_of("xx", {"name": "X", "question_label": "Q:"})
