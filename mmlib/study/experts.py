@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,11 +91,6 @@ def _fresh(tasks, code: str, number: int, heldout: int, seed: int) -> tuple[Text
     """Documents of the corpus in one language, in the shares that organisms are trained on."""
     names = [CORPUS[task] for task in tasks]
     shares = Mix().tasks | {"math-new": Mix().tasks["math"]}
-    table = read_table(
-        organism_folder(None) / "heldout.jsonl.gz", ["part", "lang", "template", "prompt"]
-    )
-    table = table[table.part.eq("math-new") & table.lang.eq("en")]
-    asked = {_numbers(*row) for row in table[["template", "prompt"]].itertuples(index=False)}
 
     def documents(seed: int) -> Iterator[tuple[str, tuple[str, str]]]:
         rng = random.Random(f"experts {seed} {code}")
@@ -103,7 +98,7 @@ def _fresh(tasks, code: str, number: int, heldout: int, seed: int) -> tuple[Text
             name = rng.choices(names, [shares[name] for name in names])[0]
             new = name == "math-new"
             item = draw(rng, "math" if new else name, heldout_template=new)
-            if not new or _numbers(item.template, render(item, "en")["prompt"]) not in asked:
+            if not new or _numbers(item.template, render(item, "en")["prompt"]) not in _asked():
                 row = render(item, code)
                 yield item.key, (row["prompt"], row["response"])
 
@@ -116,6 +111,15 @@ def _fresh(tasks, code: str, number: int, heldout: int, seed: int) -> tuple[Text
             f"number={number}, heldout={heldout}: the corpus has too little of {names}"
         )
     return kept, [text for _, text in aside]
+
+
+@lru_cache(1)
+def _asked() -> frozenset[tuple[str, ...]]:
+    """The problems with new templates that organisms are asked."""
+    columns = ["part", "lang", "template", "prompt"]
+    table = read_table(organism_folder(None) / "heldout.jsonl.gz", columns)
+    rows = table.loc[table.part.eq("math-new") & table.lang.eq("en"), ["template", "prompt"]]
+    return frozenset(_numbers(*row) for row in rows.itertuples(index=False))
 
 
 def _numbers(template: str, text: str) -> tuple[str, ...]:

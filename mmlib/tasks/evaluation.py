@@ -8,6 +8,7 @@ import math
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
+from functools import lru_cache
 from io import StringIO
 from pathlib import Path
 
@@ -95,7 +96,8 @@ def evaluate(
     configs = {pair: skills.config(*pair, data_dir) for pair in pairs}
     for pair, documents in asked.items():
         if SKILLS[pair[0]].extract:
-            configs[pair]["generation_kwargs"]["max_gen_toks"] = _cap(tokenizer, documents)
+            gold = tuple(document["response"] for document in documents)
+            configs[pair]["generation_kwargs"]["max_gen_toks"] = _cap(tokenizer, gold)
     asked = {pair: part[:limit] for pair, part in _chosen(asked, only).items()}
     with nullcontext() if progress else redirect_stderr(StringIO()):
         result = _ask(model, tokenizer, asked, configs, batch_size)
@@ -263,12 +265,12 @@ def _ask(model, tokenizer, asked: _Asked, configs: dict, batch_size: int) -> dic
     return asking.run(model, tokenizer, tasks, batch_size=batch_size)
 
 
-def _cap(tokenizer, documents: Sequence[Document]) -> int:
+@lru_cache(maxsize=64)  # every variant of a model is asked the same tasks
+def _cap(tokenizer: PreTrainedTokenizerBase, gold: tuple[str, ...]) -> int:
     """Tokens that an answer may have: 20 % more than the longest gold with its EOS."""
-    texts = [document["response"] for document in documents]
-    if not all(texts):
+    if not all(gold):
         return UNSOLVED
-    encoded = tokenizer(texts, add_special_tokens=False).input_ids
+    encoded = tokenizer(list(gold), add_special_tokens=False).input_ids
     return math.ceil(1.2 * (max(map(len, encoded)) + 1))
 
 

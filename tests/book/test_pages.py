@@ -27,7 +27,8 @@ TOC = yaml.safe_load((BOOK / "_toc.yml").read_text(encoding="utf-8"))
 PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 PROSE = [*sorted(BOOK.glob("*.md")), ROOT / "README.md"]
-LOOKS = [(width, theme) for width in (390, 1300) for theme in ("light", "dark")]
+LOOKS = [(390, "dark"), (1300, "light")]
+"""What does not fit depends on the width alone, and colours on the theme alone."""
 
 
 def markdown(page):

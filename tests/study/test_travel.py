@@ -1,6 +1,6 @@
 """Laws of edits that travel, against sets and answers made by hand."""
 
-import functools
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from mmlib.masks import ParameterMask, jaccard
-from mmlib.models import load_model
 from mmlib.study.localisation import draw_samples, score_samples
 from mmlib.study.stats import equivalence
 from mmlib.study.tables import unpack_answers
@@ -23,10 +22,11 @@ from mmlib.study.travel import (
     predictors,
     transfer,
 )
-from mmlib.tasks.evaluation import part_answers
+from mmlib.tasks.evaluation import choose_items
 
 LANGS = ["en", "de", "hi"]
 TASKS = {"math": "organism-math", "nonmath": "organism-reading"}
+ITEMS = 40
 
 
 def mask(*members, size=12):
@@ -143,22 +143,24 @@ def test_draws_of_the_control_are_averaged():
         equivalence(answers(800), answers(700, 900), by=["cell"])
 
 
-@pytest.fixture(scope="module")
-def organism():
-    model, tokenizer = load_model("organism-skewed", dtype="float32")
-    samples = draw_samples(list(TASKS.values()), LANGS, [1], num_samples=8)
-    return model, tokenizer, score_samples(model, tokenizer, samples)
+def guesses(model, *, languages, parts):
+    """Answers that only the weights decide: any edit of them spoils other answers."""
+    problems = choose_items(["organism-math"], parts=parts, items=ITEMS)
+    state = b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())
+    asked = problems.merge(pd.DataFrame({"lang": languages}), how="cross")
+    drawn = np.random.default_rng(zlib.crc32(state)).random(len(asked))
+    return asked.assign(correct=drawn < 0.5)
 
 
-def test_edits_are_undone_and_matched(organism):
-    model, tokenizer, scores = organism
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    ask = functools.partial(
-        part_answers, tokenizer=tokenizer, tasks=["organism-math"], items=3, languages=LANGS
+def test_edits_are_undone_and_matched(checkpoint):
+    model, tokenizer = checkpoint
+    scores = score_samples(
+        model, tokenizer, draw_samples(list(TASKS.values()), LANGS, [1], num_samples=8)
     )
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     wanted = edits(languages=LANGS, keep_ratios=[0.1], seeds=[1], sample_seeds=[1])
     cells = wanted.assign(part="math-1").merge(pd.DataFrame({"lang": LANGS}), how="cross")
-    table = transfer(model, Sets(scores, **TASKS), cells, ask)
+    table = transfer(model, Sets(scores, **TASKS), cells, guesses)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert len(table) == len(wanted) * len(LANGS)
     by_edit = table.groupby(["weights", "drawn", "edited"]).n_weights.agg(["min", "max"])
@@ -172,10 +174,8 @@ def test_edits_are_undone_and_matched(organism):
     masks = table[table.weights != "none"].groupby([*CELL]).mask.first()
     assert masks.is_unique
 
-    problems = part_answers(
-        model, tokenizer, languages=["en"], tasks=["organism-math"], parts=["math-1"], items=3
-    )[["part", "problem_id"]]
-    unpacked = unpack_answers(table, problems)
+    problems = choose_items(["organism-math"], parts=["math-1"], items=ITEMS)
+    unpacked = unpack_answers(table, problems[["part", "problem_id"]])
     lost = losses(unpacked, ["keep_ratio", "seed"])
     compared = [name for name in by_edit.index if name[0] != "none" and name[1] != "matrices"]
     assert set(zip(lost.weights, lost.drawn, lost.edited, strict=True)) == set(compared)
@@ -190,7 +190,7 @@ def test_edits_are_undone_and_matched(organism):
         row = lost.loc[weights, drawn, edited, "de"]
         control = mean[weights, "matrices", whose, "de"]
         assert row.difference == pytest.approx(control - mean[weights, drawn, edited, "de"])
-        assert (row.n, row.pair) == (3, "another" if edited != ALL else ALL)
+        assert (row.n, row.pair) == (ITEMS, "another" if edited != ALL else ALL)
     of_set = losses(unpacked, ["keep_ratio", "seed"], against="sets")
     of_set = of_set.set_index(["weights", "drawn", "edited", "lang"])
     assert set(of_set.index.get_level_values("weights")) == {"own", "shared"}

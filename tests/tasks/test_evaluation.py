@@ -302,7 +302,7 @@ def test_a_prompt_is_asked_whole_or_refused(task, checkpoint, heldout, monkeypat
     documents = skills.documents(task, "hi", heldout)
     if SKILLS[task].extract:
         prompts = [document["prompt"] for document in documents]
-        room = evaluation._cap(tokenizer, documents)
+        room = evaluation._cap(tokenizer, tuple(d["response"] for d in documents))
     else:  # the last token of a choice is predicted, not read
         prompts = [d["prompt"] + choice for d in documents for choice in d["choices"]]
         room = -1

@@ -24,9 +24,10 @@ def organism_folder(data_dir: str | Path | None) -> Path:
 
 
 @lru_cache(maxsize=4)
-def _items(path: Path, changed: int) -> pd.DataFrame:
-    """All items of a file; `changed` (its time) keeps a rewritten one from being mixed up."""
-    return read_table(path, [*_ITEM, "lang", "task"])
+def _items(path: Path, changed: int) -> dict[tuple[str, str], pd.DataFrame]:
+    """Items by language and task; `changed` (the file's time) tells a rewritten file."""
+    table = read_table(path, [*_ITEM, "lang", "task"])
+    return {key: rows[_ITEM] for key, rows in table.groupby(["lang", "task"], sort=False)}
 
 
 def _rows(kind: str, language: str, split: str, data_dir: Path | None) -> pd.DataFrame:
@@ -34,14 +35,14 @@ def _rows(kind: str, language: str, split: str, data_dir: Path | None) -> pd.Dat
     if split not in ("heldout", "calibration"):
         raise ValueError(f"unknown split {split!r}: choose heldout or calibration")
     path = folder / f"{split}.jsonl.gz"
-    table = _items(path, path.stat().st_mtime_ns if path.is_file() else 0)
-    rows = table[(table.lang == language) & (table.task == kind)]
-    if rows.empty:
+    items = _items(path, path.stat().st_mtime_ns if path.is_file() else 0)
+    if (language, kind) not in items:
+        languages, tasks = (sorted(set(names)) for names in zip(*items, strict=True))
         raise ValueError(
-            f"{folder.name} has no {kind} items in {language!r}: it has tasks "
-            f"{sorted(table.task.unique())} in {sorted(table.lang.unique())}"
+            f"{folder.name} has no {kind} items in {language!r}: it has tasks {tasks} in "
+            f"{languages}"
         )
-    return rows[_ITEM]
+    return items[language, kind].copy()
 
 
 def _sentences(language: str, split: str, data_dir: Path | None) -> pd.DataFrame:
