@@ -89,7 +89,6 @@ def _own_weights_best(tables: Tables) -> pd.Series:
     "advice_format",
     committed="2026-11-22",
     keep_ratios=(0.001,),
-    replicates="trainings",
 )
 def _pruning_mends_form(tables: Tables) -> pd.Series:
     """Share of answers closed as asked after pruning - the higher of none and random, the smaller.

@@ -193,7 +193,9 @@ def _overlap_stays(tables: Tables) -> pd.Series:
 
 # --- data -----------------------------------------------------------------------------------------
 
-_TRAINED = {"keep_ratios": (0.1,), "replicates": "training seeds"}
+_TRAINED = {
+    "keep_ratios": (0.1,),
+}
 
 
 def _sizes(tables: Tables, mix: str) -> pd.DataFrame:

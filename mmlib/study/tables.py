@@ -25,6 +25,8 @@ from typing import Any, Self
 import pandas as pd
 
 PACKAGE = Path(__file__).resolve().parents[1]
+MATH_TASKS = ("gsm8k", "organism-math", "math", "mgsm", "msvamp")
+"""Tasks whose accuracy counts as that of math."""
 MATH_PARTS = ("math-1", "math-2", "math-3", "mgsm")
 """Math that claims are decided on, see `mmlib.tasks.evaluation.choose_items`: of an organism, the
 templates that its training has shown."""
@@ -312,6 +314,29 @@ def unpack_answers(packed: pd.DataFrame, problems: pd.DataFrame) -> pd.DataFrame
     table = table.assign(correct=table.correct.map(list)).explode(["problem_id", "correct"])
     table = table.assign(grade=table.correct, correct=table.correct == "1")
     return table.drop(columns="problems").reset_index(drop=True)
+
+
+def item_grades(packed: pd.DataFrame) -> pd.DataFrame:
+    """Packed answers with one row per problem, for tests over problems; needs no list of them.
+
+    Args:
+        packed: Rows of `pack_answers`, of which those of one part have the same problems.
+
+    Returns:
+        The other columns, `problem` (the part and a number: translations of a problem have the
+        same name) and `correct`, 1.0 or 0.0.
+
+    Raises:
+        ValueError: A column is missing, or rows of a part are about other problems.
+    """
+    require_columns(packed, ["part", "problems", "correct"], "the table of packed answers")
+    if (other := packed.groupby("part").problems.nunique() > 1).any():
+        raise ValueError(f"part {other.idxmax()}: its rows were asked different problems")
+    grades = packed.correct.astype(str)
+    table = packed.assign(correct=grades.map(list), problem=grades.map(lambda g: range(len(g))))
+    table = table.explode(["correct", "problem"], ignore_index=True)
+    names = table.part + " " + table.problem.astype(str)
+    return table.assign(problem=names, correct=(table.correct == "1").astype(float))
 
 
 def chance_jaccard(size_a: Any, size_b: Any, expected: Any) -> Any:
