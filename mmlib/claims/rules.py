@@ -20,8 +20,15 @@ import pandas as pd
 from mmlib.study.stats import cell_tests, detectable_effect
 from mmlib.study.tables import require_columns
 
-VERDICTS = ("yes", "no", "undecided", "not testable here", "no run yet")
-YES, NO, UNDECIDED, NOT_TESTABLE, NO_RUN = VERDICTS
+YES, NO, UNDECIDED, NOT_TESTABLE, NO_RUN = VERDICTS = (
+    "yes",
+    "no",
+    "undecided",
+    "not testable here",
+    "no run yet",
+)
+EXPLORATORY = {YES: "exploratory yes", NO: "exploratory no"}
+"""Verdicts of a rule that was changed after a look."""
 SHARED_KEEP_RATIOS = (0.001, 0.01, 0.025, 0.05, 0.1, 0.15)  # on our grid and on the published one
 CELL = ["model", "nonmath", "keep_ratio", "seed"]
 BOOK = "This book (ours)"
@@ -284,8 +291,8 @@ def judge(name: str, tables: Tables | None) -> Outcome:
         unfit = unfit and f"laboratory unfit: {unfit}"
     if unfit:
         return replace(outcome, verdict=NOT_TESTABLE, reason=unfit, detectable=np.nan)
-    if claim.changed and outcome.verdict in (YES, NO):
-        return replace(outcome, verdict=f"exploratory {outcome.verdict}", reason=claim.changed)
+    if claim.changed and outcome.verdict in EXPLORATORY:
+        return replace(outcome, verdict=EXPLORATORY[outcome.verdict], reason=claim.changed)
     return outcome
 
 
@@ -338,6 +345,7 @@ def verdicts(
     kept += ["threshold", "committed", "seen", "changed"]
     return table[kept].assign(
         threshold=table.threshold.where(table.check.notna()),
+        measured=[_words(claim.check) for claim in claims],
         precondition=[_words(claim.precondition) for claim in claims],
         published_data=published.verdict,
         real_llm=real.verdict,
@@ -351,3 +359,23 @@ def verdicts(
 
 def _words(rule: Callable | None) -> str:
     return " ".join((rule.__doc__ or "").split()) if rule else ""
+
+
+def told(row: Mapping[str, Any]) -> str:
+    """What came out of a rule, in words: cells that comply, the one that decides, the reason.
+
+    Args:
+        row: Fields of an `Outcome`, with the `unit` and the `threshold` of its claim.
+    """
+    parts = []
+    if row["cells"] > 1:
+        parts.append(f"{row['complying']} of {row['cells']} cells comply")
+    if not np.isnan(row["effect"]):
+        place = f"{row['cell']}: " if row["cell"] else ""
+        spread = f"{row['effect']:.3g}"
+        if not np.isnan(row["low"]):
+            spread += f" ({row['low']:.3g} to {row['high']:.3g}; n = {row['n']}, {row['unit']})"
+        parts.append(f"{place}{spread} against {row['threshold']:.3g}")
+    if not np.isnan(row["detectable"]):
+        parts.append(f"80 % power at a distance of {row['detectable']:.3g}")
+    return "; ".join([*parts, row["reason"]] if row["reason"] else parts)

@@ -225,15 +225,22 @@ def _load(name: str, *folders: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def read_table(name: str, *, columns: Iterable[str] = ()) -> pd.DataFrame:
-    """Read a table of `output_dir()`, else of the published edition; it must have `columns`."""
-    table, _ = _load(name, output_dir(), _root() / "book" / "results")
+    """Read a table of `output_dir()`, else of the published edition; it must have `columns`.
+
+    A table that is shipped with the package has the name `evidence/NAME`.
+    """
+    table, _ = _load(name, *_folders())
     require_columns(table, columns, f"table {name!r}")
     return table
 
 
 def read_manifest(name: str) -> dict[str, Any]:
     """The manifest of the table that `read_table(name)` returns; `run` holds its `RunInfo`."""
-    return _load(name, output_dir(), _root() / "book" / "results")[1]
+    return _load(name, *_folders())[1]
+
+
+def _folders() -> tuple[Path, ...]:
+    return output_dir(), _root() / "book" / "results", PACKAGE
 
 
 # --- answers shipped as evidence ------------------------------------------------------------------
