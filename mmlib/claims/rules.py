@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 
 from mmlib.study.stats import cell_tests, detectable_effect
-from mmlib.study.tables import require_columns
 
 YES, NO, UNDECIDED, NOT_TESTABLE, NO_RUN = VERDICTS = (
     "yes",
