@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from mmlib.study.stats import cell_tests, detectable_effect
+from mmlib.study.tables import item_grades, require_columns
 
 YES, NO, UNDECIDED, NOT_TESTABLE, NO_RUN = VERDICTS = (
     "yes",
@@ -137,6 +138,39 @@ ours = partial(
 
 class NotTestableError(Exception):
     """These tables cannot decide the claim; the message is the ledger's reason."""
+
+
+def trained_grades(table: pd.DataFrame, parts: tuple[str, ...], *systems: str) -> pd.DataFrame:
+    """Grades of trained systems on the same problems, which vary by training and by problem.
+
+    Args:
+        table: Packed answers (see `item_grades`) with the columns system, seed and lang.
+        parts: Those that count.
+        systems: Those that are compared.
+
+    Returns:
+        A row per seed, lang and problem (the levels of the index), a column per system with 1.0 or
+        0.0. The base, which nobody trains, has its grades in every training.
+
+    Raises:
+        NotTestableError: A system is missing in a training or language, or has two grades there.
+    """
+    require_columns(table, ["system", "seed", "part", "lang"], "the table of systems")
+    rows = table[table.part.isin(parts) & table.system.isin(systems)]
+    if absent := sorted(set(systems) - set(rows.system)):
+        raise NotTestableError(f"needs {', '.join(absent)} on {' or '.join(parts)}")
+    grades = item_grades(rows[["system", "seed", "part", "lang", "problems", "correct"]])
+    keys = ["seed", "lang", "problem"]
+    base = grades[grades.system == "base"].drop_duplicates([*keys[1:], "correct"])
+    trained = grades[grades.system != "base"]
+    if trained.duplicated(["system", *keys]).any() or base.duplicated(keys[1:]).any():
+        raise NotTestableError("needs one grade per system, training, language and problem")
+    wide = trained.pivot(index=keys, columns="system", values="correct")
+    if "base" in systems:
+        wide = wide.join(base.set_index(keys[1:]).correct.rename("base"))
+    if wide.unstack("seed").isna().any(axis=None):
+        raise NotTestableError(f"needs {', '.join(systems)} in every training and language")
+    return wide
 
 
 def weakest(effects: pd.Series) -> pd.Series:
