@@ -440,7 +440,7 @@ def cell_tests(
             estimate = _ESTIMATES[tuple(varied)](grid.to_numpy(), threshold, level)
         counts = [group.index.unique(v).size if v in varied else 0 for v in ("seed", "problem")]
         rows.append((*key, *estimate, *counts))
-    columns = "effect low high se df above below seeds problems".split()
+    columns = ["effect", "low", "high", "se", "df", "above", "below", "seeds", "problems"]
     tests = pd.DataFrame(rows, columns=[*names, *columns])
     return tests.set_index(names) if names else tests
 
