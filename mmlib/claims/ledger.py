@@ -22,7 +22,7 @@ def ledger(organism: Tables | None = None, real_llm: Tables | None = None) -> pd
 
     Args:
         organism: Tables of the organism's run (see `judge`), which the columns of an `Outcome`
-            (effect, low, high, n, cell, cells, complying, detectable, reason) describe.
+            (effect, low, high, seeds, problems, cell, cells, complying, detectable, reason) describe.
         real_llm: Tables of a run on a real LLM.
     """
     return verdicts(sorted(CLAIMS, key=_place), organism, real_llm)

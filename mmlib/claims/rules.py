@@ -190,8 +190,10 @@ class Outcome:
     """Of that cell, with its interval."""
     low: float = np.nan
     high: float = np.nan
-    n: int = 0
-    """Replicates: problems, or what else varies."""
+    seeds: int = 0
+    """Its calibration samples, repeats or trainings, as far as they vary."""
+    problems: int = 0
+    """Its problems, as far as they vary."""
     cell: str = ""
     cells: int = 0
     complying: int = 0
@@ -265,7 +267,8 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame) -> Outcome:
     return Outcome(
         verdict,
         *row[["effect", "low", "high"]].astype(float),
-        n=int(max(row.seeds, row.problems)),
+        seeds=int(row.seeds),
+        problems=int(row.problems),
         cell=_cell(effects, row.name),
         cells=len(tests),
         complying=int(complies.sum()),
@@ -407,7 +410,8 @@ def told(row: Mapping[str, Any]) -> str:
         place = f"{row['cell']}: " if row["cell"] else ""
         spread = f"{row['effect']:.3g}"
         if not np.isnan(row["low"]):
-            spread += f" ({row['low']:.3g} to {row['high']:.3g}; n = {row['n']}, {row['unit']})"
+            counts = [f"{row[n]:,} {n}" for n in ("seeds", "problems") if row[n]]
+            spread += f" ({row['low']:.3g} to {row['high']:.3g}; {', '.join(counts)})"
         parts.append(f"{place}{spread} against {row['threshold']:.3g}")
     if not np.isnan(row["detectable"]):
         parts.append(f"80 % power at a distance of {row['detectable']:.3g}")

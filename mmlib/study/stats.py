@@ -518,10 +518,10 @@ def detectable_effect(se: float, df: float, *, level: float = 0.95, power: float
         level: 1 - the size of the test.
         power: Chance to detect it.
     """
-    from scipy.stats import norm
-    from statsmodels.stats.power import TTestPower
+    from scipy.optimize import brentq
+    from scipy.stats import nct, norm, t
 
     if not np.isfinite(df):
         return float((norm.ppf((1 + level) / 2) + norm.ppf(power)) * se)
-    solved = TTestPower().solve_power(nobs=df + 1, alpha=1 - level, power=power)
-    return float(solved * se * math.sqrt(df + 1))
+    critical = t.ppf((1 + level) / 2, df)
+    return float(brentq(lambda effect: nct.sf(critical, df, effect) - power, 0, 1000) * se)
