@@ -21,8 +21,8 @@ def ledger(organism: Tables | None = None, real_llm: Tables | None = None) -> pd
     """One row per claim, with three verdicts kept apart: those of the papers, then our own.
 
     Args:
-        organism: Tables of the organism's run (see `judge`), which the columns of an `Outcome`
-            (effect, low, high, seeds, problems, cell, cells, complying, detectable, reason) describe.
+        organism: Tables of the organism (see `judge`), which the columns of an `Outcome` (effect,
+            low, high, seeds, problems, cell, cells, complying, detectable, reason) describe.
         real_llm: Tables of a run on a real LLM.
     """
     return verdicts(sorted(CLAIMS, key=_place), organism, real_llm)

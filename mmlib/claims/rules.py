@@ -322,13 +322,12 @@ def judge(name: str, tables: Tables | None) -> Outcome:
         outcome = decide(claim, claim.check(chosen))
         unfit = claim.precondition(chosen) if claim.precondition else ""
     except NotTestableError as error:
-        unfit = str(error)
-    else:
-        unfit = unfit and f"laboratory unfit: {unfit}"
-    if unfit:
-        return replace(outcome, verdict=NOT_TESTABLE, reason=unfit, detectable=np.nan)
+        return replace(outcome, verdict=NOT_TESTABLE, reason=str(error), detectable=np.nan)
     if claim.changed and outcome.verdict in EXPLORATORY:
-        return replace(outcome, verdict=EXPLORATORY[outcome.verdict], reason=claim.changed)
+        outcome = replace(outcome, verdict=EXPLORATORY[outcome.verdict], reason=claim.changed)
+    if unfit:
+        reason = f"laboratory unfit: {unfit} (the test alone: {outcome.verdict})"
+        return replace(outcome, verdict=NOT_TESTABLE, reason=reason, detectable=np.nan)
     return outcome
 
 

@@ -70,14 +70,14 @@ def test_no_difference_agrees_with_statsmodels():
 @pytest.mark.parametrize("test", ["every", "some"])
 def test_a_null_claim_is_seldom_a_yes(test):
     """At most 5 %, for one cell and for six."""
-    for cells in (1, 6):
+    for cells in (1, 4):
         rule = claim(test=test, unit="trainings")
         told = [
             decide(rule, effects([0.0] * cells, n=4, level="seed", seed=seed)).verdict
-            for seed in range(100)
+            for seed in range(60)
         ]
-        assert told.count("yes") <= 0.05 * 100 + 5
-        assert told.count("no") <= 0.05 * 100 + 5
+        assert told.count("yes") <= 0.05 * 60 + 3
+        assert told.count("no") <= 0.05 * 60 + 3
 
 
 def test_the_minimum_over_cells_would_say_no_to_a_null_claim():
@@ -90,9 +90,11 @@ def test_the_minimum_over_cells_would_say_no_to_a_null_claim():
 
 def test_a_claim_with_one_replicate_or_few_trainings_is_undecided():
     one = decide(claim(unit="calibration blocks"), effects([0.5], n=1, level="seed"))
-    assert one.verdict == "undecided" and "no interval" in one.reason
+    assert one.verdict == "undecided"
+    assert "no interval" in one.reason
     two = decide(claim(unit="trainings"), effects([9.0], n=2, level="seed"))
-    assert two.verdict == "undecided" and "too few" in two.reason
+    assert two.verdict == "undecided"
+    assert "too few" in two.reason
 
 
 def test_what_cannot_vary_is_no_result():
@@ -100,7 +102,8 @@ def test_what_cannot_vary_is_no_result():
         decide(claim(), effects([0.5, 0.5], sd=0))
     still = pd.concat([effects([0.5]), effects([0.0, 0.0], sd=0).xs("de", drop_level=False)])
     outcome = decide(claim(), still)  # one of its cells has no interval
-    assert outcome.verdict == "undecided" and (outcome.complying, outcome.cells) == (1, 2)
+    assert outcome.verdict == "undecided"
+    assert (outcome.complying, outcome.cells) == (1, 2)
 
 
 def test_a_rule_needs_the_replicates_of_its_unit():
@@ -130,7 +133,8 @@ def test_an_unfit_laboratory_gives_no_verdict_but_keeps_the_numbers(recorded):
     recorded(precondition=lambda tables: "the base solves 2 %, 20 are needed")
     outcome = judge("X1", {"toy": table([0.5])})
     assert outcome.verdict == "not testable here"
-    assert outcome.reason == "laboratory unfit: the base solves 2 %, 20 are needed"
+    told = "laboratory unfit: the base solves 2 %, 20 are needed (the test alone: yes)"
+    assert outcome.reason == told
     assert outcome.effect == pytest.approx(0.5, abs=0.1)
     recorded(precondition=lambda tables: "")
     assert judge("X1", {"toy": table([0.5])}).verdict == "yes"
@@ -147,7 +151,8 @@ def test_tables_that_are_not_there_mean_no_run(recorded):
     assert judge("X1", None).verdict == judge("X1", {}).verdict == "no run yet"
     recorded(keep_ratios=(0.1,))
     outcome = judge("X1", {"toy": table([0.5]).assign(keep_ratio=0.01)})
-    assert outcome.verdict == "not testable here" and "needs keep_ratio 0.1" in outcome.reason
+    assert outcome.verdict == "not testable here"
+    assert "needs keep_ratio 0.1" in outcome.reason
 
 
 def test_unknown_claims_units_and_tests_are_refused():
@@ -184,4 +189,5 @@ def test_a_chapter_loads_only_its_part():
         "print([m for m in sys.modules if m.startswith('mmlib.claims.')], 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "parameters" not in done.stdout and "False" in done.stdout
+    assert "parameters" not in done.stdout
+    assert "False" in done.stdout
