@@ -214,7 +214,8 @@ def verdicts(tables: Mapping[str, pd.DataFrame], *claims: str) -> pd.DataFrame:
     Args:
         tables: See `mmlib.claims.rules.judge`.
         *claims: Ids. The text may say `published_ID`, `organism_ID`, and, of the organism,
-            `effect_ID`, `low_ID`, `high_ID` of the cell that decides, `reason_ID`, and `told_ID`, all in words.
+            `effect_ID`, `low_ID`, `high_ID` of the cell that decides, `reason_ID`, and `told_ID`,
+            all in words.
 
     Returns:
         The rows of the ledger by id.
