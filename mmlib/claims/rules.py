@@ -41,6 +41,7 @@ UNITS = {
     "repeats": ("seed",),
     "trainings": ("seed",),
     "trainings and items": ("seed", "problem"),
+    "calibration blocks and items": ("seed", "problem"),
 }
 """What an interval covers, and the levels of the effects that vary (see `cell_tests`)."""
 TESTS = {
@@ -51,8 +52,14 @@ TESTS = {
     "equal": "TOST: yes if the 90 % interval of every cell lies within the margin; no if some cell "
     "lies outside it, by Holm over the cells",
 }
-FEWEST_TRAININGS = 3
-"""With fewer a verdict about trainings is undecided: they describe."""
+_OPEN = {
+    "every": "not every cell complies, and none fails by Holm",
+    "some": "no cell complies by Holm, and not all fail",
+    "equal": "not every cell complies, and none fails by Holm",
+}
+"""Why a claim about several cells is undecided."""
+FEWEST = 3
+"""With fewer trainings, or calibration blocks, a verdict about them is undecided: they describe."""
 
 Tables = Mapping[str, pd.DataFrame]
 Check = Callable[[Tables], pd.Series | pd.DataFrame]
@@ -257,12 +264,15 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame) -> Outcome:
         yes, no = complies.any(), (bounds.high < limit).all()
     row = tests.loc[size.idxmax() if claim.test == "some" else size.idxmin()]
     reason = ""
-    if few := "trainings" in claim.unit and tests.seeds.min() < FEWEST_TRAININGS:
-        reason = f"{tests.seeds.min()} training(s): too few for more than a description"
-    elif row.isna().low:
+    varied = claim.unit.split(" and ")[0]
+    if few := varied in ("trainings", "calibration blocks") and tests.seeds.min() < FEWEST:
+        reason = f"{tests.seeds.min()} of at least {FEWEST} {varied}: too few to decide"
+    if row.isna().low:
         reason = f"nothing varies, so that there is no interval (one of the {claim.unit})"
     verdict = YES if yes and not few else NO if no and not few else UNDECIDED
-    undecided = verdict == UNDECIDED
+    if verdict == UNDECIDED and not reason:
+        alone = "the interval contains the threshold"
+        reason = _OPEN[claim.test] if len(tests) > 1 else alone
     seen = detectable_effect(row.se, row.df, level=0.9 if equal else 0.95) if row.se > 0 else np.nan
     return Outcome(
         verdict,
@@ -272,8 +282,8 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame) -> Outcome:
         cell=_cell(effects, row.name),
         cells=len(tests),
         complying=int(complies.sum()),
-        detectable=seen if undecided else np.nan,
-        reason=reason or ("the interval contains the threshold" if undecided else ""),
+        detectable=seen if verdict == UNDECIDED and not few else np.nan,
+        reason=reason,
     )
 
 

@@ -406,7 +406,7 @@ def cell_tests(
     - both: trainings of systems that were asked the same problems. Two-way random effects by
       Satterthwaite's approximation, never narrower than Student's t over the trainings. (Drawing
       three trainings with replacement covers 86 to 93 % where 95 are meant; this covers 94 to 97,
-      and more where trainings hardly differ.)
+      and more where trainings hardly differ.) Of a single training the problems alone.
     - neither: a point, without an interval; or, in a table with a column `se`, a normal interval.
 
     Args:
@@ -483,8 +483,10 @@ def _sides(drawn: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]
 def _over_both(grid: np.ndarray, threshold: float, level: float) -> tuple:
     """Two-way random effects of (trainings, problems); Searle et al. 1992, section 4.4."""
     (k, m), mean = grid.shape, grid.mean()
-    if k < 2 or m < 2:
-        return _over_seeds(grid.mean(axis=1), threshold, level)
+    if k < 2:
+        return _over_problems(grid[0], threshold, level)
+    if m < 2:
+        return _over_seeds(grid[:, 0], threshold, level)
     rows, columns = grid.mean(axis=1, keepdims=True), grid.mean(axis=0, keepdims=True)
     squares = np.array(
         [
