@@ -7,14 +7,14 @@ from contextlib import suppress
 import pandas as pd
 
 from mmlib.claims import advice, meaning, parameters, slam, swapping  # noqa: F401 (they record)
-from mmlib.claims.rules import BOOK, CLAIMS, PARTS, Tables, verdicts
+from mmlib.claims.rules import CLAIMS, OURS, PARTS, Tables, verdicts
 from mmlib.study.tables import read_manifest, read_table
 
 
 def _place(name: str) -> tuple[bool, int, int, str]:
-    """Claims of the papers come first, then ours; each by part and number."""
+    """Claims of the papers come first, with ours beside them, then the rest of ours; by number."""
     number = int("".join(filter(str.isdigit, name)))
-    return CLAIMS[name].paper == BOOK, list(PARTS).index(name[0]), number, name
+    return CLAIMS[name].where == OURS, list(PARTS).index(name[0]), number, name
 
 
 def ledger(organism: Tables | None = None, real_llm: Tables | None = None) -> pd.DataFrame:

@@ -32,6 +32,8 @@ EXPLORATORY = {YES: "exploratory yes", NO: "exploratory no"}
 SHARED_KEEP_RATIOS = (0.001, 0.01, 0.025, 0.05, 0.1, 0.15)  # on our grid and on the published one
 CELL = ["model", "nonmath", "keep_ratio", "seed"]
 BOOK = "This book (ours)"
+OURS = "our addition"
+"""Where a claim of ours is made that stands beside none of the papers'."""
 PARTS = {"C": "parameters", "O": "meaning", "S": "slam", "L": "swapping", "R": "advice"}
 """Module of a claim, by the letter of its id; in the order of the ledger."""
 UNITS = {
@@ -136,7 +138,7 @@ def record(
 ours = partial(
     record,
     paper=BOOK,
-    where="our addition",
+    where=OURS,
     satisfied="not_testable",
     figure="nothing was published that could decide it",
 )
