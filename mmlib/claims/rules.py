@@ -41,6 +41,7 @@ UNITS = {
     "calibration draws": ("seed",),
     "calibration blocks": ("seed",),
     "repeats": ("seed",),
+    "calibration draws and items": ("seed", "problem"),
     "trainings": ("seed",),
     "trainings and items": ("seed", "problem"),
     "calibration blocks and items": ("seed", "problem"),

@@ -331,7 +331,7 @@ def item_grades(packed: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The other columns, `problem` (the part and a number: translations of a problem have the
-        same name) and `correct`, 1.0 or 0.0.
+        same name), `grade`, its character, and `correct`, 1.0 or 0.0.
 
     Raises:
         ValueError: A column is missing, or rows of a part are about other problems.
@@ -340,10 +340,10 @@ def item_grades(packed: pd.DataFrame) -> pd.DataFrame:
     if (other := packed.groupby("part").problems.nunique() > 1).any():
         raise ValueError(f"part {other.idxmax()}: its rows were asked different problems")
     grades = packed.correct.astype(str)
-    table = packed.assign(correct=grades.map(list), problem=grades.map(lambda g: range(len(g))))
-    table = table.explode(["correct", "problem"], ignore_index=True)
+    table = packed.assign(grade=grades.map(list), problem=grades.map(lambda g: range(len(g))))
+    table = table.explode(["grade", "problem"], ignore_index=True)
     names = table.part + " " + table.problem.astype(str)
-    return table.assign(problem=names, correct=(table.correct == "1").astype(float))
+    return table.assign(problem=names, correct=(table.grade == "1").astype(float))
 
 
 def chance_jaccard(size_a: Any, size_b: Any, expected: Any) -> Any:
