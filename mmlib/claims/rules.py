@@ -41,7 +41,7 @@ UNITS = {
     "calibration draws": ("seed",),
     "calibration blocks": ("seed",),
     "repeats": ("seed",),
-    "calibration draws and items": ("seed", "problem"),
+    "calibration draws and items": (),  # joined in a standard error
     "trainings": ("seed",),
     "trainings and items": ("seed", "problem"),
     "calibration blocks and items": ("seed", "problem"),
