@@ -121,7 +121,7 @@ def test_a_model_that_can_do_no_math_or_all_of_it_decides_nothing(claim):
         options = {"base": base, "fractions": (0.05, 0.5, 1.0)}
         outcome = judged(claim, lambda row: 0.04 / row.fraction, **options)
         assert outcome.verdict == "not testable here"
-        assert f"{base:.0%} in de" in outcome.reason or claim == "C7a" and base == 0.1
+        assert f"{base:.0%} in de" in outcome.reason or (claim == "C7a" and base == 0.1)
     assert judged(claim, lambda row: 0.04, base=0.85, fractions=(0.05, 1.0)).verdict[:3] != "not"
 
 
