@@ -466,7 +466,8 @@ def _pruning_destroys_math(tables: Tables) -> pd.Series | pd.DataFrame:
     "GSM8K accuracy (up to -98 %).",
     "as C4a with K=.1",
     "evidence/interventions",
-    where="abstract/project page",
+    paper=BOOK,
+    where="beside C4a, which is of the other keep ratio",
     satisfied="yes",
     figure="K=.1: smallest drop 1B hi K=0.1 0.145->0.010 (-93.1 %); en: 4B en K=0.1 0.735->0.015 "
     "(-98.0 %), 8B en K=0.1 0.765->0.003 (-99.6 %), 1B en K=0.1 0.340->0.022 (-93.6 %)",
@@ -506,7 +507,8 @@ def _pruning_keeps_the_rest(tables: Tables) -> pd.Series | pd.DataFrame:
     "zeroing as few as 5 % of |T| weights taken from the top of the global math-score ranking "
     "(no subtraction) gives strict GSM8K = 0 and RACE < .30 in every stored cell",
     "evidence/interventions",
-    where="our addition, from unpublished runs stored in the repository",
+    paper=BOOK,
+    where="beside C4, from unpublished runs stored in the repository",
     satisfied="yes",
     figure="114 cells (en/de/hi): GSM8K 0, RACE 0.189-0.286; |T|-many weights sampled from the "
     "top scores (en): K=1e-4 GSM8K 1B 0.280, 4B 0.828, 8B 0.683; K=.001 1B 0.000 (RACE 0.214), "

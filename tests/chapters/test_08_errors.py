@@ -15,7 +15,7 @@ def test_08_in_miniature(miniature):
     for pair, kappa in found.items():
         assert kappa == pytest.approx(cohen_kappa_score(*(labels[name] for name in pair)))
     shipped = pd.read_csv(ROOT / "mmlib" / "evidence" / "interventions.csv", dtype=str)
-    answers, cell = counted_answers(shipped, given)
+    answers, _ = counted_answers(shipped, given)
     by = ["condition", "keep_ratio", "lang"]
     answers = answers[answers.part.isin(given["parts"]) & (answers.dtype == given["edit_dtype"])]
     pruned = answers[(answers.factor == 0) & (answers.condition != "none")]

@@ -1,4 +1,4 @@
-"""Twelve verdicts from the CSV files by pandas and scipy alone: nothing here imports the package."""
+"""Twelve verdicts from the CSV files by pandas and scipy alone, without the package."""
 
 from pathlib import Path
 
