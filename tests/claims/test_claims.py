@@ -127,7 +127,7 @@ def test_chance_per_matrix_replaces_the_pooled_one():
 def test_one_draw_is_undecided(claim):
     t = overlap(lambda layer, seed: 0.3 + 0.1 * middle(layer), seeds=(1,))
     outcome = judge(claim, {"overlap": t})
-    assert (outcome.verdict, outcome.n) == ("undecided", 1)
+    assert (outcome.verdict, outcome.seeds) == ("undecided", 1)
     assert np.isnan(outcome.low)
 
 
@@ -184,7 +184,7 @@ SPREAD = {"en": 0.9, "de": 0.5, "fr": 0.7, "hi": 0.2}
 
 
 def sizes_of(order):
-    return set_sizes(lambda lang, seed, m: 1000 * order[lang] + seed * (lang in ("en", "fr")))
+    return set_sizes(lambda lang, seed, m: 10**6 * order[lang] + seed * (lang in ("en", "fr")))
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_growth_with_model_size(ratio, verdict):
         for seed in SEEDS
     ]
     outcome = judge("C3c", {"model_sets": pd.concat(trainings)})
-    assert (outcome.verdict, outcome.cells, outcome.n) == (verdict, 2, 3)
+    assert (outcome.verdict, outcome.cells, outcome.seeds) == (verdict, 2, 3)
     two = judge("C3c", {"model_sets": pd.concat(trainings[:2])})
     assert (two.verdict, "too few" in two.reason) == ("undecided", True)
     small = pd.concat(trainings).query("model.str.contains('-2-')")

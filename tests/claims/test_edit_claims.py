@@ -77,7 +77,7 @@ def test_pruning_destroys_math_or_does_not(claim, level, verdict):
     assert outcome.verdict.removeprefix("exploratory ") == verdict
     assert outcome.verdict.startswith("exploratory") == (claim == "C4d" and level != BASE / 10)
     assert outcome.effect == pytest.approx(BASE / 10 - level, abs=1e-9)
-    assert (outcome.cells, outcome.n) == (len(LANGS), 200)
+    assert (outcome.cells, outcome.problems) == (len(LANGS), 200)
 
 
 def test_one_language_that_is_kept_decides_against_the_claim():
@@ -117,12 +117,12 @@ def test_without_subtraction_everything_goes_or_does_not():
 
 @pytest.mark.parametrize("claim", ["C4a", "C4b", "C4c", "C4d", "C7a", "C7b"])
 def test_a_model_that_can_do_no_math_or_all_of_it_decides_nothing(claim):
-    for base in (0.1, 0.95):
+    for base in (0.1, 0.85, 0.95):
         options = {"base": base, "fractions": (0.05, 0.5, 1.0)}
         outcome = judged(claim, lambda row: 0.04 / row.fraction, **options)
-        assert outcome.verdict == "not testable here"
-        assert f"{base:.0%} in de" in outcome.reason or (claim == "C7a" and base == 0.1)
-    assert judged(claim, lambda row: 0.04, base=0.85, fractions=(0.05, 1.0)).verdict[:3] != "not"
+        assert (outcome.verdict == "not testable here") == (base != 0.85)
+        if base == 0.95:
+            assert "95% in de" in outcome.reason
 
 
 def test_a_gain_counts_only_beyond_that_of_random_weights():
