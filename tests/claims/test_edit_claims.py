@@ -195,7 +195,7 @@ def test_pruning_repairs_format_or_something_else():
     assert plans.verdict == "not testable here"  # nothing that failed by format is repaired
     worse = judged("C6b", only_when("math-specific", 0.4), wrong=told_apart("f", "p"))
     assert worse.verdict == "exploratory no"
-    tidy = judged("C6b", repaired)
+    tidy = judged("C6b", only_when("math-specific", 0.4))
     assert (tidy.verdict, "fail by format" in tidy.reason) == ("not testable here", True)
 
 
@@ -210,7 +210,7 @@ def along(curve, condition="math-specific"):
     ("curve", "verdict"),
     [
         (lambda f: 0.6 - 0.5 * f, "yes"),
-        (lambda f: 0.6 if f < 0.9 else 0.1, "no"),
+        (lambda f: 0.6 - 0.05 * (f > 0.7) - 0.45 * (f > 0.9), "no"),
         (lambda f: 0.6 - 0.05 * f, "not testable here"),
     ],
 )
