@@ -64,10 +64,8 @@ __all__ = [
     "verdicts",
 ]
 VERDICTS = {"yes": "yes", "no": "no", "undecided": "undecided"}
+VERDICTS |= {"exploratory yes": "exploratory", "exploratory no": "exploratory"}
 VERDICTS |= {"not testable here": "none", "no run yet": "none"}
-
-SHAPES = {"yes": "reproduced", "no": "not reproduced", "not testable here": "cannot exist here"}
-"""What a verdict says of a finding of the papers that was looked for in the organism."""
 
 
 def badge(verdict: str) -> str:
@@ -79,37 +77,57 @@ def badge(verdict: str) -> str:
 
 _VERDICTS_OF = {
     "published_data": "Published data",
+    "real_llm": "Real LLM",
     "organism": "Organism",
-    "research_run": "Research run",
 }
+_RECORD = {
+    "where": "Where",
+    "restatement": "Checked on the published numbers",
+    "measured": "Effect",
+    "unit": "Intervals cover",
+    "test": "Test",
+    "precondition": "Precondition",
+    "committed": "Rule committed",
+    "seen": "Results first seen",
+    "changed": "Changed after a look",
+}
+"""Columns of the ledger that a row shows on demand."""
 
 
 def ledger_html(ledger: pd.DataFrame, *, links: Mapping[str, str] | None = None) -> str:
     """Return the claims ledger as an HTML table, which is a pile of cards on a narrow page.
 
+    Every row can be linked to, as `#claim-ID`, and opens to show the record of its claim.
+
     Args:
         ledger: The result of `claims.ledger`, all of it or some claims; of its columns `id, claim,
-            published_data, organism` and `research_run` have to be there.
+            published_data, real_llm` and `organism` have to be there.
         links: Page of the chapter that treats a claim, by claim id.
     """
     missing = [column for column in ("id", "claim", *_VERDICTS_OF) if column not in ledger]
     if missing:
         raise ValueError(f"the ledger has no column {missing[0]!r}; it has {list(ledger.columns)}")
     body = ""
-    for row in ledger.astype(object).where(ledger.notna(), "").to_dict("records"):
+    for row in ledger.to_dict("records"):
         page = (links or {}).get(row["id"])
         name = f'<a href="{escape(page)}">{row["id"]}</a>' if page else escape(row["id"])
-        text = {"published_data": row.get("published_numbers", ""), "organism": _found(row)}
-        text["research_run"] = row.get("research_reason", "")
-        check = f"<small>{escape(row.get('restatement', ''))}</small>"
-        cells = f'<th scope="row" role="rowheader">{name} {escape(row["claim"])} {check}</th>'
+        published = [row.get("published_numbers", ""), row.get("published_reason", "")]
+        text = {
+            "published_data": "; ".join(filter(None, published)),
+            "real_llm": row.get("real_reason", ""),
+            "organism": rules.told(row) if "cells" in row else "",
+        }
+        notes = [row[column] for column in ("differs", "note") if row.get(column)]
+        small = "".join(f"<small>{escape(note)}</small> " for note in notes)
+        cells = f'<th scope="row" role="rowheader">{name} {escape(row["claim"])} {small}'
+        cells += f"{_record_html(row)}</th>"
         for column, head in _VERDICTS_OF.items():
-            found = f"{badge(row[column])} {escape(text[column])}"
-            cells += f'<td role="cell" data-label="{head}">{found}</td>'
-        body += f'<tr role="row">{cells}</tr>'
+            verdict = f"{badge(row[column])} {escape(text[column])}"
+            cells += f'<td role="cell" data-label="{head}">{verdict}</td>'
+        body += f'<tr role="row" id="claim-{escape(row["id"])}">{cells}</tr>'
     heads = "".join(
         f'<th scope="col" role="columnheader">{head}</th>'
-        for head in ("Claim and check", *_VERDICTS_OF.values())
+        for head in ("Claim", *_VERDICTS_OF.values())
     )
     return (
         '<table class="mm-ledger" role="table"><caption>What the papers claim and what the numbers '
@@ -118,17 +136,18 @@ def ledger_html(ledger: pd.DataFrame, *, links: Mapping[str, str] | None = None)
     )
 
 
-def _found(row: Mapping[str, object]) -> str:
-    """Effect with interval, what an undecided run could have seen, and the reason, in words."""
-    parts = []
-    if row.get("effect", "") != "":
-        parts.append(f"effect {row['effect']:.3g}")
-        if row["low"] != "":
-            parts[0] += f" ({row['low']:.3g} to {row['high']:.3g}, {row['n']} seeds)"
-        parts[0] += f", yes if above {row['threshold']:.3g}"
-    if row["organism"] == "undecided" and row.get("smallest_detectable_effect", "") != "":
-        parts.append(f"smallest detectable effect {row['smallest_detectable_effect']:.3g}")
-    return "; ".join([*parts, row["reason"]] if row.get("reason") else parts)
+def _record_html(row: Mapping[str, Any]) -> str:
+    """The record of a claim, folded."""
+    shown = {column: row.get(column) for column in _RECORD}
+    if shown["test"]:
+        limit = f" ({row['threshold']:.3g})" if row.get("unit") else ""
+        shown["test"] = f"{rules.TESTS[shown['test']]}{limit}" if row.get("unit") else ""
+    items = "".join(
+        f"<dt>{_RECORD[column]}</dt><dd>{escape(str(value))}</dd>"
+        for column, value in shown.items()
+        if value
+    )
+    return f"<details><summary>Record</summary><dl>{items}</dl></details>"
 
 
 def provenance_html(
@@ -216,8 +235,9 @@ def verdicts(tables: Mapping[str, pd.DataFrame], *claims: str) -> pd.DataFrame:
 
     Args:
         tables: See `mmlib.claims.rules.judge`.
-        *claims: Ids. The text may say `published_ID`, `organism_ID`, and `effect_ID`, `low_ID` and
-            `high_ID` of the organism.
+        *claims: Ids. The text may say `published_ID`, `organism_ID`, and, of the organism,
+            `effect_ID`, `low_ID`, `high_ID` of the cell that decides, `reason_ID`, and `told_ID`,
+            all in words.
 
     Returns:
         The rows of the ledger by id.
@@ -228,6 +248,8 @@ def verdicts(tables: Mapping[str, pd.DataFrame], *claims: str) -> pd.DataFrame:
         show(f"organism_{claim}", row.organism)
         for number in ("effect", "low", "high"):
             show(f"{number}_{claim}", row[number])
+        show(f"told_{claim}", rules.told(row))
+        show(f"reason_{claim}", row.reason)
     return rows
 
 

@@ -16,7 +16,7 @@ FOR_ANNOTATIONS = ("typing", "collections.abc")
 """Modules whose names stand in annotations."""
 WHOLE = ("__init__", "rules", "ledger")
 """Modules of `mmlib.claims` that hold no claims of their own."""
-ASKING = ("verdicts", "judge", "claim_of", "published_effect")
+ASKING = ("verdicts", "judge", "claim_of", "published_outcome")
 """Functions that decide the claims whose ids they are given."""
 
 

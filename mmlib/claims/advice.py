@@ -1,117 +1,143 @@
-"""Three pieces of advice that readers draw from the first study, and the rules that test them.
-
-As in `parameters`, each rule was committed before the run that decides it; the systems that are
-compared are trained in the chapter of the advice.
-"""
+"""Three pieces of advice that readers draw from the first study, and the rules that test them."""
 
 from __future__ import annotations
 
-import numpy as np
+from functools import partial
+
 import pandas as pd
 
-from mmlib.claims.rules import (
-    NotTestableError,
-    Tables,
-    ours,
-)
-from mmlib.claims.slam import TRAININGS
+from mmlib.claims.rules import NotTestableError, Tables, ours, trained_grades
 from mmlib.study.tables import MATH_PARTS, require_columns
 
+_ALIKE = 0.1
+"""Held-out losses that differ by less than this share of the larger one are called equal."""
 
-def _means(rows: pd.DataFrame, value: str, wanted: set[str]) -> pd.DataFrame:
-    """Mean of a value by seed; a column per system, the random ones together.
 
-    Raises:
-        NotTestableError: A system is missing, or they were not asked the same.
+def _leads(table: pd.DataFrame, system: str, *controls: str) -> pd.Series:
+    """Grade of a system - that of each control, by training and problem, in all languages.
+
+    Draws of a control are averaged.
     """
-    if missing := wanted - set(rows.system):
+    require_columns(table, ["draw"], "the table of systems")
+    systems = {system, *controls}
+    if missing := systems - set(table.system):
         raise NotTestableError(f"needs {', '.join(sorted(missing))}")
-    rows = rows[rows.system.isin(wanted)]
-    counts = rows.groupby(["seed", "system", "draw"]).size()
-    if counts.nunique() > 1:
-        raise NotTestableError("needs the same questions to every system in every training")
-    means = rows.groupby(["seed", "system"])[value].mean().unstack()
-    if means.isna().any(axis=None):
-        raise NotTestableError("needs every system in every training")
-    return means
+    draws = [0, *sorted(set(table.draw[table.system.isin(systems)]) - {0})]
+    by_draw = {
+        draw: trained_grades(rows, MATH_PARTS, *sorted(set(rows.system)))
+        for draw in draws
+        if len(rows := table[table.system.isin(systems) & (table.draw == draw)])
+    }
+    grades = {
+        name: sum(columns) / len(columns)
+        for name in (system, *controls)
+        if (columns := [wide[name] for wide in by_draw.values() if name in wide])
+    }
+    leads = pd.concat({c: grades[system] - grades[c] for c in controls}, names=["control"])
+    if leads.isna().any():
+        raise NotTestableError("needs the same problems to every system in every training")
+    return leads.groupby(["control", "seed", "problem"], sort=False).mean()
 
 
-@ours(
+def _unfit(study: str, tables: Tables) -> str:
+    losses = tables["advice_losses"].query("study == @study and system not in ['all', 'base']")
+    rates = sorted(losses.learning_rate.unique())
+    rate = tables[f"advice_{study}"].learning_rate.max()
+    unfit = []
+    if rate in (rates[0], rates[-1]):
+        tried = ", ".join(f"{value:g}" for value in rates)
+        unfit.append(f"the rate {rate:g} lies at the edge of those tried ({tried})")
+    means = losses[losses.learning_rate == rate].groupby("system").heldout_loss.mean()
+    if means.min() < (1 - _ALIKE) * means.max():
+        spread = f"{means.min():.4f} ({means.idxmin()}) to {means.max():.4f} ({means.idxmax()})"
+        unfit.append(f"equal steps, not equal held-out loss: {spread} nats per token")
+    return "; ".join(unfit)
+
+
+def _fit_layers(tables: Tables) -> str:
+    """Systems end at held-out losses within a tenth, at a rate inside the range that was tried."""
+    return _unfit("layers", tables)
+
+
+def _fit_weights(tables: Tables) -> str:
+    """Systems end at held-out losses within a tenth, at a rate inside the range that was tried."""
+    return _unfit("weights", tables)
+
+
+claim = partial(ours, committed="2026-11-22", seen="2026-11-22")
+
+
+@claim(
     "R1",
     "To teach math in many languages, fine-tune the middle layers.",
     "mean accuracy after tuning the middle half of the layers above that after tuning the outer"
     " half and random layers, as many each",
     "advice_layers",
-    committed="2026-11-22",
-    **TRAININGS,
+    "advice_losses",
+    unit="trainings and items",
+    keep_ratios=(),
+    precondition=_fit_layers,
 )
 def _middle_layers_best(tables: Tables) -> pd.Series:
-    """Accuracy after tuning the middle layers - the higher of outer ones and random ones.
+    """Accuracy after tuning the middle layers - that after tuning outer ones and random ones.
 
     Means over all languages and parts of math, and over the draws of random layers.
     """
-    table = tables["advice_layers"]
-    columns = ["seed", "system", "draw", "lang", "part", "accuracy"]
-    require_columns(table, columns, "table 'advice_layers'")
-    rows = table[table.part.isin(MATH_PARTS)]
-    means = _means(rows, "accuracy", {"middle", "outer", "random"})
-    return means["middle"] - np.maximum(means["outer"], means["random"])
+    return _leads(tables["advice_layers"], "middle", "outer", "random")
 
 
-@ours(
+@claim(
     "R2",
     "To help a weak language, tune the math weights that only it has.",
     "its accuracy after tuning them above that after tuning shared math weights and random "
     "weights, as many per matrix each",
     "advice_weights",
-    committed="2026-11-22",
-    **TRAININGS,
+    "advice_losses",
+    unit="trainings and items",
+    keep_ratios=(),
+    precondition=_fit_weights,
+    changed="the rate was at the edge of those tried; a higher one was tried and all systems were "
+    "trained again after an undecided result",
 )
 def _own_weights_best(tables: Tables) -> pd.Series:
-    """Accuracy after tuning a language's own weights - the higher of shared and random ones.
+    """Accuracy after tuning a language's own weights - that after shared ones and random ones.
 
     In the language that is tuned; means over these languages, parts of math, and random draws.
     """
     table = tables["advice_weights"]
-    columns = ["seed", "system", "draw", "target", "lang", "part", "accuracy"]
-    require_columns(table, columns, "table 'advice_weights'")
-    rows = table[table.part.isin(MATH_PARTS) & (table.lang == table.target)]
-    means = _means(rows, "accuracy", {"own", "shared", "random"})
-    return means["own"] - np.maximum(means["shared"], means["random"])
+    require_columns(table, ["target"], "table 'advice_weights'")
+    return _leads(table[table.lang == table.target], "own", "shared", "random")
 
 
-@ours(
+@claim(
     "R3",
     "Pruning a few math weights mends the form of answers.",
     "at K = .001 more answers are closed as asked, without examples and as in the examples, "
     "than in the whole model (where it leaves something to mend) and after pruning random "
     "weights",
     "advice_format",
-    committed="2026-11-22",
+    unit="trainings",
     keep_ratios=(0.001,),
-    replicates="trainings",
 )
 def _pruning_mends_form(tables: Tables) -> pd.Series:
-    """Share of answers closed as asked after pruning - the higher of none and random, the smaller.
+    """Share of answers closed as asked after pruning - that of the whole model and of random sets.
 
-    The smaller of that without examples (closed as the grader reads it) and with some (closed as
-    they are, mean over the phrases that examples have); one of which the whole model leaves less
-    than 2 % in every training does not count, as nothing is to be mended there.
+    Without examples (closed as the grader reads it) and with some (closed as they are, mean over
+    the phrases that examples have); one of which the whole model leaves less than 2 % in every
+    training does not count, as nothing is to be mended there.
     """
     table = tables["advice_format"]
-    columns = ["seed", "system", "draw", "shots", "phrase", "as_asked"]
-    require_columns(table, columns, "table 'advice_format'")
-    sides = [
-        _means(rows, "as_asked", {"math", "whole", "random"})
-        for _, rows in table.groupby(table.shots > 0)
-    ]
-    if len(sides) < 2:
-        raise NotTestableError("needs answers without examples and with some")
-    found = [
-        means["math"] - np.maximum(means["whole"], means["random"])
-        for means in sides
-        if means["whole"].min() <= 0.98
-    ]
-    if not found:
+    require_columns(table, ["seed", "system", "shots", "as_asked"], "table 'advice_format'")
+    if missing := {"math", "whole", "random"} - set(table.system):
+        raise NotTestableError(f"needs {', '.join(sorted(missing))}")
+    with_examples = (table.shots > 0).map({True: "with examples", False: "without examples"})
+    means = table.groupby([with_examples.rename("examples"), "seed", "system"]).as_asked.mean()
+    means = means.unstack("system")
+    if means.isna().any(axis=None) or means.index.unique("examples").size < 2:
+        raise NotTestableError("needs every system in every training, with and without examples")
+    to_mend = means.whole.groupby("examples").min() <= 0.98
+    if not to_mend.any():
         raise NotTestableError("the whole model closes all but 2 % of its answers as asked")
-    return pd.concat(found, axis=1).min(axis=1)
+    means = means[to_mend.reindex(means.index.get_level_values("examples")).to_numpy()]
+    leads = {name: means.math - means[name] for name in ("whole", "random")}
+    return pd.concat(leads, names=["control"])

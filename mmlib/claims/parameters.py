@@ -1,33 +1,39 @@
 """The rules that decide the claims of the papers, and their published numbers in our columns.
 
-A check reduces tidy tables to one effect per replicate (a calibration seed); the claim holds where
-the effect exceeds a threshold. The same check reads the published tables, where the one replicate
-decides by its sign, and ours, where the interval over replicates decides. Rules are committed
-before the run they decide. Thresholds (2/3, 90 %, 5 %, .9 and so on) are ours.
+A check reduces tidy tables to effects by cell and replicate; the same check reads the published
+tables. Thresholds (2/3, 90 %, 5 %, .9 and so on) are ours.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from mmlib.claims.rules import (
+    BOOK,
     CELL,
-    MATH_TASKS,
     PUBLISHED,
     NotTestableError,
     Tables,
+    ours,
     record,
-    weakest,
 )
-from mmlib.study.stats import rank_correlation
-from mmlib.study.tables import chance_jaccard, published, require_columns
+from mmlib.masks import chance_jaccard, expected_intersection
+from mmlib.study.tables import (
+    MATH_PARTS,
+    MATH_TASKS,
+    item_grades,
+    published,
+    require_columns,
+)
 
 claim = partial(record, paper="LLM Parameters for Math Across Languages (2606.18453)")
 
-# --- from tables to one effect per calibration seed ---------------------------------------------
+# --- sets -----------------------------------------------------------------------------------------
 
 
 def _rows(tables: Tables, name: str, group: str, columns: str) -> pd.DataFrame:
@@ -39,13 +45,21 @@ def _rows(tables: Tables, name: str, group: str, columns: str) -> pd.DataFrame:
     return rows
 
 
+_PAIR = [*CELL, "lang_a", "lang_b"]
+
+
 def _overlap(tables: Tables, group: str) -> pd.DataFrame:
     """Overlap of different languages, with `jaccard` from the counts."""
     t = _rows(tables, "overlap", group, "lang_a lang_b layer size_a size_b intersection union")
     t = t[t.lang_a != t.lang_b]
     if t.empty or (t.union == 0).any():
         raise NotTestableError("needs non-empty sets of at least two languages")
-    return t.assign(jaccard=t.intersection / t.union).set_index("seed")
+    return t.assign(jaccard=t.intersection / t.union).set_index(_PAIR)
+
+
+_THIS_MODEL = {"unit": "calibration draws", "committed": "2026-11-21", "seen": "2026-11-21"}
+"""Draws from one pool share texts, so that an interval over them is about this model alone."""
+_PILOT = "on one real LLM of 0.5B, overlaps of 50 prompts had been seen before"
 
 
 @claim(
@@ -58,14 +72,16 @@ def _overlap(tables: Tables, group: str) -> pd.DataFrame:
     satisfied="yes",
     figure="126 rows: Jaccard 0.120-0.530; ratio to the authors' chance 2.13-9313; smallest at "
     "K=.15 (2.13-6.19)",
-    committed="2026-11-21",
+    note=f"an untrained network passes this too: O1, more than untrained, is the claim that "
+    f"counts; {_PILOT}",
+    **_THIS_MODEL,
 )
 def _partial_overlap(tables: Tables) -> pd.Series:
-    """Smallest of J - K(1-K)/(K^2-K+2) and 2/3 - J over all pairs and K."""
+    """J - K(1-K)/(K^2-K+2), and 2/3 - J, of every pair and K."""
     t = _overlap(tables, "global")
-    k = t.keep_ratio
+    k = t.index.get_level_values("keep_ratio")
     above = t.jaccard - k * (1 - k) / (k**2 - k + 2)
-    return weakest(np.minimum(above, 2 / 3 - t.jaccard))
+    return pd.concat({"above chance": above, "below 2/3": 2 / 3 - t.jaccard}, names=["side"])
 
 
 @claim(
@@ -74,23 +90,25 @@ def _partial_overlap(tables: Tables) -> pd.Series:
     "sizes.",
     "every global Jaccard exceeds q1*q2/(q1+q2-q1*q2), q = set size / weights compared",
     "overlap",
-    where="our addition",
+    paper=BOOK,
+    where="beside C1, a stricter reading of it",
     satisfied="yes",
     figure="ratio to the size-matched chance 13.2-26394; at K=.1 17.9-50.9",
-    committed="2026-11-21",
+    note=f"an untrained network passes this too, see O1; {_PILOT}",
+    **_THIS_MODEL,
 )
 def _above_size_matched(tables: Tables) -> pd.Series:
-    """Smallest J - size-matched chance over all pairs and K.
+    """J - size-matched chance of every pair and K.
 
     Chance is the J of an expected intersection: summed over matrices where the table has it, else
     size_a * size_b / n_scored.
     """
     t = _overlap(tables, "global")
     require_columns(t, ["n_scored"], "table 'overlap'")
-    expected = (t.size_a / t.n_scored) * t.size_b
+    expected = expected_intersection(t.size_a, t.size_b, t.n_scored)
     if "expected_intersection" in t:
         expected = t.expected_intersection.fillna(expected)
-    return weakest(t.jaccard - chance_jaccard(t.size_a, t.size_b, expected))
+    return t.jaccard - chance_jaccard(t.size_a, t.size_b, expected)
 
 
 def _middle_half(tables: Tables) -> pd.DataFrame:
@@ -104,7 +122,7 @@ def _middle_half(tables: Tables) -> pd.DataFrame:
 
 def _middle_minus_outer(jaccard: pd.Series) -> pd.Series:
     sides = jaccard.unstack("middle")
-    return weakest(sides[True] - sides[False])
+    return sides[True] - sides[False]
 
 
 @claim(
@@ -118,12 +136,20 @@ def _middle_minus_outer(jaccard: pd.Series) -> pd.Series:
     satisfied="yes",
     figure="1B: L7 of 16; 4B: L21 of 36; 8B: L13 of 32; over all K 20/21 (model,K) inside the "
     "middle half, not inside: 8B K=0.0001 L7",
-    committed="2026-11-21",
     keep_ratios=(0.1,),
+    changed="asked again of a new organism after the answer of the first one was known",
+    note="an untrained network has its own profile, highest in the first layers: C2c is net of it; "
+    "over the last snapshots of the six trainings of chapter 14 (four sizes) the same effect is "
+    "-.016 (-.036 to .004)",
+    **_THIS_MODEL,
 )
 def _middle_peak(tables: Tables) -> pd.Series:
     """Highest pair-mean J of a layer in the middle half - highest outside it."""
-    layers = _middle_half(tables).groupby([*CELL, "middle", "layer"]).jaccard.mean()
+    return _highest(_middle_half(tables))
+
+
+def _highest(t: pd.DataFrame) -> pd.Series:
+    layers = t.groupby([*CELL, "middle", "layer"]).jaccard.mean()
     return _middle_minus_outer(layers.groupby([*CELL, "middle"]).max())
 
 
@@ -133,16 +159,44 @@ def _middle_peak(tables: Tables) -> pd.Series:
     "for every model, K and pair: mean Jaccard over the middle half > mean over the first and "
     "last quarters together",
     "overlap",
-    where="our addition",
+    paper=BOOK,
+    where="beside C2, a stricter reading of it",
     satisfied="yes",
     figure="126/126 (model,K,pair) cells; K=.1 means first/middle/last: 1B 0.181/0.236/0.161; "
     "4B 0.187/0.315/0.200; 8B 0.217/0.267/0.134",
-    committed="2026-11-21",
+    **_THIS_MODEL,
 )
 def _middle_above_outer(tables: Tables) -> pd.Series:
-    """Smallest mean J of the middle half - mean J of the other layers over all pairs and K."""
-    pairs = _middle_half(tables).groupby([*CELL, "lang_a", "lang_b", "middle"])
+    """Mean J of the middle half - mean J of the other layers, of every pair and K."""
+    pairs = _middle_half(tables).groupby([*_PAIR, "middle"])
     return _middle_minus_outer(pairs.jaccard.mean())
+
+
+@ours(
+    "C2c",
+    "What training adds to the overlap between languages is largest in intermediate layers.",
+    "at keep_ratio .1 the layer with the highest Jaccard net of that of the untrained network, "
+    "averaged over the pairs, lies in the middle half (n//4 <= layer < n-n//4)",
+    "overlap",
+    "overlap_controls",
+    keep_ratios=(0.1,),
+    unit="calibration draws",
+    committed="2026-11-29",
+    seen="2026-11-29",
+    changed="an audit had computed the number before the rule was written",
+    note="the interval is about this model alone",
+)
+def _middle_peak_net(tables: Tables) -> pd.Series:
+    """Highest pair-mean J net of the untrained network in the middle half - highest outside it."""
+    if "overlap_controls" not in tables:
+        raise NotTestableError("needs the untrained network")
+    t, controls = _middle_half(tables), tables["overlap_controls"]
+    untrained = controls[(controls.control == "untrained") & (controls.group == "layer")]
+    before = untrained.set_index([*_PAIR, "layer"]).jaccard
+    t = t.assign(jaccard=t.jaccard - before.reindex(t.set_index("layer", append=True).index).values)
+    if t.jaccard.isna().any():
+        raise NotTestableError("needs the untrained network in every pair, layer and draw")
+    return _highest(t)
 
 
 def _set_sizes(tables: Tables, *needed: str, name: str = "set_sizes") -> pd.DataFrame:
@@ -158,6 +212,32 @@ def _complete(wide: pd.DataFrame, *languages: str) -> pd.DataFrame:
     return wide.astype(float)
 
 
+def _differently_able(tables: Tables) -> str:
+    """Of every model, some language's math accuracy lies beyond the interval of another's."""
+    for _, t in _math_accuracy(tables).groupby(level="model"):
+        worst, best = t.loc[t.high.idxmin()], t.loc[t.low.idxmax()]
+        if best.low <= worst.high:
+            told = " and ".join(
+                f"{row.accuracy:.1%} ({row.low:.1%} to {row.high:.1%}) in {row.name[1]}"
+                for row in (worst, best)
+            )
+            return f"no two languages differ in math accuracy beyond their intervals: {told}"
+    return ""
+
+
+def _math_accuracy(tables: Tables) -> pd.DataFrame:
+    """Accuracy, its interval and n by model and language, of those whose sets are measured."""
+    t, sizes = tables["accuracy"], tables["set_sizes"]
+    require_columns(t, ["lang", "task", "accuracy", "n", "low", "high"], "table 'accuracy'")
+    if "model" not in t:  # one model was measured: the one whose sets these are
+        t = t.assign(model=sizes.model.iloc[0])
+    t = t[t.task.isin(MATH_TASKS)].set_index(["model", "lang"])
+    wanted = pd.MultiIndex.from_frame(sizes[["model", "lang"]].drop_duplicates())
+    if absent := [" in ".join(key[::-1]) for key in wanted.difference(t.index)]:
+        raise NotTestableError(f"needs the math accuracy of {', '.join(absent)}")
+    return t.loc[wanted]
+
+
 @claim(
     "C3a",
     "English has the largest set of math-specific weights; Hindi the smallest; German and "
@@ -165,56 +245,22 @@ def _complete(wide: pd.DataFrame, *languages: str) -> pd.DataFrame:
     "in the set sizes stored with the Jaccard files (seed 1, RACE): for every model and K, en >"
     " max(de,fr) and hi < min(de,fr)",
     "set_sizes",
+    "accuracy",
     where="abstract; project page Fig. 2",
     satisfied="yes",
     figure="en largest 21/21, hi smallest 21/21; de/fr between 0.930 and 1.019; 3-seed means of"
     " the prune logs (both non-math sets, 10 K): en largest 52/52, hi smallest 52/52, fr>de "
     "49/52",
-    committed="2026-11-21",
+    differs="how close German and French are is not asked",
+    precondition=_differently_able,
+    **_THIS_MODEL,
 )
 def _size_order(tables: Tables) -> pd.Series:
-    """Smallest of en - max(de, fr) and min(de, fr) - hi over all K; set sizes as a share of en."""
+    """En - de, en - fr, de - hi and fr - hi, as shares of the English set, of every K."""
     w = _set_sizes(tables, "en", "de", "fr", "hi")
-    middle = w[["de", "fr"]]
-    return weakest(np.minimum(w.en - middle.max(axis=1), middle.min(axis=1) - w.hi) / w.en)
-
-
-def _math_answers(tables: Tables, sizes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Correct and asked math problems: a row per model, the columns of `sizes`."""
-    t = tables["accuracy"]
-    require_columns(t, ["lang", "task", "accuracy", "n", "low", "high"], "table 'accuracy'")
-    t = t[t.task.isin(MATH_TASKS) & t.lang.isin(sizes.columns)]
-    models = sizes.index.unique("model")
-    if "model" not in t:  # one model was measured: the one whose sets these are
-        t = t.assign(model=models[0])
-    bounds = t.groupby("model").agg(low=("low", "max"), high=("high", "min"))
-    if t.empty or not (bounds.low > bounds.high).all():
-        raise NotTestableError("no two languages differ in math accuracy beyond their intervals")
-    t = t.assign(correct=t.accuracy * t.n)
-    sides = [t.pivot(index="model", columns="lang", values=v) for v in ("correct", "n")]
-    correct, asked = (_complete(side.reindex(models), *sizes.columns) for side in sides)
-    return correct[sizes.columns], asked[sizes.columns]
-
-
-def _joint_interval(tables: Tables, *, draws: int = 4000) -> tuple[float, float]:
-    """Percentile interval of rho: each draw takes one seed's sets and new accuracies.
-
-    An accuracy is drawn from Beta(correct + 1/2, wrong + 1/2), the binomial posterior under
-    Jeffreys' prior: plain binomial draws would keep 500 of 500 at 1.0 and so invent ties.
-    """
-    sizes = _set_sizes(tables)
-    correct, asked = _math_answers(tables, sizes)
-    rng = np.random.default_rng(0)
-    drawn = rng.beta(correct + 0.5, asked - correct + 0.5, size=(draws, *correct.shape))
-    row_of_model = correct.index.get_indexer(sizes.index.get_level_values("model"))
-    rho = rank_correlation(np.broadcast_to(sizes, (draws, *sizes.shape)), drawn[:, row_of_model])
-    seeds = sizes.index.get_level_values("seed")
-    chosen = rng.choice(seeds.unique(), size=(draws, 1)) == seeds.to_numpy()
-    low, high = np.quantile(np.where(chosen, rho, np.inf).min(axis=1), [0.025, 0.975])
-    return float(low), float(high)
-
-
-_SAME_ORDER = {"keep_ratios": (0.1,), "threshold": 1 - 1e-9, "interval": _joint_interval}
+    pairs = [("en", "de"), ("en", "fr"), ("de", "hi"), ("fr", "hi")]
+    gaps = {f"{a} - {b}": (w[a] - w[b]) / w.en for a, b in pairs}
+    return pd.concat(gaps, names=["order"])
 
 
 @claim(
@@ -230,17 +276,35 @@ _SAME_ORDER = {"keep_ratios": (0.1,), "threshold": 1 - 1e-9, "interval": _joint_
     "it: French has more weights than German (15.33 M vs 15.18 M) but lower accuracy (.185 vs "
     ".235); with the 3-seed mean sizes of the prune logs at K=.1 rho is 1B 0.8, 4B 1.0, 8B 0.8;"
     " 4 points per model, and only the fr/de order can differ once C3a holds",
+    differs="a rank correlation of 1 is asked pair by pair: both orders are the same in each",
     committed="2026-11-21",
-    **_SAME_ORDER,
+    seen="2026-11-21",
+    keep_ratios=(0.1,),
+    unit="calibration draws and items",
+    precondition=_differently_able,
 )
-def _size_follows_accuracy(tables: Tables) -> pd.Series:
-    """Spearman's rho over languages between set size and math accuracy (1: the same order)."""
-    sizes = _set_sizes(tables)
+def _size_follows_accuracy(tables: Tables) -> pd.DataFrame:
+    """Difference in set size times difference in math accuracy, of every pair of languages.
+
+    Above 0 where the language that solves more has the larger set. Sizes are shares of their sum;
+    the standard error joins calibration draws and (as if unpaired) problems.
+    """
+    sizes, able = _set_sizes(tables), _math_accuracy(tables)
     if sizes.shape[1] < 3:
         raise NotTestableError("needs at least 3 languages to speak of an order")
-    correct, asked = _math_answers(tables, sizes)
-    observed = (correct / asked).loc[sizes.index.get_level_values("model")]
-    return weakest(pd.Series(rank_correlation(sizes.to_numpy(), observed.to_numpy()), sizes.index))
+    smooth = (able.accuracy * able.n + 0.5) / (able.n + 1)  # all of n right is no certainty
+    variance = smooth * (1 - smooth) / able.n
+    rows = []
+    for key, draws in sizes.groupby(CELL[:-1]):
+        for a, b in combinations(sizes, 2):
+            shares = (draws[a] - draws[b]) / (draws[a] + draws[b])
+            ends = [(key[0], a), (key[0], b)]
+            share, gap = shares.mean(), able.accuracy[ends[0]] - able.accuracy[ends[1]]
+            of_share = shares.var() / len(shares) if len(shares) > 1 else 0.0
+            error = np.sqrt(share**2 * variance[ends].sum() + gap**2 * of_share)
+            rows.append((*key, a, b, share * gap, error))
+    names = [*_PAIR[:3], *_PAIR[4:], "effect", "se"]
+    return pd.DataFrame(rows, columns=names).set_index(names[:-2])
 
 
 @claim(
@@ -253,22 +317,32 @@ def _size_follows_accuracy(tables: Tables) -> pd.Series:
     figure="en/hi 1B,4B,8B: K=0.0001 1.66,1.78,1.77; K=0.001 1.71,2.19,1.58; K=0.01 "
     "1.57,1.83,1.48; K=0.025 1.43,1.70,1.34; K=0.05 1.37,1.66,1.48; K=0.1 1.43,1.60,1.46; "
     "K=0.15 1.42,1.58,1.29",
+    note="a claim about models: what varies is the training, and every size was trained once",
     committed="2026-11-21",
+    seen="2026-11-21",
     keep_ratios=(0.1,),
+    unit="trainings",
 )
 def _grows_with_size(tables: Tables) -> pd.Series:
-    """Smallest step of n(en)/n(hi) from one model size to the next, of at least 3 sizes."""
+    """Step of n(en)/n(hi) from one model size to the next, of at least 3 sizes."""
+    t = tables["model_sets"].query("group == 'global'")
+    sizes = t.groupby("model").n_topk.max()
+    if sizes.nunique() < 3:
+        raise NotTestableError(f"needs at least 3 model sizes, there is {sizes.nunique()}")
     w = _set_sizes(tables, "en", "hi", name="model_sets")
-    models = tables["model_sets"].query("group == 'global'").groupby("model").n_topk.max()
-    if models.nunique() < 3:
-        raise NotTestableError(f"needs at least 3 model sizes, there is {models.nunique()}")
-    ratios = (w.en / w.hi).unstack("model")[models.sort_values().index]
-    return weakest(ratios.diff(axis=1).iloc[:, 1:].min(axis=1, skipna=False))
+    ratios = (w.en / w.hi).groupby(level="model").mean()
+    if "training_seed" not in t:  # published: a model of each size
+        return ratios[sizes.sort_values().index].diff().iloc[1:]
+    training = t.groupby("model").training_seed.first()
+    table = pd.DataFrame({"largest": sizes, "seed": training, "ratio": ratios})
+    steps = table.pivot(index="seed", columns="largest", values="ratio").diff(axis=1).iloc[:, 1:]
+    return steps.add_prefix("to a top-K of ").stack()
 
 
-# --- edits --------------------------------------------------------------------------------------
+# --- edits ----------------------------------------------------------------------------------------
 
-_EDIT = "model parameters nonmath lang condition factor keep_ratio seed kind value base"
+_EDITED = ["model", "nonmath", "lang", "part", "condition", "factor", "keep_ratio", "fraction"]
+_MATH, _NONMATH = ["gsm8k", *MATH_PARTS], ["race", "mmlu", "reading-mixed", "reading-mixed-ranked"]
 SIZES = {
     "meta-llama/Llama-3.2-1B-Instruct": 1.24e9,
     "Qwen/Qwen3-4B-Instruct-2507": 4.02e9,
@@ -277,23 +351,90 @@ SIZES = {
 """Parameters of the papers' models."""
 
 
-def _edits(tables: Tables, condition: str, kind: str, *factors: float) -> pd.DataFrame:
-    """Values of edited models, one row per cell, with `rel`, the relative change.
+def _precision(tables: Tables, parts: list[str]) -> pd.DataFrame:
+    """The rows of the edits that ask some parts, of the precision that has the most."""
+    (t,) = tables.values()
+    t = t[t.part.isin(parts)]
+    return t[t.dtype == t.dtype.mode()[0]] if "dtype" in t and len(t) else t
 
-    `kind` is "math", "nonmath" or "" for both. Only whole sets count, and the first precision.
+
+def _unedited(tables: Tables) -> pd.DataFrame:
+    """Grades of the unedited model in math, one row per problem."""
+    plain = _precision(tables, _MATH).query("condition == 'none'")
+    if plain.empty:
+        raise NotTestableError("needs the math answers of the unedited model")
+    return item_grades(plain)
+
+
+def _edits(tables: Tables, wanted: str, parts: list[str] = _MATH) -> pd.DataFrame:
+    """What edited models answer (`value`) beside the unedited one (`base`).
+
+    Args:
+        tables: One table of packed answers, or published accuracies.
+        wanted: Query that chooses the edits.
+        parts: Parts of the tasks; those of math are one part, "math".
+
+    Returns:
+        Index `_EDITED`; of packed answers also seed and problem, with the grades of both.
     """
-    t = tables["interventions"]
-    require_columns(t, _EDIT.split(), "table 'interventions'")
-    t = t[(t.condition == condition) & t.factor.isin(factors) & t.kind.str.contains(f"^{kind}")]
-    if "fraction" in t:
-        t = t[t.fraction == 1]
-    if "dtype" in t:
-        t = t[t.dtype == tables["interventions"].dtype.iloc[0]]
-    if t.empty:
-        raise NotTestableError(f"needs {kind} answers of a model with edited {condition} weights")
-    if (t.base == 0).any():
-        raise NotTestableError("a skill that the model lacks cannot fall or rise")
-    return t.assign(rel=t.value / t.base - 1).set_index("seed")
+    t = _precision(tables, parts)
+    t = t if "nonmath" in t else t.assign(nonmath="")
+    edits = t[t.condition != "none"].query(wanted)
+    if edits.empty:
+        raise NotTestableError(f"needs answers of an edited model to {', '.join(parts)}: {wanted}")
+    if "problems" in t:
+        plain = item_grades(t[t.condition == "none"]).rename(columns={"correct": "base"})
+        plain = plain.set_index(["model", "lang", "part", "problem"])[["base", "grade"]]
+        edits = item_grades(edits).rename(columns={"correct": "value"})
+        edits = edits.join(plain, on=plain.index.names, rsuffix="_before")
+        if edits.base.isna().any():
+            raise NotTestableError("needs the unedited model's answers to the same problems")
+    edits = edits.assign(part=edits.part.where(~edits.part.isin(_MATH), "math"))
+    levels = [*_EDITED, "seed", "problem"] if "problem" in edits else _EDITED
+    return edits.set_index(levels)
+
+
+def _by_problem(effects: pd.Series) -> pd.Series:
+    """Mean over calibration draws, which hardly differ."""
+    return effects.groupby(level=[*_EDITED, "problem"], sort=False).mean()
+
+
+def _weigh(edits: pd.DataFrame, value: float, base: float) -> pd.Series | pd.DataFrame:
+    """Value · edited + base · unedited accuracy; of published ones with a standard error."""
+    effect = value * edits.value + base * edits.base
+    if "problem" in edits.index.names:
+        return _by_problem(effect)
+    sides = (value, edits.value), (base, edits.base)
+    variance = sum(factor**2 * p * (1 - p) / edits.n for factor, p in sides)
+    return pd.DataFrame({"effect": effect, "se": np.sqrt(variance)})
+
+
+def _able(tables: Tables) -> str:
+    """The unedited model solves between 20 and 90 % of the math in every language."""
+    accuracy = _unedited(tables).groupby(["model", "lang"]).correct.mean().droplevel("model")
+    wrong = accuracy[~accuracy.between(0.2, 0.9)]
+    told = ", ".join(f"{share:.0%} in {lang}" for lang, share in wrong.items())
+    return told and f"the unedited model solves {told} of the math, 20 to 90 % are needed"
+
+
+def _can_gain(tables: Tables) -> str:
+    """... and at least a tenth of its errors in math are no slips."""
+    wrong = _unedited(tables).query("correct == 0")
+    slips = (wrong.grade == "s").mean()
+    if slips > 0.9:
+        return f"{slips:.1%} of the unedited model's {len(wrong)} errors are slips, at most 90 %"
+    return _able(tables)
+
+
+def _can_gain_in_english(tables: Tables) -> str:
+    """The same of English."""
+    return _can_gain({name: t[t.lang == "en"] for name, t in tables.items()})
+
+
+_ITEMS = {"unit": "items", "committed": "2026-11-21", "seen": "2026-11-22"}
+_OF_EDITS = _ITEMS | {"precondition": _able}
+_PRUNED = "condition == 'math-specific' and factor == 0"
+_SCALED = "condition == 'math-specific' and factor == 1.01"
 
 
 @claim(
@@ -301,26 +442,43 @@ def _edits(tables: Tables, condition: str, kind: str, *factors: float) -> pd.Dat
     "Setting the math-specific weights to zero destroys GSM8K accuracy (up to -98 %).",
     "RACE-based sets, K=.01: mean strict GSM8K over 3 seeds falls by at least 90 % relative to "
     "the baseline in every stored model x language cell",
-    "interventions",
+    "evidence/interventions",
     where="abstract/project page",
     satisfied="yes",
-    figure="K=.01: 10 cells, smallest drop 1B fr K=0.01 0.185->0.017 (-91.0 %); K=.1: smallest "
-    "drop 1B hi K=0.1 0.145->0.010 (-93.1 %); largest drop of all 8B hi K=0.025 0.415->0.002 "
-    "(-99.6 %); en at K=.1: 4B en K=0.1 0.735->0.015 (-98.0 %), 8B en K=0.1 0.765->0.003 (-99.6"
-    " %), 1B en K=0.1 0.340->0.022 (-93.6 %)",
-    committed="2026-11-21",
+    figure="K=.01: 10 cells, smallest drop 1B fr K=0.01 0.185->0.017 (-91.0 %); largest drop of "
+    "all K 8B hi K=0.025 0.415->0.002 (-99.6 %)",
+    differs="claimed up to -98 %, checked: -90 % in every language",
+    note="at the other printed keep ratio see C4d",
     keep_ratios=(0.01,),
+    **_OF_EDITS,
 )
-def _pruning_destroys_math(tables: Tables) -> pd.Series:
-    """Smallest relative fall of math over models and languages when the set is zeroed - 90 %.
+def _pruning_destroys_math(tables: Tables) -> pd.Series | pd.DataFrame:
+    """.1 · math before - math after the set is zeroed, of every language.
 
     Sets made with MMLU as non-math text do not count, as in the claim.
     """
-    edits = _edits(tables, "math-specific", "math", 0.0)
-    edits = edits[edits.nonmath != "mmlu"]
-    if edits.empty:
-        raise NotTestableError("needs sets made with another non-math text than MMLU")
-    return weakest(-edits.rel - 0.9)
+    return _weigh(_edits(tables, f"{_PRUNED} and nonmath != 'mmlu'"), -1, 0.1)
+
+
+@claim(
+    "C4d",
+    "(C4a at the other printed keep ratio) Setting the math-specific weights to zero destroys "
+    "GSM8K accuracy (up to -98 %).",
+    "as C4a with K=.1",
+    "evidence/interventions",
+    paper=BOOK,
+    where="beside C4a, which is of the other keep ratio",
+    satisfied="yes",
+    figure="K=.1: smallest drop 1B hi K=0.1 0.145->0.010 (-93.1 %); en: 4B en K=0.1 0.735->0.015 "
+    "(-98.0 %), 8B en K=0.1 0.765->0.003 (-99.6 %), 1B en K=0.1 0.340->0.022 (-93.6 %)",
+    differs="claimed up to -98 %, checked: -90 % in every language",
+    changed="parted from C4a after both were known",
+    keep_ratios=(0.1,),
+    **_OF_EDITS,
+)
+def _pruning_destroys_math_at_a_tenth(tables: Tables) -> pd.Series | pd.DataFrame:
+    """.1 · math before - math after the set is zeroed, of every language."""
+    return _pruning_destroys_math(tables)
 
 
 @claim(
@@ -328,19 +486,19 @@ def _pruning_destroys_math(tables: Tables) -> pd.Series:
     "... with minimal loss on the non-math task used for subtraction.",
     "K=.01 and K=.1: RACE (RACE-based sets) and MMLU (MMLU-based sets) fall by less than 5 % "
     "relative in every stored cell",
-    "interventions",
+    "evidence/interventions",
     where="abstract/project page",
     satisfied="no",
     figure="RACE K=.01: median -3.6 %, worst 8B fr K=0.01 0.413->0.382 (-7.4 %); RACE K=.1: "
     "median -8.2 %, worst 1B fr K=0.1 0.348->0.303 (-12.8 %); MMLU K=.01: median -9.0 %, worst "
     "1B fr K=0.01 0.360->0.305 (-15.3 %); MMLU K=.1: median -14.3 %, worst 8B hi K=0.1 "
     "0.455->0.353 (-22.3 %)",
-    committed="2026-11-21",
     keep_ratios=(0.01, 0.1),
+    **_OF_EDITS,
 )
-def _pruning_keeps_the_rest(tables: Tables) -> pd.Series:
-    """5 % - largest relative fall of the non-math skill over models, languages and K."""
-    return weakest(_edits(tables, "math-specific", "nonmath", 0.0).rel + 0.05)
+def _pruning_keeps_the_rest(tables: Tables) -> pd.Series | pd.DataFrame:
+    """Non-math skill after the set is zeroed - .95 · before, of every language, skill and K."""
+    return _weigh(_edits(tables, _PRUNED, _NONMATH), 1, -0.95)
 
 
 @claim(
@@ -348,19 +506,27 @@ def _pruning_keeps_the_rest(tables: Tables) -> pd.Series:
     "(control, not in the paper) the selectivity comes from subtracting the non-math top-K.",
     "zeroing as few as 5 % of |T| weights taken from the top of the global math-score ranking "
     "(no subtraction) gives strict GSM8K = 0 and RACE < .30 in every stored cell",
-    "interventions",
-    where="our addition, from unpublished runs stored in the repository",
+    "evidence/interventions",
+    paper=BOOK,
+    where="beside C4, from unpublished runs stored in the repository",
     satisfied="yes",
     figure="114 cells (en/de/hi): GSM8K 0, RACE 0.189-0.286; |T|-many weights sampled from the "
     "top scores (en): K=1e-4 GSM8K 1B 0.280, 4B 0.828, 8B 0.683; K=.001 1B 0.000 (RACE 0.214), "
     "4B 0.600 (RACE 0.396), 8B 0.080 (RACE 0.272); K>=.005 all 0",
-    committed="2026-11-21",
+    differs="checked: math below 1 %; the top is that of every matrix here, not of the model",
+    note="no answer of n right has no interval, so that such a cell alone cannot comply",
     keep_ratios=(),
+    **_OF_EDITS,
 )
-def _without_subtraction_all_goes(tables: Tables) -> pd.Series:
-    """Smallest of .01 - math and .30 - non-math accuracy when top scores are zeroed, all cells."""
-    t = _edits(tables, "top-K math", "", 0.0)
-    return weakest(np.where(t.kind == "math", 0.01, 0.30) - t.value)
+def _without_subtraction_all_goes(tables: Tables) -> pd.Series | pd.DataFrame:
+    """.01 - math and .30 - non-math accuracy when top scores are zeroed, of every cell."""
+    effects = _weigh(
+        _edits(tables, "condition == 'top-K math' and factor == 0", [*_MATH, *_NONMATH]), -1, 0
+    )
+    limit = np.where(effects.index.get_level_values("part") == "math", 0.01, 0.30)
+    if isinstance(effects, pd.Series):
+        return effects + limit
+    return effects.assign(effect=effects.effect + limit)
 
 
 @claim(
@@ -369,149 +535,144 @@ def _without_subtraction_all_goes(tables: Tables) -> pd.Series:
     "up to 9.7 %.",
     "max over K and non-math set of mean strict GSM8K / baseline - 1 for Llama-1B en rounds to "
     "between 9.5 % and 10 %",
-    "interventions",
+    "evidence/interventions",
     where="project page; README",
     satisfied="yes",
     figure="1B en K=0.15 0.340->0.373 (+9.8 %) on MMLU-based sets (+9.7 % if .373 is divided by"
     " .340); factor in the files is 1.01; 1B en over all K and both sets: +0.0 to +9.8 %; "
     "pruning 363 weights (K=1e-6) also gives .373",
-    committed="2026-11-21",
+    test="some",
+    differs="claimed up to 9.7 %, checked: some gain, of our runs beyond that of random weights",
+    changed="random weights were scaled for comparison after a look",
     keep_ratios=(),
+    **_ITEMS,
+    precondition=_can_gain_in_english,
 )
-def _scaling_lifts_english(tables: Tables) -> pd.Series:
-    """Largest relative gain of English math over models and K at factor 1.01, less the control's.
+def _scaling_lifts_english(tables: Tables) -> pd.Series | pd.DataFrame:
+    """English math at factor 1.01 - that with as many random weights scaled, of every K.
 
-    Where random sets were scaled, the largest of their gains is subtracted (means over their
-    draws), so that both sides have the same luck.
+    Nobody published random weights: there, what is subtracted is the unedited accuracy.
     """
-    gains = _english_gains(tables, "math-specific")
-    best = gains.groupby(level="seed").max()
-    if (tables["interventions"].condition == "random").any():
-        control = _english_gains(tables, "random")
-        if not gains.index.isin(control.index).all():
-            raise NotTestableError("needs a random set for every model, K and seed")
-        best = best - control.groupby(level="seed").max()
-    return best
+    wanted = "factor == 1.01 and lang == 'en'"
+    if _single_answers(tables):
+        return _beyond_random(tables, wanted, lambda edits: edits.value)
+    return _weigh(_edits(tables, wanted), 1, -1)
 
 
-def _english_gains(tables: Tables, condition: str) -> pd.Series:
-    t = _edits(tables, condition, "math", 1.01).reset_index()
-    t = t[t.lang == "en"]
-    if t.empty:
-        raise NotTestableError("needs English math")
-    return t.groupby(CELL, sort=False).rel.mean()
+def _beyond_random(tables: Tables, wanted: str, measure: Callable) -> pd.Series:
+    """What the set does to each problem - what random weights do, as many of every matrix."""
+    sides = [
+        _by_problem(measure(_edits(tables, f"condition == {condition!r} and {wanted}")))
+        for condition in ("math-specific", "random")
+    ]
+    ours, control = (side.droplevel("condition") for side in sides)
+    if not ours.index.isin(control.index).all():
+        raise NotTestableError("needs random weights for every language and K")
+    return ours - control.reindex(ours.index)
 
 
 @claim(
     "C5b",
     "... while the non-math task does not change.",
     "scale runs: |RACE or MMLU - baseline| <= .006 in every cell",
-    "interventions",
+    "evidence/interventions",
     where="project page",
     satisfied="yes",
     figure="max |change| 0.0055, mean 0.0011 over 216 cells",
-    committed="2026-11-21",
+    test="equal",
+    threshold=0.006,
     keep_ratios=(),
+    **_ITEMS,
+    precondition=_can_gain,
 )
-def _scaling_keeps_the_rest(tables: Tables) -> pd.Series:
-    """.006 - largest change of a non-math accuracy at factor 1.01, in all cells."""
-    t = _edits(tables, "math-specific", "nonmath", 1.01)
-    if "n" in t and t.n.min() < 1 / 0.006:
-        raise NotTestableError(f"one of {t.n.min()} answers is more than the limit of .006")
-    return weakest(0.006 - (t.value - t.base).abs())
+def _scaling_keeps_the_rest(tables: Tables) -> pd.Series | pd.DataFrame:
+    """Change of a non-math accuracy at factor 1.01, in every cell."""
+    return _weigh(_edits(tables, _SCALED, _NONMATH), 1, -1)
 
 
 @claim(
     "C5c",
     "Scaling gains are smaller in larger models.",
     "English: max relative gain over K and non-math set is larger for 1B than for 4B and 8B",
-    "interventions",
+    "evidence/interventions",
     where="README; digests",
     satisfied="yes",
     figure="1B en K=0.15 0.340->0.373 (+9.8 %); 4B en K=0.001 0.735->0.750 (+2.0 %); 8B en "
     "K=1e-05 0.765->0.783 (+2.4 %); against the baseline stored in the same run directory 8B is"
     " .785 (scale/results_gsm8k_race), i.e. no gain; share of all scale cells above the page "
     "baseline: 0.76 of 216",
-    committed="2026-11-21",
+    differs="claimed of the largest gain over K, checked of the mean: the largest of many is luck",
+    changed="the mean over K took the place of the largest gain",
     keep_ratios=(),
+    **_ITEMS,
+    precondition=_can_gain_in_english,
 )
-def _scaling_lifts_small_models(tables: Tables) -> pd.Series:
-    """Best gain of the smallest model - best gain of the others, of at least 3 sizes."""
-    gains = _english_gains(tables, "math-specific").groupby(["seed", "model"]).max().unstack()
-    sizes = tables["interventions"].groupby("model").parameters.first().sort_values()
-    sizes = sizes[sizes.index.isin(gains.columns)]
-    if sizes.nunique() < 3:
-        raise NotTestableError(f"needs at least 3 model sizes, there is {sizes.nunique()}")
-    return gains[sizes.index[0]] - gains[sizes.index[1:]].max(axis=1)
+def _scaling_lifts_small_models(tables: Tables) -> pd.Series | pd.DataFrame:
+    """Relative gain of the smallest model, mean over K, - that of every larger one."""
+    (t,) = tables.values()
+    sizes = t.groupby("model").parameters.first().sort_values() if "parameters" in t else []
+    if len(sizes) < 3:
+        raise NotTestableError(f"needs 3 models with their parameters, there is {len(sizes) or 1}")
+    edits = _edits(tables, f"{_SCALED} and lang == 'en'")
+    gains, base = _weigh(edits, 1, -1), edits.base.groupby(level="model").mean()
+    smallest, *larger = sizes.index
+    if isinstance(gains, pd.Series):
+        gains = gains.groupby(level=["model", "problem"]).mean().unstack("model") / base
+        return pd.concat({m: gains[smallest] - gains[m] for m in larger}, names=["model"])
+    gains = gains.groupby(level="model").mean().div(base, axis=0)
+    others, first = gains.loc[larger], gains.loc[smallest]
+    error = np.hypot(first.se, others.se)
+    return pd.DataFrame({"effect": first.effect - others.effect, "se": error})
 
 
-def published_edits() -> pd.DataFrame:
-    """The published interventions in our columns, means over calibration seeds (`seed` 0).
-
-    Of the control without subtraction every run has a row.
-
-    Baselines are those of the project page, for MMLU the mean of the stored ones. The control that
-    subtracts nothing is that of `mathlang_controls`, the highest scores of the whole model.
-    """
-    t = published("mathlang_interventions")
-    t = t[t.metric != "flexible"].assign(kind=t.task.map({"gsm8k": "math"}).fillna("nonmath"))
-    name = ["model", "lang", "task"]
-    page = t[t.variant == "page_table"].set_index(name).value
-    main = t[t.variant == "main"]
-    stored = main[main.intervention == "none"].groupby(name).value.mean()
-    base = page.combine_first(stored).rename("base")
-    cells = ["model", "nonmath", "lang", "task", "kind", "intervention", "factor", "keep_ratio"]
-    edits = main[main.intervention != "none"].groupby(cells, sort=False).value.mean().reset_index()
-    edits = edits.drop(columns="intervention").assign(condition="math-specific")
-    whole = published("mathlang_controls").query("control == 'highest_scores_first'")
-    whole = whole[whole.metric != "flexible"]
-    whole = whole.assign(kind=whole.task.map({"gsm8k": "math"}).fillna("nonmath"), factor=0.0)
-    columns = ["model", "nonmath", "lang", "task", "kind", "factor", "keep_ratio", "value"]
-    both = pd.concat([edits, whole[columns].assign(condition="top-K math")])
-    sizes = both.model.map(SIZES)
-    return both.join(base, on=name).assign(seed=0, parameters=sizes).drop(columns="task")
+# --- errors and fractions -------------------------------------------------------------------------
 
 
-# --- errors and fractions -----------------------------------------------------------------------
+def _gains(tables: Tables) -> str:
+    """Scaling corrects more answers than it breaks, ..."""
+    edits = _edits(tables, _ENLARGED)
+    corrected, broken = ((edits.value - edits.base) == change for change in (1, -1))
+    if corrected.sum() <= broken.sum():
+        return (
+            f"scaling gains nothing: it corrects {corrected.sum()} answers and breaks "
+            f"{broken.sum()}"
+        )
+    return _can_gain(tables)
 
 
-def _pruned_or_scaled(tables: Tables, condition: str, columns: str, wanted: str) -> pd.DataFrame:
-    """Rows of the table of errors about one kind of set, by seed."""
-    t = tables["errors"]
-    require_columns(t, [*CELL, "lang", "condition", "factor"], "table 'errors'")
-    t = t[t.condition == condition].query(wanted)
-    if t.empty:
-        raise NotTestableError(f"needs errors of a model with {condition} weights, {wanted}")
-    require_columns(t, columns.split(), "table 'errors'")
-    return t.set_index("seed")
+_ENLARGED = "condition == 'math-specific' and factor > 1"
 
 
 @claim(
     "C6a",
     "Scaling gains come mainly from corrected arithmetic rather than from better reasoning.",
     "needs per-item generations; not expressible over these tables",
-    "errors",
+    "evidence/interventions",
     where="abstract (digest); project page",
     satisfied="not_testable",
     figure="the repository stores samples of a few runs only; not exported",
-    committed="2026-11-21",
     keep_ratios=(),
+    **_ITEMS,
+    precondition=_gains,
 )
 def _gains_are_arithmetic(tables: Tables) -> pd.Series:
-    """Share of slips among the answers that scaling corrected, over languages, K, factors, - 1/2.
+    """Answers that scaling corrects and that were slips - half of those that it corrects.
 
-    Where nine tenths of the unedited model's errors are slips, this would be so by chance.
+    Per answer, over all languages, K and factors.
     """
-    columns = "corrected corrected_slips broken wrong wrong_slips"
-    t = _pruned_or_scaled(tables, "math-specific", columns, "factor > 1")
-    total = t.groupby(level="seed")[columns.split()].sum()
-    if (total.corrected - total.broken).sum() <= 0:
-        raise NotTestableError("scaling gains nothing, so that there is no gain to explain")
-    if (total.corrected == 0).any():
-        raise NotTestableError("a calibration seed without a corrected answer")
-    if (share := (total.wrong_slips / total.wrong).max()) >= 0.9:
-        raise NotTestableError(f"{share:.0%} of all errors are slips, so any gain would be one")
-    return total.corrected_slips / total.corrected - 0.5
+    if not _single_answers(tables):
+        raise NotTestableError("needs single answers")
+    edits = _edits(tables, _ENLARGED)
+    corrected = (edits.value > edits.base) * ((edits.grade_before == "s") - 0.5)
+    return corrected.groupby(level=["model", "problem"]).mean()
+
+
+def _fails_by_format(tables: Tables) -> str:
+    """At least 1 % of the unedited model's answers fail by format; 20 to 90 % are right."""
+    share = (_unedited(tables).grade == "f").mean()
+    if share < 0.01:
+        return f"{share:.1%} of the unedited model's answers fail by format, 1 % is needed"
+    return _able(tables)
 
 
 @claim(
@@ -519,50 +680,41 @@ def _gains_are_arithmetic(tables: Tables) -> pd.Series:
     "Pruning can raise GSM8K by repairing the output format.",
     "Qwen3-4B en, RACE sets, K=1e-5: strict accuracy rises while the strict-flexible gap "
     "shrinks in absolute value",
-    "errors",
+    "evidence/interventions",
     where="project page; Appendix E (digest)",
     satisfied="yes",
     figure="strict 0.735 -> 0.877, flexible 0.815 -> 0.853 (3 seeds); seed-42 repeats: strict "
     "0.871, flexible 0.864",
-    committed="2026-11-21",
+    test="some",
+    differs="checked of every language and K, by Holm, and beyond random weights",
+    changed="random weights were pruned for comparison after a look",
+    note="published: the smaller of the gain and of the fall of the gap; alone, the cell that the "
+    "paper names has a gain of .142 and a fall of .06",
     keep_ratios=(),
+    **_ITEMS,
+    precondition=_fails_by_format,
 )
-def _pruning_repairs_format(tables: Tables) -> pd.Series:
-    """Largest gain of strict accuracy with as large a fall of format errors, less the control's.
+def _pruning_repairs_format(tables: Tables) -> pd.Series | pd.DataFrame:
+    """Answers that failed by format and are right - right ones that are lost; less random's.
 
-    That is, the largest over models, languages and K of the smaller of the two, when the set is
-    zeroed; where random sets were zeroed too, their largest is subtracted.
+    That is, per answer, what the zeroed set repairs and breaks, and as many random weights.
     """
-    columns = "value base format base_format"
-    t = _pruned_or_scaled(tables, "math-specific", columns, "factor == 0")
-    if t.base_format.max() < 0.01:
-        raise NotTestableError("fewer than 1 % of the unedited model's answers fail by format")
-    repaired = _repaired(t)
-    if (tables["errors"].condition == "random").any():
-        repaired -= _repaired(_pruned_or_scaled(tables, "random", columns, "factor == 0"))
-    return repaired
+    if _single_answers(tables):
+        return _beyond_random(tables, "factor == 0", _repaired)
+    edits = _edits(tables, _PRUNED).dropna(subset="format")
+    gaps = edits[["n"]].assign(value=edits.format, base=edits.base_format)
+    gain, gap = _weigh(edits, 1, -1), _weigh(gaps, -1, 1)
+    return gain.where(gain.effect < gap.effect, gap)
 
 
-def _repaired(t: pd.DataFrame) -> pd.Series:
-    both = np.minimum(t.value - t.base, t.base_format - t.format)
-    return both.groupby(level="seed").max()
+def _repaired(edits: pd.DataFrame) -> pd.Series:
+    repaired = (edits.value > edits.base) & (edits.grade_before == "f")
+    return repaired - (edits.value < edits.base).astype(float)
 
 
-def _fractions(tables: Tables) -> pd.DataFrame:
-    """Math accuracy after pruning random fractions of the set; `seed` is that of their draw."""
-    t = tables["fractions"]
-    columns = ["model", "lang", "condition", "keep_ratio", "fraction", "seed", "value", "base"]
-    require_columns(t, columns, "table 'fractions'")
-    t = t[t.condition == "math-specific"]
-    if t.empty or (t.base == 0).any():
-        raise NotTestableError("needs math accuracies of a model that can do math")
-    return t
-
-
-CURVE = ["seed", "model", "lang", "keep_ratio"]
-
-
-_DRAWS = {"keep_ratios": (), "replicates": "seeds of the drawn fraction"}
+def _single_answers(tables: Tables) -> bool:
+    """Not so of published tables."""
+    return all("problems" in t for t in tables.values())
 
 
 @claim(
@@ -571,30 +723,47 @@ _DRAWS = {"keep_ratios": (), "replicates": "seeds of the drawn fraction"}
     "collective effect).",
     "for each model x language x K curve (fractions 0,.05,.1,.2,.4,.6,.8,1; end points from the"
     " plot script) R^2 of accuracy on fraction >= .9",
-    "fractions",
+    "evidence/fractions",
     where="project page; abstract",
     satisfied="no",
     figure="22/27 curves have R^2>=.9, median 0.945; below: 4B de K=0.001 0.82, 4B en K=0.001 "
     "0.29, 4B en K=0.01 0.85, 4B hi K=0.001 0.88, 1B hi K=0.1 0.81; Llamas only: 17/18",
-    committed="2026-11-21",
-    **_DRAWS,
+    differs="curves that fall by less than 10 points have no slope to explain and do not count",
+    keep_ratios=(),
+    **_OF_EDITS,
 )
 def _linear_in_the_fraction(tables: Tables) -> pd.Series:
-    """Smallest R^2 of accuracy on fraction - .9, over models, languages and K.
+    """R^2 of accuracy (mean of the draws) on the fraction - .9, of every language and K.
 
-    Curves that fall by less than 10 points from nothing to the whole set have no slope to explain
-    and do not count.
+    R^2 is no mean over problems; the jackknife's pseudo-values make it one.
     """
-    curves = {}
-    for name, t in _fractions(tables).groupby(CURVE):
-        x, y = [0.0, *t.fraction], [t.base.iloc[0], *t.value]
-        if t.base.iloc[0] - t.value[t.fraction == 1].mean() >= 0.1:
-            curves[name] = np.corrcoef(x, y)[0, 1] ** 2 - 0.9
+    edits = _edits(tables, "condition == 'math-specific'").assign(all_problems="")
+    replicate = "problem" if "problem" in edits.index.names else "all_problems"
+    curves, name = {}, ["model", "lang", "keep_ratio"]
+    for key, t in edits.groupby([*name]):
+        grid = t.groupby([replicate, "fraction"]).value.mean().unstack()
+        grid.insert(0, 0.0, t.groupby(replicate).base.mean())
+        mean = grid.mean()
+        if mean[0.0] - mean[1.0] >= 0.1:
+            curves[key] = pd.Series(_pseudo_values(grid), grid.index)
     if not curves:
         raise NotTestableError("no set lowers accuracy by 10 points when all of it is pruned")
-    effects = pd.Series(curves)
-    effects.index = pd.MultiIndex.from_tuples(curves, names=CURVE)
-    return weakest(effects)
+    effects = pd.concat(curves, names=name) - 0.9
+    return effects if replicate == "problem" else effects.droplevel(replicate)
+
+
+def _pseudo_values(grid: pd.DataFrame) -> np.ndarray:
+    """R^2 of the mean row on the columns' names, by row: n · R^2 - (n - 1) · R^2 without it."""
+    x, rows, n = grid.columns.to_numpy(float), grid.to_numpy(), len(grid)
+
+    def r_squared(y: np.ndarray) -> np.ndarray:
+        x_, y_ = x - x.mean(), y - y.mean(axis=-1, keepdims=True)
+        return (y_ @ x_) ** 2 / ((y_**2).sum(axis=-1) * (x_**2).sum())
+
+    whole = r_squared(rows.mean(axis=0))
+    if n == 1:
+        return np.array([whole])
+    return n * whole - (n - 1) * r_squared((rows.sum(axis=0) - rows) / (n - 1))
 
 
 @claim(
@@ -602,48 +771,67 @@ def _linear_in_the_fraction(tables: Tables) -> pd.Series:
     "No small group of critical weights: removing 5 % of the set has little effect.",
     "at fraction .05 every curve keeps at least 70 % of its baseline accuracy (mean over 3 "
     "sampling seeds)",
-    "fractions",
+    "evidence/fractions",
     where="project page",
     satisfied="yes",
     figure="relative change at .05: -27.6 to +8.6 %, median -2.0 %; monotone (within .01): "
     "17/27 curves; uniform sampling cannot reveal a few critical weights, cf. C4c",
-    committed="2026-11-21",
-    **_DRAWS,
+    differs="published of a random 5 %, decided here by the 5 % with the highest scores",
+    note="a random 5 % of a set can never find a critical few: the ordered draw decides",
+    changed="the ordered draw took the place of the random one after both were known",
+    keep_ratios=(),
+    **_OF_EDITS,
 )
-def _no_critical_few(tables: Tables) -> pd.Series:
-    """Smallest share of the accuracy that is left without 5 % of the set - .7, all curves."""
-    t = _fractions(tables)
-    t = t[t.fraction.round(9) == 0.05]
-    if t.empty:
-        raise NotTestableError("needs the fraction .05")
-    return weakest(t.set_index(CURVE).pipe(lambda t: t.value / t.base) - 0.7)
+def _no_critical_few(tables: Tables) -> pd.Series | pd.DataFrame:
+    """Accuracy without the 5 % of the set that score highest - .7 · that before, of every curve.
+
+    Published: without a random 5 %.
+    """
+    condition = "highest first" if _single_answers(tables) else "math-specific"
+    return _weigh(_edits(tables, f"condition == {condition!r} and fraction == 0.05"), 1, -0.7)
+
+
+# --- published tables -----------------------------------------------------------------------------
+
+
+def published_edits() -> pd.DataFrame:
+    """The published interventions beside unedited accuracies, means over calibration seeds.
+
+    Baselines are those of the project page, for MMLU the mean of the stored ones. `format` is
+    |strict - flexible|, the best there is: an answer whose last number is not its result is wrong
+    by flexible reading only. The control that subtracts nothing is that of `mathlang_controls`, the
+    highest scores of the whole model; every run of it has a row.
+    """
+    t = published("mathlang_interventions").rename(columns={"task": "part"})
+    name = ["model", "lang", "part"]
+    strict = t[t.metric != "flexible"]
+    page = strict[strict.variant == "page_table"].set_index(name).value
+    main = t[t.variant == "main"].fillna({"factor": 1.0, "keep_ratio": 0.0})
+    cell = [*name, "nonmath", "factor", "keep_ratio"]
+    means = main.pivot_table(index=cell, columns=main.metric == "flexible", values="value")
+    means = means.set_axis(["value", "flexible"], axis=1)
+    means["n"] = main.groupby(cell).n_items.min()
+    means["format"] = (means.flexible - means.value).abs()
+    plain = means.xs((1.0, 0.0), level=["factor", "keep_ratio"])
+    edits = means.reset_index().query("keep_ratio > 0")
+    edits = edits.join(plain.format.rename("base_format"), on=plain.index.names)
+    edits = edits.drop(columns="flexible").assign(condition="math-specific", fraction=1.0)
+    whole = published("mathlang_controls").rename(columns={"task": "part", "n_items": "n"})
+    whole = whole.query("control == 'highest_scores_first' and metric != 'flexible'")
+    whole = whole[[*name, "nonmath", "keep_ratio", "fraction", "value", "n"]]
+    both = pd.concat([edits, whole.assign(condition="top-K math", factor=0.0)])
+    base = page.combine_first(plain.value.groupby(level=name).mean()).rename("base")
+    return both.join(base, on=name).assign(parameters=both.model.map(SIZES))
 
 
 def published_fractions() -> pd.DataFrame:
-    """The published fraction curves in our columns, means over sampling seeds (`seed` 0)."""
+    """The published fraction curves in our columns, means over sampling seeds."""
     t = published("mathlang_fraction_pruning").query("task == 'gsm8k' and metric == 'strict'")
     curve = ["model", "lang", "keep_ratio"]
     t = t.groupby([*curve, "fraction"]).value.mean().reset_index()
     base = t[t.fraction == 0].set_index(curve).value.rename("base")
-    about = {"condition": "math-specific", "nonmath": "race", "seed": 0}
-    return t[t.fraction > 0].join(base, on=curve).assign(**about)
-
-
-def published_errors() -> pd.DataFrame:
-    """Published edits as a table of errors: `format` is |strict - flexible|, the best there is.
-
-    An answer whose last number is not its result is wrong by flexible reading only, so that this
-    gap is no count of format errors.
-    """
-    t = published("mathlang_interventions").query("task == 'gsm8k'")
-    name = ["model", "nonmath", "lang", "intervention", "factor", "keep_ratio"]
-    main = t[t.variant == "main"]
-    means = main.groupby([*name, "metric"], dropna=False).value.mean().unstack()
-    means = means.dropna().assign(format=lambda m: (m.flexible - m.strict).abs()).reset_index()
-    plain = means[means.intervention == "none"].set_index(["model", "nonmath", "lang"])
-    base = plain[["strict", "format"]].set_axis(["base", "base_format"], axis=1)
-    edits = means[means.intervention == "prune"].join(base, on=base.index.names, how="inner")
-    return edits.rename(columns={"strict": "value"}).assign(condition="math-specific", seed=0)
+    about = {"condition": "math-specific", "nonmath": "race", "part": "gsm8k", "factor": 0.0}
+    return t[t.fraction > 0].join(base, on=curve).assign(**about, n=200)
 
 
 def _published_sizes() -> pd.DataFrame:
@@ -655,7 +843,7 @@ def _published_accuracy() -> pd.DataFrame:
     from statsmodels.stats.proportion import proportion_confint
 
     t = published("mathlang_interventions").query("variant == 'page_table' and metric == 'strict'")
-    t = t.rename(columns={"value": "accuracy", "n_items": "n"})
+    t = t.rename(columns={"value": "accuracy", "n_items": "n"}).drop(columns="keep_ratio")
     low, high = proportion_confint(t.accuracy * t.n, t.n, method="wilson")
     return t.assign(low=low, high=high)
 
@@ -666,8 +854,7 @@ PUBLISHED.update(
         "set_sizes": _published_sizes,
         "model_sets": _published_sizes,
         "accuracy": _published_accuracy,
-        "interventions": published_edits,
-        "errors": published_errors,
-        "fractions": published_fractions,
+        "evidence/interventions": published_edits,
+        "evidence/fractions": published_fractions,
     }
 )

@@ -1,4 +1,10 @@
-"""What a claim and its rule are, and how a rule decides on tables; shared by all parts."""
+"""What a claim and its rule are, and how a rule decides on tables; shared by all parts.
+
+A verdict rests on cells (languages, pairs, models, controls), each with its own interval. A claim
+about every cell is an intersection-union test: *yes* where each interval lies beyond the threshold,
+which needs no correction; *no* where some cell is on the wrong side after Holm's. Never the minimum
+over cells, which is biased to *no*.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +17,55 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmlib.study.stats import seed_interval
-from mmlib.study.tables import require_columns
+from mmlib.study.stats import cell_tests, detectable_effect
+from mmlib.study.tables import item_grades, require_columns
 
-VERDICTS = ("yes", "no", "undecided", "not testable here", "no run yet")
-YES, NO, UNDECIDED, NOT_TESTABLE, NO_RUN = VERDICTS
+YES, NO, UNDECIDED, NOT_TESTABLE, NO_RUN = VERDICTS = (
+    "yes",
+    "no",
+    "undecided",
+    "not testable here",
+    "no run yet",
+)
+EXPLORATORY = {YES: "exploratory yes", NO: "exploratory no"}
+"""Verdicts of a rule that was changed after a look."""
 SHARED_KEEP_RATIOS = (0.001, 0.01, 0.025, 0.05, 0.1, 0.15)  # on our grid and on the published one
-MATH_TASKS = ("gsm8k", "organism-math", "math", "mgsm", "msvamp")
 CELL = ["model", "nonmath", "keep_ratio", "seed"]
 BOOK = "This book (ours)"
+OURS = "our addition"
+"""Where a claim of ours is made that stands beside none of the papers'."""
 PARTS = {"C": "parameters", "O": "meaning", "S": "slam", "L": "swapping", "R": "advice"}
 """Module of a claim, by the letter of its id; in the order of the ledger."""
+UNITS = {
+    "items": ("problem",),
+    "calibration draws": ("seed",),
+    "calibration blocks": ("seed",),
+    "repeats": ("seed",),
+    "calibration draws and items": (),  # joined in a standard error
+    "trainings": ("seed",),
+    "trainings and items": ("seed", "problem"),
+    "calibration blocks and items": ("seed", "problem"),
+}
+"""What an interval covers, and the levels of the effects that vary (see `cell_tests`)."""
+TESTS = {
+    "every": "intersection-union: yes if the 95 % interval of every cell lies above the threshold; "
+    "no if some cell lies below it, by Holm over the cells",
+    "some": "yes if some cell lies above the threshold, by Holm over the cells; no if the 95 % "
+    "interval of every cell lies below it",
+    "equal": "TOST: yes if the 90 % interval of every cell lies within the margin; no if some cell "
+    "lies outside it, by Holm over the cells",
+}
+_OPEN = {
+    "every": "not every cell complies, and none fails by Holm",
+    "some": "no cell complies by Holm, and not all fail",
+    "equal": "not every cell complies, and none fails by Holm",
+}
+"""Why a claim about several cells is undecided."""
+FEWEST = 3
+"""With fewer trainings, or calibration blocks, a verdict about them is undecided: they describe."""
 
 Tables = Mapping[str, pd.DataFrame]
-Check = Callable[[Tables], pd.Series]
+Check = Callable[[Tables], pd.Series | pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -33,26 +74,48 @@ class Claim:
 
     id: str
     words: str
+    """Of the paper."""
     restatement: str
+    """What is checked on the published numbers."""
     needs: tuple[str, ...]
-    """Tables that the rule reads."""
+    """Tables that the rule and its precondition read; `evidence/NAME` in the form that ships."""
     paper: str
     where: str
     satisfied: str
     """By the published numbers, as recorded: "yes", "no" or "not_testable"."""
     figure: str
     """The published numbers."""
+    unit: str = ""
+    """One of `UNITS`."""
+    test: str = "every"
+    """One of `TESTS`."""
+    threshold: float = 0.0
+    """What each effect is compared with; of "equal" the margin."""
+    differs: str = ""
+    """Where our check is another or a weaker one than the words."""
+    note: str = ""
+    """What a reader of the verdict must know."""
     committed: str = ""
     """Day on which the rule was committed."""
+    seen: str = ""
+    """Day on which results that it decides were first seen; empty: not before it was committed."""
+    changed: str = ""
+    """What was changed after a look at results; it makes a verdict exploratory."""
     reason: str = ""
     """Why no run of ours can decide the claim."""
     keep_ratios: tuple[float, ...] = SHARED_KEEP_RATIOS
     """Those that are needed; empty takes whatever there is."""
-    threshold: float = 0.0
-    interval: Callable[[Tables], tuple[float, float]] | None = None
-    replicates: str = "calibration seeds"
+    precondition: Callable[[Tables], str] | None = None
+    """Why the laboratory is unfit, by its numbers, or ""; the docstring is the rule in words."""
     check: Check | None = None
-    """From tables to one effect per replicate; its docstring is the rule in words."""
+    """From tables to effects by cell and replicate; its docstring is the effect in words."""
+
+    def __post_init__(self):
+        if self.test not in TESTS or (self.unit and self.unit not in UNITS):
+            raise ValueError(
+                f"claim {self.id}: test {self.test!r} and unit {self.unit!r}; choose from "
+                f"{', '.join(TESTS)} and {', '.join(UNITS)}"
+            )
 
 
 CLAIMS: dict[str, Claim] = {}
@@ -76,7 +139,7 @@ def record(
 ours = partial(
     record,
     paper=BOOK,
-    where="our addition",
+    where=OURS,
     satisfied="not_testable",
     figure="nothing was published that could decide it",
 )
@@ -87,12 +150,42 @@ class NotTestableError(Exception):
     """These tables cannot decide the claim; the message is the ledger's reason."""
 
 
+def trained_grades(table: pd.DataFrame, parts: tuple[str, ...], *systems: str) -> pd.DataFrame:
+    """Grades of trained systems on the same problems, which vary by training and by problem.
+
+    Args:
+        table: Packed answers (see `item_grades`) with the columns system, seed and lang.
+        parts: Those that count.
+        systems: Those that are compared.
+
+    Returns:
+        A row per seed, lang and problem (the levels of the index), a column per system with 1.0 or
+        0.0. The base, which nobody trains, has its grades in every training.
+
+    Raises:
+        NotTestableError: A system is missing in a training or language, or has two grades there.
+    """
+    require_columns(table, ["system", "seed", "part", "lang"], "the table of systems")
+    rows = table[table.part.isin(parts) & table.system.isin(systems)]
+    if absent := sorted(set(systems) - set(rows.system)):
+        raise NotTestableError(f"needs {', '.join(absent)} on {' or '.join(parts)}")
+    grades = item_grades(rows[["system", "seed", "part", "lang", "problems", "correct"]])
+    keys = ["seed", "lang", "problem"]
+    base = grades[grades.system == "base"].drop_duplicates([*keys[1:], "correct"])
+    trained = grades[grades.system != "base"]
+    if trained.duplicated(["system", *keys]).any() or base.duplicated(keys[1:]).any():
+        raise NotTestableError("needs one grade per system, training, language and problem")
+    wide = trained.pivot(index=keys, columns="system", values="correct")
+    if "base" in systems:
+        wide = wide.join(base.set_index(keys[1:]).correct.rename("base"))
+    if wide.unstack("seed").isna().any(axis=None):
+        raise NotTestableError(f"needs {', '.join(systems)} in every training and language")
+    return wide
+
+
 def weakest(effects: pd.Series) -> pd.Series:
-    """Smallest effect per seed: a claim about every cell is as strong as its weakest one."""
-    by_seed = effects.groupby(level="seed")
-    if by_seed.count().nunique() > 1 or effects.isna().any():
-        raise NotTestableError(f"seeds cover different cells: {by_seed.count().to_dict()}")
-    return by_seed.min()
+    """Smallest effect per seed (rules that are not yet by cell)."""
+    return effects.groupby(level="seed").min()
 
 
 # --- verdicts -------------------------------------------------------------------------------------
@@ -100,13 +193,23 @@ def weakest(effects: pd.Series) -> pd.Series:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A verdict, its effect (mean over n seeds), 95 % interval and reason."""
+    """A verdict, the cell that decides it (the weakest one), and how many cells comply."""
 
     verdict: str
     effect: float = np.nan
+    """Of that cell, with its interval."""
     low: float = np.nan
     high: float = np.nan
-    n: int = 0
+    seeds: int = 0
+    """Its calibration samples, repeats or trainings, as far as they vary."""
+    problems: int = 0
+    """Its problems, as far as they vary."""
+    cell: str = ""
+    cells: int = 0
+    complying: int = 0
+    """Cells whose interval lies beyond the threshold (for points: whose effect does)."""
+    detectable: float = np.nan
+    """Distance from the threshold that this design detects with 80 % power; of undecided ones."""
     reason: str = ""
 
 
@@ -123,84 +226,205 @@ def claim_of(name: str) -> Claim:
     return CLAIMS[name]
 
 
+def _falls(p_values: pd.Series) -> pd.Series:
+    """Which two-sided tests reject at 5 % by Holm's correction; one without a value does not."""
+    from statsmodels.stats.multitest import multipletests
+
+    rejected = pd.Series(False, p_values.index)
+    known = (2 * p_values.dropna()).clip(upper=1)
+    if len(known):
+        rejected[known.index] = multipletests(known, method="holm")[0]
+    return rejected
+
+
+def decide(claim: Claim, effects: pd.Series | pd.DataFrame) -> Outcome:
+    """Test every cell, and join the tests to one verdict.
+
+    Args:
+        claim: Its test, threshold and unit count.
+        effects: As `cell_tests` takes them. Where nothing varies, by one replicate or none (a
+            published number), there is no interval, and the verdict is undecided.
+
+    Raises:
+        NotTestableError: The effects have not the levels of the unit, or in no cell do the
+            replicates differ.
+    """
+    limit, equal = claim.threshold, claim.test == "equal"
+    tests = cell_tests(effects, limit, level=0.9 if equal else 0.95).reset_index(drop=True)
+    if (tests.se == 0).all():
+        raise NotTestableError("no variation: every replicate gives the same number")
+    bounds = tests[["low", "high"]].fillna({"low": -np.inf, "high": np.inf})
+    size, against = tests.effect, _falls(tests.below)
+    if equal:
+        outside = np.minimum(tests.above, cell_tests(effects, -limit).below.to_numpy())
+        against, size = _falls(outside), -size.abs()
+        complies = (bounds.low > -limit) & (bounds.high < limit)
+    else:
+        complies = bounds.low > limit
+    yes, no = complies.all(), against.any()
+    if claim.test == "some":
+        complies = _falls(tests.above) & (size > limit)
+        yes, no = complies.any(), (bounds.high < limit).all()
+    row = tests.loc[size.idxmax() if claim.test == "some" else size.idxmin()]
+    reason = ""
+    varied = claim.unit.split(" and ")[0]
+    if few := varied in ("trainings", "calibration blocks") and tests.seeds.min() < FEWEST:
+        reason = f"{tests.seeds.min()} of at least {FEWEST} {varied}: too few to decide"
+    if row.isna().low:
+        reason = f"nothing varies, so that there is no interval (one of the {claim.unit})"
+    verdict = YES if yes and not few else NO if no and not few else UNDECIDED
+    if verdict == UNDECIDED and not reason:
+        alone = "the interval contains the threshold"
+        reason = _OPEN[claim.test] if len(tests) > 1 else alone
+    seen = detectable_effect(row.se, row.df, level=0.9 if equal else 0.95) if row.se > 0 else np.nan
+    return Outcome(
+        verdict,
+        *row[["effect", "low", "high"]].astype(float),
+        seeds=int(row.seeds),
+        problems=int(row.problems),
+        cell=_cell(effects, row.name),
+        cells=len(tests),
+        complying=int(complies.sum()),
+        detectable=seen if verdict == UNDECIDED and not few else np.nan,
+        reason=reason,
+    )
+
+
+def _cell(effects: pd.Series | pd.DataFrame, place: int) -> str:
+    """Name of a cell: what tells it from the others."""
+    names = [n for n in effects.index.names if n and n not in ("seed", "problem")]
+    cells = effects.index.to_frame(index=False)[names].drop_duplicates(ignore_index=True)
+    telling = [name for name in names if cells[name].nunique() > 1]
+    parts = {name: cells[name].iloc[place] for name in telling}
+    return ", ".join(f"{n} {v:g}" if isinstance(v, float) else str(v) for n, v in parts.items())
+
+
 def _at(tables: Tables, claim: Claim) -> dict[str, pd.DataFrame]:
-    """The tables at the claim's keep ratios, all of which have to be there."""
+    """The tables at the claim's keep ratios, all of which have to be there; unedited rows stay."""
     chosen = {name: tables[name] for name in claim.needs}
     for name, table in chosen.items():
-        if name == "accuracy" or not claim.keep_ratios:
+        if "keep_ratio" not in table or not claim.keep_ratios:
             continue
-        require_columns(table, ["keep_ratio"], f"table {name!r}")
         ratios = table.keep_ratio.round(9)
         if absent := [f"{k:g}" for k in claim.keep_ratios if not (ratios == k).any()]:
             raise NotTestableError(f"needs keep_ratio {', '.join(absent)}")
-        chosen[name] = table[ratios.isin(claim.keep_ratios)]
+        chosen[name] = table[ratios.isin([0, *claim.keep_ratios])]
     return chosen
 
 
 def judge(name: str, tables: Tables | None) -> Outcome:
-    """Decide one claim on tables of ours by the 95 % interval over its replicates.
+    """Decide one claim on tables of ours.
 
     Args:
         name: Id of the claim, such as `"C2"`.
         tables: Those that the claim needs, as far as there are any (None: there was no run). Rows
             of control models do not belong here: a claim about every model is checked on each.
+
+    Returns:
+        The outcome; of an unfit laboratory *not testable here*, with the numbers that came out. A
+        yes or no of a rule that was changed after a look is an "exploratory" one.
     """
     claim = claim_of(name)
     if claim.check is None:
         return Outcome(NO_RUN if tables is None else NOT_TESTABLE, reason=claim.reason)
     if absent := [table for table in claim.needs if tables is None or table not in tables]:
         return Outcome(NO_RUN, reason=f"needs the table(s) {', '.join(absent)}")
+    outcome = Outcome(NOT_TESTABLE)
     try:
         chosen = _at(tables, claim)
-        effect, low, high, n = seed_interval(claim.check(chosen))
-        if claim.interval and n > 1:
-            low, high = claim.interval(chosen)
+        outcome = decide(claim, claim.check(chosen))
+        unfit = claim.precondition(chosen) if claim.precondition else ""
     except NotTestableError as error:
-        return Outcome(NOT_TESTABLE, reason=str(error))
-    verdict = YES if low > claim.threshold else NO if high < claim.threshold else UNDECIDED
-    undecided = "one seed has no interval" if n == 1 else "the interval holds the threshold"
-    return Outcome(verdict, effect, low, high, n, undecided if verdict == UNDECIDED else "")
+        return replace(outcome, verdict=NOT_TESTABLE, reason=str(error), detectable=np.nan)
+    if claim.changed and outcome.verdict in EXPLORATORY:
+        outcome = replace(outcome, verdict=EXPLORATORY[outcome.verdict], reason=claim.changed)
+    if unfit:
+        reason = f"laboratory unfit: {unfit} (the test alone: {outcome.verdict})"
+        return replace(outcome, verdict=NOT_TESTABLE, reason=reason, detectable=np.nan)
+    return outcome
 
 
 @cache
-def published_effect(name: str) -> float:
-    """Effect of the published numbers: one calibration seed, every published keep ratio.
+def published_outcome(name: str) -> Outcome:
+    """The verdict on the published numbers, by the same test wherever their items are known.
 
-    Not a number where they cannot decide the claim.
+    Where only points are known, their reason is "point only". Where the rule cannot read the
+    published numbers, the recorded verdict stands, without an effect.
     """
     claim = claim_of(name)
-    if claim.check is None or not set(claim.needs) <= set(PUBLISHED):
-        return np.nan
-    tables = {table: PUBLISHED[table]() for table in claim.needs}
+    recorded = {"yes": YES, "no": NO, "not_testable": NOT_TESTABLE}[claim.satisfied]
+    points = Outcome(recorded, reason="" if recorded == NOT_TESTABLE else "point only")
+    if claim.check is None or not set(claim.needs) & set(PUBLISHED):
+        return points
+    tables = {table: PUBLISHED[table]() for table in claim.needs if table in PUBLISHED}
+    known = replace(claim, needs=tuple(tables))
     whole_grid = claim.keep_ratios == SHARED_KEEP_RATIOS
     try:
-        return float(claim.check(tables if whole_grid else _at(tables, claim)).min())
+        effects = claim.check(tables if whole_grid else _at(tables, known))
+        if "se" in effects:
+            return decide(claim, effects)
     except NotTestableError:
-        return np.nan
+        return points
+    limit = claim.threshold
+    size = limit - effects.abs() if claim.test == "equal" else effects - limit
+    place = int(np.argmax(size) if claim.test == "some" else np.argmin(size))
+    holds = (size > 0).any() if claim.test == "some" else (size > 0).all()
+    return Outcome(
+        YES if holds else NO,
+        float(effects.iloc[place]),
+        cell=_cell(effects, place),
+        cells=len(effects),
+        complying=int((size > 0).sum()),
+        reason="point only",
+    )
 
 
 def verdicts(
-    names: list[str], organism: Tables | None = None, research: Tables | None = None
+    names: list[str], organism: Tables | None = None, real_llm: Tables | None = None
 ) -> pd.DataFrame:
     """Rows of the ledger (see `mmlib.claims.ledger.ledger`); only these claims are decided."""
-    claims = pd.DataFrame([vars(claim_of(name)) for name in names])
-    effect = np.array([published_effect(name) for name in names])
-    threshold = claims.threshold.where(claims.check.notna())
-    recorded = claims.satisfied.map({"yes": YES, "no": NO, "not_testable": NOT_TESTABLE})
-    computed = np.where(effect > threshold, YES, NO)
-    run, theirs = (
-        pd.DataFrame([judge(name, tables) for name in names]) for tables in (organism, research)
+    claims = [claim_of(name) for name in names]
+    table = pd.DataFrame([vars(claim) for claim in claims]).rename(columns={"words": "claim"})
+    published = pd.DataFrame([published_outcome(name) for name in names])
+    run, real = (
+        pd.DataFrame([judge(name, tables) for name in names]) for tables in (organism, real_llm)
     )
-    claims = claims.rename(columns={"words": "claim"})
-    return claims[["id", "paper", "claim", "where", "restatement"]].assign(
-        published_data=recorded.where(np.isnan(effect), computed),
+    kept = ["id", "paper", "claim", "where", "restatement", "differs", "note", "unit", "test"]
+    kept += ["threshold", "committed", "seen", "changed"]
+    return table[kept].assign(
+        threshold=table.threshold.where(table.check.notna()),
+        measured=[_words(claim.check) for claim in claims],
+        precondition=[_words(claim.precondition) for claim in claims],
+        published_data=published.verdict,
+        real_llm=real.verdict,
         organism=run.verdict,
-        research_run=theirs.verdict,
-        published_numbers=claims.figure,
-        published_effect=effect,
-        **run[["effect", "low", "high", "n"]],
-        threshold=threshold,
-        smallest_detectable_effect=(run.high - run.low) / 2,
-        reason=run.reason,
-        research_reason=theirs.reason,
+        published_numbers=table.figure,
+        **published[["effect", "cells", "complying", "reason"]].add_prefix("published_"),
+        **run.drop(columns="verdict"),
+        real_reason=real.reason,
     )
+
+
+def _words(rule: Callable | None) -> str:
+    return " ".join((rule.__doc__ or "").split()) if rule else ""
+
+
+def told(row: Mapping[str, Any]) -> str:
+    """What came out of a rule, in words: cells that comply, the one that decides, the reason.
+
+    Args:
+        row: Fields of an `Outcome`, with the `unit` and the `threshold` of its claim.
+    """
+    parts = []
+    if row["cells"] > 1:
+        parts.append(f"{row['complying']} of {row['cells']} cells comply")
+    if not np.isnan(row["effect"]):
+        place = f"{row['cell']}: " if row["cell"] else ""
+        spread = f"{row['effect']:.3g}"
+        if not np.isnan(row["low"]):
+            counts = [f"{row[n]:,} {n}" for n in ("seeds", "problems") if row[n]]
+            spread += f" ({row['low']:.3g} to {row['high']:.3g}; {', '.join(counts)})"
+        parts.append(f"{place}{spread} against {row['threshold']:.3g}")
+    if not np.isnan(row["detectable"]):
+        parts.append(f"80 % power at a distance of {row['detectable']:.3g}")
+    return "; ".join([*parts, row["reason"]] if row["reason"] else parts)

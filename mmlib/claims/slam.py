@@ -22,7 +22,9 @@ from mmlib.study.tables import MATH_PARTS, NEW_MATH_PARTS, require_columns
 
 claim = partial(record, paper="SLAM (seed 002)")
 
-_SHAPES = {"keep_ratios": (), "replicates": "samples of questions"}
+_SHAPES = {
+    "keep_ratios": (),
+}
 
 
 def _thirds(table: pd.DataFrame, value: str) -> pd.DataFrame:
@@ -71,7 +73,6 @@ def _falls_then_flattens(tables: Tables) -> pd.Series:
     figure="no numbers in the text",
     committed="2026-11-21",
     keep_ratios=(),
-    replicates="trainings",
 )
 def _rises_then_flattens(tables: Tables) -> pd.Series:
     """Smallest over languages of the rise - |later change|, and of the gain by training.
@@ -91,7 +92,9 @@ def _rises_then_flattens(tables: Tables) -> pd.Series:
 
 # --- fine-tuned systems: one row per system, training seed, part and language ---------------------
 
-TRAININGS = {"keep_ratios": (), "replicates": "trainings"}
+TRAININGS = {
+    "keep_ratios": (),
+}
 _OTHERS = ("base", "QAlign stage 1", "QAlign", "LoRA", "MathOctopus")
 _TIE = 0.01
 """Accuracies that differ by less than a point are called equal."""
@@ -237,7 +240,6 @@ def _gains_out_of_domain(tables: Tables) -> pd.Series:
     figure="as printed; but Table 3 gives MetaMath-7B 10.0x against 3.5x in Tables 2 and 4",
     committed="2026-11-21",
     keep_ratios=(),
-    replicates="interleaved repeats",
 )
 def _cheaper(tables: Tables) -> pd.Series:
     """Seconds of QAlign's two stages over those of SLAM, - 2.

@@ -22,10 +22,6 @@ SKILLS = {
     "knowledge, ranked": ["mmlu"],
 }
 """Skills and their parts; another part is a skill of its own."""
-KINDS = {"math": "math"} | dict.fromkeys(
-    ["reading", "reading, ranked", "knowledge, ranked"], "nonmath"
-)
-"""Skills that the claims are about, and what they are in them."""
 KEPT = 0.05
 """Largest fall (lower end of the interval) of a skill that counts as kept."""
 
@@ -45,14 +41,14 @@ class Breaks(NamedTuple):
     """One row per cell and problem: `CELL`, part, skill, problem_id, correct, …"""
     audited: pd.DataFrame
     """See `mmlib.study.evidence.audit`."""
+    packed: pd.DataFrame
+    """The answers as they are shipped, see `mmlib.study.tables.pack_answers`."""
     made: pd.DataFrame
-    """Packed answers that this run computed."""
+    """Those of them that this run computed."""
     masks: pd.DataFrame
     """Sets that this run edited: `CELL`, part, mask, shipped (its digest there) and same."""
     example: Example
     """Math-specific set of the first language."""
-    parameters: int
-    """Of the model."""
     run: RunInfo
 
 
@@ -106,10 +102,10 @@ def rows(given: Mapping[str, Any]) -> Breaks:
     return Breaks(
         answers=done.answers.assign(skill=done.answers.part.replace(skills)),
         audited=done.audited,
+        packed=table,
         made=made,
         masks=masks.assign(same=masks["mask"] == masks.shipped),
         example=Example(model, done.sets.mask(cell), done.ask),
-        parameters=model.num_parameters(),
         run=done.run,
     )
 
@@ -145,28 +141,6 @@ def math_specific(pruned: pd.DataFrame) -> pd.DataFrame:
     low = table.low.unstack().reindex(columns=["generation", "reading", "reading, ranked"])
     rule = falls.add_suffix(" falls").join((low > -KEPT).add_suffix(" kept")).astype(bool)
     return rule.assign(**{"math-specific": rule.all(axis=1)})
-
-
-def interventions(edits: Breaks, nonmath: str) -> pd.DataFrame:
-    """Accuracies before and after every edit, as the claims about edits need them.
-
-    Args:
-        edits: Result of `rows`.
-        nonmath: Non-math text of the sets.
-
-    Returns:
-        One row per cell and skill of `KINDS`: model, `CELL`, skill, value, base, n, nonmath,
-        parameters (of the model) and kind.
-    """
-    answers = edits.answers
-    plain = answers[answers.condition == "none"]
-    edited = answers[(answers.condition != "none") & answers.skill.isin(KINDS)]
-    pairs = edited.merge(plain[[*PROBLEM, "correct"]], on=PROBLEM, suffixes=("", "_plain"))
-    table = pairs.groupby(["model", *CELL, "skill"], sort=False).agg(
-        value=("correct", "mean"), base=("correct_plain", "mean"), n=("correct", "size")
-    )
-    table = table.reset_index().assign(nonmath=nonmath, parameters=edits.parameters)
-    return table.assign(kind=table.skill.map(KINDS))
 
 
 def published_curves() -> pd.DataFrame:

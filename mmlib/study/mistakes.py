@@ -24,8 +24,10 @@ class Mistakes(NamedTuple):
     """Answers that two raters labelled: item, task, lang, …, rater_a, rater_b, classifier."""
     spoilt: pd.DataFrame
     """Result of `mmlib.tasks.errors.recovered`."""
+    packed: pd.DataFrame
+    """Shipped answers to math, see `mmlib.study.tables.pack_answers`."""
     answers: pd.DataFrame
-    """Shipped answers to math, one row per cell and problem: `CELL`, part, correct, kind, …"""
+    """The same, one row per cell and problem: `CELL`, part, correct, kind, …"""
     run: RunInfo
 
 
@@ -66,6 +68,7 @@ def rows(given: Mapping[str, Any]) -> Mistakes:
     return Mistakes(
         labelled=labelled.assign(classifier=kinds),
         spoilt=recovered(known, others=["en", "de"]),
+        packed=packed,
         answers=answers.assign(kind=answers.grade.map(grade)),
         run=RunInfo.collect(given["model"], dtype=given["edit_dtype"], parameters=given),
     )
@@ -120,27 +123,3 @@ def flip_counts(answers: pd.DataFrame) -> pd.DataFrame:
     plain = answers[answers.condition == "none"]
     tests = paired_changes(scaled, plain, by=[*by, "keep_ratio", "lang"], on=PROBLEM)
     return counts.assign(smallest_p_holm=tests.groupby(by).p_holm.min())
-
-
-def errors(answers: pd.DataFrame, dtype: str, nonmath: str) -> pd.DataFrame:
-    """Accuracies, flips and errors of format of every edit, as the claims need them.
-
-    Args:
-        answers: See `Mistakes`.
-        dtype: Precision of the edits that count.
-        nonmath: Non-math text of the sets.
-    """
-    table = flips(answers)
-    table = table[table.dtype == dtype].rename(columns={"correct": "value"})
-    table = table.assign(
-        base=table.correct_before,
-        format=table.kind == "format",
-        base_format=table.kind_before == "format",
-        wrong=~table.correct_before,
-        wrong_slips=table.kind_before == "slip",
-    )
-    cell = ["model", "dtype", "lang", "condition", "factor", "keep_ratio", "seed"]
-    cells = table.groupby(cell, sort=False)
-    sums = cells[["corrected", "corrected_slips", "broken", "wrong", "wrong_slips"]].sum()
-    means = cells[["value", "base", "format", "base_format"]].mean()
-    return sums.join(means).reset_index().assign(nonmath=nonmath)

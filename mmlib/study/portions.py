@@ -93,18 +93,3 @@ def shape_counts(published: pd.DataFrame) -> pd.DataFrame:
     best, line = fits[fits.above_best == 0], fits[fits["shape"] == "linear"].set_index("model")
     counts = pd.crosstab(best.model, best["shape"])
     return counts.assign(line_clearly_worse=(line.above_best > 10).groupby("model").sum())
-
-
-def drawn_fractions(values: pd.DataFrame, sample_seeds: list[int]) -> pd.DataFrame:
-    """Random fractions of the set as the claims need them: `seed` is that of the draw.
-
-    Args:
-        values: Result of `accuracies`.
-        sample_seeds: Seeds of the draws; the whole set, which no draw changes, has all of them.
-    """
-    table = values[values.condition == LINES["math-specific"]]
-    table = table.assign(condition="math-specific")
-    ends = table[table.fraction == 1].drop(columns="sample_seed")
-    ends = ends.merge(pd.DataFrame({"sample_seed": sample_seeds}), how="cross")
-    table = pd.concat([table[table.fraction < 1], ends], ignore_index=True)
-    return table.assign(calibration_seed=table.seed, seed=table.sample_seed)

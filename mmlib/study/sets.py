@@ -1,6 +1,7 @@
 """Where the math weights lie and how far languages share them: the pages of sizes and overlaps."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -10,7 +11,7 @@ from mmlib.models import linear_modules, untrained_like
 from mmlib.study.evidence import read_evidence
 from mmlib.study.localisation import score_samples, set_tables
 from mmlib.study.settings import Loading, Sampling
-from mmlib.study.tables import RunInfo, published
+from mmlib.study.tables import RunInfo, published, read_manifest, read_table
 
 
 class Localised(NamedTuple):
@@ -74,6 +75,14 @@ def rows(given: Mapping[str, Any]) -> Localised:
         controls=pd.concat(controls).assign(model=run.model),
         run=run,
     )
+
+
+def math_accuracy(model: str) -> dict[str, pd.DataFrame]:
+    """The table of what a model solves, for claims about its sets; none if it was not measured."""
+    with suppress(FileNotFoundError):
+        if read_manifest("accuracy")["run"]["model"] == model:
+            return {"accuracy": read_table("accuracy")}
+    return {}
 
 
 def published_sizes() -> pd.DataFrame:

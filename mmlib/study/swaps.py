@@ -3,7 +3,8 @@
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import and_
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -29,9 +30,6 @@ from mmlib.study.stats import paired_changes
 from mmlib.study.tables import MATH_PARTS, RunInfo, published, unpack_answers
 from mmlib.study.variants import Variant, labels, record, reweighted
 
-ALTERNATIVES = ["math expert", "language expert", "joint", "soup", "adjusted soup"]
-ALTERNATIVES += ["task arithmetic", "TIES"]
-"""What the paper compares a swap with."""
 MADE_WITH = ("dtype", "math_tasks", "language_tasks", "data_dir", "train_batch")
 MADE_WITH += ("accumulation", "bf16")
 """Parameters that shipped answers have to share with the run that checks them."""
@@ -290,6 +288,9 @@ class Swaps(NamedTuple):
     problem_id, correct, and kind: math, new templates (both perhaps "in English"), other skills."""
     in_language: pd.DataFrame
     """Accuracy of known math in the language, of every row of the evidence."""
+    decided: dict[str, pd.DataFrame]
+    """What claims about swaps need: packed answers of pairs of equal seeds, in the language and in
+    English, and, of shipped experts, the log of their training."""
     published: pd.DataFrame
     """What is known of the paper's results."""
     target: str
@@ -366,6 +367,7 @@ def rows(given: Mapping[str, Any]) -> Swaps:
         made=made,
         answers=answers.rename(columns={"math_seed": "seed"}),
         in_language=_in_language(shown[0] if evidence else table),
+        decided=_decided(table) | (_logged(training) if evidence else {}),
         published=published("layerswap_headline"),
         target=pair.target,
         run=run,
@@ -409,6 +411,19 @@ def _sweep(
 
 def _accuracy(packed: pd.DataFrame) -> pd.Series:
     return packed.correct.map(lambda digits: digits.count("1") / len(digits))
+
+
+def _decided(packed: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    asked = (packed.lang == packed.target) | (packed.lang == "en")
+    rows = packed[asked & (packed.math_seed == packed.lang_seed)]
+    names = ["model", "system", "draw", "seed", "target", "lang", "part", "problems", "correct"]
+    return {"swap": rows.rename(columns={"math_seed": "seed"})[names].reset_index(drop=True)}
+
+
+def _logged(training: Training) -> dict[str, pd.DataFrame]:
+    log, _ = read_evidence("expert_log")
+    same = (log[name] == value for name, value in training.recipe.items() if name in log)
+    return {"evidence/expert_log": log[reduce(and_, same)].reset_index(drop=True)}
 
 
 def _in_language(packed: pd.DataFrame) -> pd.DataFrame:

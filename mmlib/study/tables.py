@@ -25,9 +25,10 @@ from typing import Any, Self
 import pandas as pd
 
 from mmlib.files import replacing
-from mmlib.masks import chance_jaccard as chance_jaccard  # some take it from here
 
 PACKAGE = Path(__file__).resolve().parents[1]
+MATH_TASKS = ("gsm8k", "organism-math", "math", "mgsm", "msvamp")
+"""Tasks whose accuracy counts as that of math."""
 MATH_PARTS = ("math-1", "math-2", "math-3", "mgsm")
 """Math that claims are decided on, see `mmlib.tasks.evaluation.choose_items`: of an organism, the
 templates that its training has shown."""
@@ -219,13 +220,20 @@ def load_table(name: str, *folders: Path) -> tuple[pd.DataFrame, dict[str, Any]]
 
 
 def read_table(name: str) -> pd.DataFrame:
-    """Read a table of `output_dir()`, else of the published edition."""
-    return load_table(name, output_dir(), _root() / "book" / "results")[0]
+    """Read a table of `output_dir()`, else of the published edition.
+
+    A table that is shipped with the package has the name `evidence/NAME`.
+    """
+    return load_table(name, *_folders())[0]
 
 
 def read_manifest(name: str) -> dict[str, Any]:
     """The manifest of the table that `read_table(name)` returns; `run` holds its `RunInfo`."""
-    return load_table(name, output_dir(), _root() / "book" / "results")[1]
+    return load_table(name, *_folders())[1]
+
+
+def _folders() -> tuple[Path, ...]:
+    return output_dir(), _root() / "book" / "results", PACKAGE
 
 
 # --- answers shipped as evidence ------------------------------------------------------------------
@@ -307,3 +315,26 @@ def unpack_answers(packed: pd.DataFrame, problems: pd.DataFrame) -> pd.DataFrame
     table = table.assign(correct=table.correct.map(list)).explode(["problem_id", "correct"])
     table = table.assign(grade=table.correct, correct=table.correct == "1")
     return table.drop(columns="problems").reset_index(drop=True)
+
+
+def item_grades(packed: pd.DataFrame) -> pd.DataFrame:
+    """Packed answers with one row per problem, for tests over problems; needs no list of them.
+
+    Args:
+        packed: Rows of `pack_answers`, of which those of one part have the same problems.
+
+    Returns:
+        The other columns, `problem` (the part and a number: translations of a problem have the
+        same name), `grade`, its character, and `correct`, 1.0 or 0.0.
+
+    Raises:
+        ValueError: A column is missing, or rows of a part are about other problems.
+    """
+    require_columns(packed, ["part", "problems", "correct"], "the table of packed answers")
+    if (other := packed.groupby("part").problems.nunique() > 1).any():
+        raise ValueError(f"part {other.idxmax()}: its rows were asked different problems")
+    grades = packed.correct.astype(str)
+    table = packed.assign(grade=grades.map(list), problem=grades.map(lambda g: range(len(g))))
+    table = table.explode(["grade", "problem"], ignore_index=True)
+    names = table.part + " " + table.problem.astype(str)
+    return table.assign(problem=names, correct=(table.grade == "1").astype(float))

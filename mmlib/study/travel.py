@@ -161,8 +161,10 @@ class Travel(NamedTuple):
     """One row per edit, language and problem: `CELL`, lang, part, problem_id, correct, …"""
     audited: pd.DataFrame
     """See `mmlib.study.evidence.audit`."""
+    packed: pd.DataFrame
+    """The answers, packed."""
     made: pd.DataFrame
-    """Packed answers that this run computed."""
+    """Those that this run computed, packed."""
     predictors: pd.DataFrame
     """Result of `predictors` at every keep_ratio and seed."""
     run: RunInfo
@@ -212,6 +214,7 @@ def rows(given: Mapping[str, Any]) -> Travel:
     return Travel(
         answers=sweep.answers(problems),
         audited=sweep.audit(problems, asked_again, by=["weights", "drawn", "lang"]),
+        packed=sweep.table,
         made=sweep.made,
         predictors=pd.concat(overlaps),
         run=run,

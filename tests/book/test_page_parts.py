@@ -102,12 +102,23 @@ def test_save_writes_one_panel(tmp_path, suffix):
 
 
 def ledger_rows():
-    common = {"claim": "a < b", "restatement": "check", "published_numbers": "21/21", "low": 0.1}
-    verdicts = {"published_data": "yes", "organism": "undecided", "research_run": "no run yet"}
-    numbers = {"effect": 0.2, "high": 0.3, "n": 3, "threshold": 0.0, "reason": "interval"}
-    row = {"id": "C1", **common, **verdicts, **numbers, "smallest_detectable_effect": 0.1}
-    bare = dict.fromkeys(["effect", "low", "high", "threshold", "smallest_detectable_effect"])
-    return pd.DataFrame([row, row | bare | {"id": "C2", "organism": "no run yet", "n": 0}])
+    words = {"claim": "a < b", "restatement": "check", "published_numbers": "21/21", "note": "why"}
+    record = {"unit": "items", "test": "every", "threshold": 0.0, "committed": "2026-11-21"}
+    verdicts = {"published_data": "yes", "real_llm": "no run yet", "organism": "undecided"}
+    numbers = {
+        "effect": 0.2,
+        "low": 0.1,
+        "high": 0.3,
+        "seeds": 3,
+        "problems": 0,
+        "cell": "en, de",
+        "cells": 12,
+    }
+    numbers |= {"complying": 7, "detectable": 0.15, "reason": "interval"}
+    row = {"id": "C1", **words, **record, **verdicts, **numbers}
+    bare = dict.fromkeys(["effect", "low", "high", "detectable", "threshold"], np.nan)
+    none = {"cell": "", "cells": 0, "complying": 0, "unit": ""}
+    return pd.DataFrame([row, row | bare | none | {"id": "C2", "organism": "no run yet"}])
 
 
 def test_ledger_is_a_table_with_heads_scopes_and_escaped_text():
@@ -116,13 +127,16 @@ def test_ledger_is_a_table_with_heads_scopes_and_escaped_text():
     assert root.find("caption").text
     assert {th.get("scope") for th in root.iterfind("thead/tr/th")} == {"col"}
     first, second = root.iterfind("tbody/tr")
+    assert first.get("id") == "claim-C1"
     assert first.find("th/a").get("href") == "04_overlap.html"
     assert second.find("th/a") is None
     words = " ".join(first.itertext())
-    for part in ("a < b", "check", "21/21", "0.2 (0.1 to 0.3, 3 seeds)", "detectable effect 0.1"):
+    told = ["7 of 12 cells comply", "en, de: 0.2 (0.1 to 0.3; 3 seeds) against 0"]
+    record = ["intersection-union", "2026-11-21", "check"]
+    for part in ("a < b", "21/21", "why", "80 % power at a distance of 0.15", *told, *record):
         assert part in words
     assert "nan" not in " ".join(second.itertext()).lower()
-    assert [badge.text for badge in first.iter("span")] == ["yes", "undecided", "no run yet"]
+    assert [badge.text for badge in first.iter("span")] == ["yes", "no run yet", "undecided"]
 
 
 def test_ledger_refuses_unknown_verdicts_and_missing_columns():
@@ -133,7 +147,7 @@ def test_ledger_refuses_unknown_verdicts_and_missing_columns():
 
 
 def test_every_verdict_of_the_ledger_has_a_badge():
-    assert set(rules.VERDICTS) == set(pages.VERDICTS)
+    assert {*rules.VERDICTS, *rules.EXPLORATORY.values()} == set(pages.VERDICTS)
     assert pages.ledger_html(ledger.ledger()).count("<tr") == len(rules.CLAIMS) + 1
 
 

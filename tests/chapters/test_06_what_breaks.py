@@ -9,14 +9,11 @@ from mmlib.book import runner
 
 @pytest.mark.notebook
 def test_06_in_miniature(miniature):
-    """Accuracies and changes of math, counted in the characters of the answers."""
+    """Changes of math, counted in the characters of the answers."""
     tables, given = miniature("06_what_breaks")
     answers, cell = counted_answers(tables["edits"], given)
     math_answers = answers[answers.part.str.startswith("math-")]
     sums = math_answers.groupby(cell)[["right", "n"]].sum()
-    told = tables["interventions"].query("skill == 'math'").set_index(cell)
-    counted = (sums.right / sums.n).reindex(told.index)
-    pd.testing.assert_series_equal(told.value, counted, check_names=False)
     changes = tables["changes"].query("skill == 'math' and keep_ratio == .1 and factor == 0")
     assert len(changes) >= 2
     for row in changes.itertuples():

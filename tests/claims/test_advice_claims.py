@@ -2,81 +2,115 @@
 
 import pandas as pd
 import pytest
+from planted import SEEDS, systems
 
-from mmlib.claims.rules import NO, NOT_TESTABLE, YES, judge
+from mmlib.claims.rules import NOT_TESTABLE, UNDECIDED, judge
+
+LAYERS = {"middle": 0.6, "outer": 0.4, "random": 0.5}
+WEIGHTS = {"own": 0.6, "shared": 0.4, "random": 0.5}
 
 
-def planted(values, **columns):
-    """Each system (or system and draw) with its value in three trainings, a thousandth apart."""
+def tuned(accuracies, **options):
+    """Systems in two languages, the random ones in two draws, one easier than the other."""
+    table = {}
+    for name, value in accuracies.items():
+        for lang, more in (("sw", 0.0), ("bn", 0.1)):
+            if name == "random":
+                table |= {(name, lang, draw): value + more + (draw - 1.5) / 10 for draw in (1, 2)}
+            else:
+                table[name, lang] = value + more
+    return systems(table, learning_rate=0.01, **options)
+
+
+def losses(study, by_system, rates=(0.001, 0.01, 0.1)):
     rows = [
-        {
-            "system": name if isinstance(name, str) else name[0],
-            "draw": 0 if isinstance(name, str) else name[1],
-            "seed": seed,
-            "accuracy": value + 0.001 * (seed - 2),
-            **columns,
-        }
-        for name, value in values.items()
-        for seed in (1, 2, 3)
+        (study, system, seed, rate, loss)
+        for system, loss in by_system.items()
+        for seed in SEEDS
+        for rate in rates
     ]
-    return pd.DataFrame(rows).assign(model="m", part="math-1")
+    return pd.DataFrame(rows, columns=["study", "system", "seed", "learning_rate", "heldout_loss"])
 
 
-def decided(claim, **tables):
-    outcome = judge(claim, tables)
-    return outcome.verdict, pytest.approx(outcome.effect, abs=1e-9)
+def outcome(claim, accuracies, *, loss=None, **options):
+    study = {"R1": "layers", "R2": "weights"}[claim]
+    table = tuned(accuracies)
+    told = losses(study, dict.fromkeys(accuracies, 0.05) | (loss or {}), **options)
+    tables = {f"advice_{study}": table.assign(target=table.lang), "advice_losses": told}
+    return judge(claim, tables)
 
 
-def test_middle_layers_have_to_beat_outer_ones_and_the_mean_of_random_ones():
-    values = {"middle": 0.6, "outer": 0.5, ("random", 1): 0.3, ("random", 2): 0.64}
-    table = planted(values, lang="en")
-    assert decided("R1", advice_layers=table) == (YES, 0.1)
-    assert decided("R1", advice_layers=planted(values | {"outer": 0.65}, lang="en")) == (NO, -0.05)
-    assert decided("R1", advice_layers=planted(values | {("random", 1): 0.8}, lang="en"))[0] == NO
-    # Other skills do not count, and nothing is decided without the control.
-    other = planted(
-        {"middle": 0.0, "outer": 1.0, ("random", 1): 1.0, ("random", 2): 1.0}, lang="en"
+@pytest.mark.parametrize(("claim", "plan"), [("R1", LAYERS), ("R2", WEIGHTS)])
+def test_what_is_advised_has_to_beat_each_control(claim, plan):
+    first, second, _ = plan
+    prefix = "" if claim == "R1" else "exploratory "
+    good = outcome(claim, plan)
+    assert (good.verdict, good.cell, good.cells) == (f"{prefix}yes", "random", 2)
+    assert good.effect == pytest.approx(0.1, abs=0.03)  # against the mean of both draws
+    assert outcome(claim, plan | {first: 0.2}).verdict == f"{prefix}no"
+    assert outcome(claim, plan | {second: 0.8}).cell == second
+    assert outcome(claim, plan | {first: 0.5}).verdict == UNDECIDED
+    few = outcome(claim, {name: plan[name] for name in (first, second)})
+    assert few.verdict == NOT_TESTABLE
+    assert "random" in few.reason
+
+
+def test_another_target_does_not_count():
+    table = tuned(WEIGHTS)
+    mixed = pd.concat([table.assign(target=table.lang), tuned({"own": 0}).assign(target="hi")])
+    told = losses("weights", dict.fromkeys(WEIGHTS, 0.05))
+    result = judge("R2", {"advice_weights": mixed, "advice_losses": told})
+    assert result.verdict == "exploratory yes"
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"loss": {"outer": 0.03}}, "not equal held-out loss: 0.0300 (outer) to 0.0500"),
+        ({"rates": (0.001, 0.01)}, "the rate 0.01 lies at the edge"),
+    ],
+)
+def test_systems_are_compared_at_equal_loss_and_a_tried_rate(options, word):
+    result = outcome("R1", LAYERS, **options)
+    assert result.verdict == NOT_TESTABLE
+    assert word in result.reason
+    assert "the test alone: yes" in result.reason
+
+
+def forms(math, whole=0.5, random=0.5, shots=(0, 2)):
+    rows = [
+        (n, seed, system, 0, 0.001, share + 0.001 * seed)
+        for n in shots
+        for seed in SEEDS
+        for system, share in {"math": math, "whole": whole, "random": random}.items()
+    ]
+    columns = ["shots", "seed", "system", "draw", "keep_ratio", "as_asked"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(as_asked=table.as_asked + 0.002 * (table.seed == 2) * (table.shots + 1))
+
+
+def form(table):
+    return judge("R3", {"advice_format": table})
+
+
+def test_pruning_has_to_mend_the_form_with_and_without_examples():
+    table = forms(0.8)
+    table.loc[(table.system == "math") & (table.seed == 3), "as_asked"] += 0.01
+    assert form(table).verdict == "yes"
+    assert form(table).cells == 4
+    worse = table.assign(
+        as_asked=table.as_asked.where(table.system != "math", 0.3 + table.seed / 99)
     )
-    both = pd.concat([table, other.assign(part="reading-mixed")])
-    assert decided("R1", advice_layers=both) == (YES, 0.1)
-    # Other systems may be there, also ones that are not trained.
-    untrained = table[table.system == "outer"].head(1).assign(system="base", seed=0)
-    assert decided("R1", advice_layers=pd.concat([table, untrained])) == (YES, 0.1)
-    uneven = table[(table.system != "outer") | (table.seed != 2)]
-    assert judge("R1", {"advice_layers": uneven}).verdict == NOT_TESTABLE
-    rest = table[table.system != "random"]
-    assert judge("R1", {"advice_layers": rest}).verdict == NOT_TESTABLE
-    asked_more = pd.concat([table, table[table.system == "outer"]])
-    assert judge("R1", {"advice_layers": asked_more}).verdict == NOT_TESTABLE
+    assert form(worse).verdict == "no"
+    mixed = table.copy()
+    mixed.loc[(mixed.system == "math") & (mixed.shots == 0), "as_asked"] = [0.49, 0.5, 0.52]
+    assert form(mixed).verdict == UNDECIDED
 
 
-def test_own_weights_are_judged_in_the_language_that_was_tuned():
-    values = {"own": 0.5, "shared": 0.45, ("random", 1): 0.4, ("random", 2): 0.4}
-    table = planted(values, lang="sw", target="sw")
-    other = planted({name: 1 - v for name, v in values.items()}, lang="hi", target="sw")
-    assert decided("R2", advice_weights=pd.concat([table, other])) == (YES, 0.05)
-    worse = planted(values | {"shared": 0.52}, lang="sw", target="sw")
-    assert decided("R2", advice_weights=worse) == (NO, -0.02)
-
-
-def closed(without, examples):
-    """Shares of answers that are closed as asked, at two keep ratios."""
-    kinds = [(0, "strict", without), (2, "strict", examples), (2, "other", examples)]
-    tables = [planted(v, shots=n, phrase=phrase) for n, phrase, v in kinds]
-    table = pd.concat(tables).rename(columns={"accuracy": "as_asked"})
-    return pd.concat([table.assign(keep_ratio=0.001), table.assign(keep_ratio=0.1, as_asked=0.5)])
-
-
-def test_pruning_has_to_mend_both_and_more_than_random_weights_do():
-    without = {"whole": 0.5, "math": 0.7, ("random", 1): 0.55, ("random", 2): 0.65}
-    examples = {"whole": 0.8, "math": 0.85, ("random", 1): 0.8, ("random", 2): 0.8}
-    assert decided("R3", advice_format=closed(without, examples)) == (YES, 0.05)
-    assert decided("R3", advice_format=closed(without, examples | {"math": 0.75})) == (NO, -0.05)
-    assert decided("R3", advice_format=closed(without | {"math": 0.58}, examples)) == (NO, -0.02)
-    # Nothing can be mended where the whole model closes all answers as asked.
-    perfect = examples | {"whole": 0.985, "math": 0.985}
-    assert decided("R3", advice_format=closed(without, perfect)) == (YES, 0.1)
-    both = closed(perfect, perfect)
-    assert judge("R3", {"advice_format": both}).verdict == NOT_TESTABLE
-    only = closed(without, examples).query("shots == 0")
-    assert judge("R3", {"advice_format": only}).verdict == NOT_TESTABLE
+def test_a_form_that_is_kept_anyway_needs_no_mending():
+    table = forms(0.8)
+    table.loc[(table.system == "math") & (table.seed == 3), "as_asked"] += 0.01
+    table.loc[(table.system == "whole") & (table.shots > 0), "as_asked"] = 1.0
+    assert form(table).cells == 2  # without examples alone
+    assert "closes all but 2 %" in form(forms(0.8, whole=0.995)).reason
+    assert "with and without" in form(forms(0.8, shots=(2,))).reason

@@ -40,15 +40,6 @@ def test_flips_are_what_changed_between_right_and_wrong():
     (row,) = mistakes.flip_counts(answers).reset_index().to_dict("records")
     assert (row["corrected"], row["corrected_slips"], row["broken"]) == (2, 1, 1)
     assert row["smallest_p_holm"] == 1  # 2 against 1 is chance
-    (row,) = mistakes.errors(answers, "float32", "reading").to_dict("records")
-    assert (row["wrong"], row["wrong_slips"]) == (3, 1)
-    assert [row[name] for name in ("value", "base", "format", "base_format")] == [
-        0.6,
-        0.4,
-        0.2,
-        0.2,
-    ]
-    assert mistakes.errors(answers, "bfloat16", "reading").empty
 
 
 def test_shares_of_kinds_add_up_and_a_kind_that_is_absent_has_none():

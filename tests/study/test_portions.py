@@ -77,10 +77,6 @@ def test_the_whole_set_is_asked_once_and_belongs_to_every_draw():
     assert len(values) == len(planned) - 2
     assert set(values.base) == {1}
     assert set(values.value) == {0}
-    drawn = portions.drawn_fractions(values, [4, 5])
-    assert drawn.value_counts(["fraction", "lang", "seed"]).eq(1).all()
-    assert len(drawn) == 2 * 2 * 2
-    assert set(drawn.condition) == {"math-specific"}
 
 
 def test_a_tenth_is_compared_with_the_highest_of_the_same_language():

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 import torch
 
-from mmlib.claims import swapping
 from mmlib.models import load_model
 from mmlib.study import swaps
 from mmlib.study.swaps import SWAP, Merger, all_bands, mergers, named_plans, select, wanted_answers
@@ -191,7 +190,3 @@ def test_gains_are_those_of_the_language_problem_by_problem():
     gains = swaps.gains(table)
     assert gains.difference.to_dict() == pytest.approx({"sw": 0.5, "de": 0.5})
     assert set(gains.n) == {8}
-
-
-def test_alternatives_are_those_of_the_claim():
-    assert set(swaps.ALTERNATIVES) == set(swapping.ALTERNATIVES)
