@@ -8,8 +8,9 @@ import pandas as pd
 from mmlib.study.evidence import Measured, Numbers, take_all
 from mmlib.study.profiles import profiles, trainings
 from mmlib.study.settings import Asking, Sampling
+from mmlib.study.sets import published_sizes
 from mmlib.study.stats import seed_intervals
-from mmlib.study.tables import RunInfo, published
+from mmlib.study.tables import RunInfo
 
 _PAIR = ["model", "lang_a", "lang_b", "control", "keep_ratio", "seed"]
 NUMBERS = {
@@ -115,8 +116,8 @@ def spread(table: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
 
 
 def published_ratios(keep_ratio: float) -> pd.Series:
-    """How much larger the English set is than the Hindi one, in the papers' models."""
-    theirs = published("mathlang_set_sizes")
+    """How much larger the English set is than the Hindi one, see `sets.published_sizes`."""
+    theirs = published_sizes()
     theirs = theirs[(theirs.group == "global") & (theirs.keep_ratio == keep_ratio)]
-    sizes = theirs.pivot_table(index="model", columns="lang", values="n_math_specific")
+    sizes = theirs.pivot(index="model", columns="lang", values="n_math_specific")
     return sizes.en / sizes.hi
