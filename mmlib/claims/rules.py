@@ -163,8 +163,11 @@ def trained_grades(table: pd.DataFrame, parts: tuple[str, ...], *systems: str) -
         0.0. The base, which nobody trains, has its grades in every training.
 
     Raises:
-        NotTestableError: A system is missing in a training or language, or has two grades there.
+        NotTestableError: A system is missing in a training or language, or has two grades there;
+            or the table is a published one, which says how many `items` there were.
     """
+    if "items" in table:
+        raise NotTestableError("published without the grades of single problems")
     require_columns(table, ["system", "seed", "part", "lang"], "the table of systems")
     rows = table[table.part.isin(parts) & table.system.isin(systems)]
     if absent := sorted(set(systems) - set(rows.system)):
@@ -269,7 +272,7 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame) -> Outcome:
     reason = ""
     varied = claim.unit.split(" and ")[0]
     if few := varied in ("trainings", "calibration blocks") and tests.seeds.min() < FEWEST:
-        reason = f"{tests.seeds.min()} of at least {FEWEST} {varied}: too few to decide"
+        reason = f"{max(1, tests.seeds.min())} of at least {FEWEST} {varied}: too few to decide"
     if row.isna().low:
         reason = f"nothing varies, so that there is no interval (one of the {claim.unit})"
     verdict = YES if yes and not few else NO if no and not few else UNDECIDED
@@ -354,7 +357,7 @@ def published_outcome(name: str) -> Outcome:
     claim = claim_of(name)
     recorded = {"yes": YES, "no": NO, "not_testable": NOT_TESTABLE}[claim.satisfied]
     points = Outcome(recorded, reason="" if recorded == NOT_TESTABLE else "point only")
-    if claim.check is None or not set(claim.needs) & set(PUBLISHED):
+    if claim.check is None or claim.paper == BOOK or not set(claim.needs) & set(PUBLISHED):
         return points
     tables = {table: PUBLISHED[table]() for table in claim.needs if table in PUBLISHED}
     known = replace(claim, needs=tuple(tables))

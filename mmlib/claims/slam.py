@@ -12,23 +12,32 @@ import numpy as np
 import pandas as pd
 
 from mmlib.claims.rules import (
+    PUBLISHED,
     NotTestableError,
     Tables,
     ours,
     record,
-    weakest,
+    trained_grades,
 )
-from mmlib.study.tables import MATH_PARTS, NEW_MATH_PARTS, require_columns
+from mmlib.study.tables import MATH_PARTS, NEW_MATH_PARTS, published, require_columns
 
 claim = partial(record, paper="SLAM (seed 002)")
 
+# --- shapes over the depth ------------------------------------------------------------------------
+
+_ON_THESE_DAYS = {"committed": "2026-11-21", "seen": "2026-11-21"}
 _SHAPES = {
     "keep_ratios": (),
+    "satisfied": "not_testable",
+    "figure": "no numbers in the text",
+    **_ON_THESE_DAYS,
 }
 
 
-def _thirds(table: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Means of the first, middle and last third of the layers, by seed and language."""
+def _thirds(tables: Tables, name: str, value: str) -> pd.DataFrame:
+    """Means of the first, middle and last third of the layers, by model, language and seed."""
+    table = tables[name]
+    require_columns(table, ["model", "seed", "lang", "layer", value], f"table {name!r}")
     depth = table.groupby("model").layer.transform("max") + 1
     if depth.min() < 6:
         raise NotTestableError(f"needs at least 6 layers to tell a shape, there are {depth.min()}")
@@ -36,13 +45,13 @@ def _thirds(table: pd.DataFrame, value: str) -> pd.DataFrame:
         raise NotTestableError("needs one value per model, language, layer and seed")
     third = (table.layer * 3 // depth).map({0: "first", 1: "middle", 2: "last"})
     return table.assign(third=third).pivot_table(
-        index=["seed", "model", "lang"], columns="third", values=value
+        index=["model", "lang", "seed"], columns="third", values=value
     )
 
 
-def _firing(tables: Tables, name: str, value: str) -> pd.DataFrame:
-    require_columns(tables[name], ["model", "seed", "lang", "layer", value], f"table {name!r}")
-    return tables[name]
+def _change_then_flat(early: pd.Series, late: pd.Series) -> dict[str, pd.Series]:
+    """The early change exceeds the late one, whichever sign the late one has."""
+    return {"above a later change": early - late, "above one the other way": early + late}
 
 
 @claim(
@@ -51,15 +60,18 @@ def _firing(tables: Tables, name: str, value: str) -> pd.DataFrame:
     "curves without printed values: check shape only",
     "firing",
     where="Sec. 3.1, Figs. 2, 11-14",
-    satisfied="not_testable",
-    figure="no numbers in the text",
-    committed="2026-11-21",
+    unit="calibration draws",
+    note="draws of questions share a pool: the interval is about this model alone",
     **_SHAPES,
 )
 def _falls_then_flattens(tables: Tables) -> pd.Series:
-    """Smallest over languages of the fall from the first to the middle third - |later change|."""
-    t = _thirds(_firing(tables, "firing", "rate"), "rate")
-    return weakest((t["first"] - t["middle"]) - (t["middle"] - t["last"]).abs())
+    """Fall of the rate from the first to the middle third of the layers, - the change after it.
+
+    And + that change: the fall has to exceed it in both directions, in every language.
+    """
+    t = _thirds(tables, "firing", "rate")
+    sides = _change_then_flat(t["first"] - t["middle"], t["middle"] - t["last"])
+    return pd.concat(sides, names=["side"])
 
 
 @claim(
@@ -69,73 +81,137 @@ def _falls_then_flattens(tables: Tables) -> pd.Series:
     "curves without printed values: check shape only",
     "firing_overlap",
     where="Figs. 3, 6, 9",
-    satisfied="not_testable",
-    figure="no numbers in the text",
-    committed="2026-11-21",
-    keep_ratios=(),
+    unit="trainings",
+    note="one network before training, one training after it: a description",
+    **_SHAPES,
 )
 def _rises_then_flattens(tables: Tables) -> pd.Series:
-    """Smallest over languages of the rise - |later change|, and of the gain by training.
+    """Rise of the overlap from the first to the middle third, - and + the change after it; gain.
 
-    The rise goes from the first to the middle third of the layers before training; the gain is the
-    mean over layers of the overlap after selective alignment - that before.
+    In every language. The shape is that before training; the gain is the mean over layers of the
+    overlap after selective alignment - that before.
     """
-    t = _firing(tables, "firing_overlap", "overlap")
-    require_columns(t, ["state"], "table 'firing_overlap'")
+    t = tables["firing_overlap"]
+    require_columns(t, ["model", "seed", "lang", "overlap", "state"], "table 'firing_overlap'")
     if not {"before", "after"} <= set(t.state):
         raise NotTestableError("needs the overlap before and after alignment")
-    shape = _thirds(t[t.state == "before"], "overlap")
-    rise = (shape["middle"] - shape["first"]) - (shape["last"] - shape["middle"]).abs()
-    means = t.groupby(["seed", "model", "lang", "state"]).overlap.mean().unstack("state")
-    return weakest(pd.concat([rise, means.after - means.before]))
+    shape = _thirds({"before": t[t.state == "before"]}, "before", "overlap")
+    sides = _change_then_flat(shape["middle"] - shape["first"], shape["last"] - shape["middle"])
+    means = t.groupby(["model", "lang", "seed", "state"]).overlap.mean().unstack("state")
+    return pd.concat({**sides, "gain": means.after - means.before}, names=["side"])
 
 
-# --- fine-tuned systems: one row per system, training seed, part and language ---------------------
+# --- fine-tuned systems: packed answers by system, training, part and language --------------------
 
-TRAININGS = {
-    "keep_ratios": (),
-}
+TRAININGS = {"keep_ratios": ()}
+_MADE = TRAININGS | _ON_THESE_DAYS | {"unit": "trainings and items"}
 _OTHERS = ("base", "QAlign stage 1", "QAlign", "LoRA", "MathOctopus")
 _TIE = 0.01
 """Accuracies that differ by less than a point are called equal."""
+_LOW_RESOURCE = ("bn", "th", "sw")
+"""As the paper names them."""
+LABORATORY = ("evidence/system_log", "evidence/rate_answers")
+"""What `_reads` reads: losses by step, and answers after short trainings; the systems are those of
+the first table that a claim needs."""
 
 
-def accuracies(
-    tables: Tables, parts: tuple[str, ...], *systems: str, name: str = "alignment"
-) -> pd.DataFrame:
-    """Mean accuracy over parts, by seed and language; a column per system.
+def _reads(tables: Tables) -> str:
+    """The base can use the source, and the rate leaves English alone.
 
-    The base, which nobody trains, has its one value in every seed.
+    Before training its loss of held-out translations is under 1 nat per token; in a trial of the
+    learning rate SLAM lowered English by less than a point.
     """
-    table = tables[name]
-    require_columns(table, ["system", "seed", "part", "lang", "accuracy"], f"table {name!r}")
-    rows = table[table.part.isin(parts) & table.system.isin(systems)]
-    if absent := sorted(set(systems) - set(rows.system)):
-        raise NotTestableError(f"needs {', '.join(absent)} on {' or '.join(parts)}")
-    if rows.duplicated(["system", "seed", "part", "lang"]).any():
-        raise NotTestableError("needs one value per system, training, part and language")
-    base = rows[rows.system == "base"].groupby("lang").accuracy.mean()
-    trained = rows[rows.system != "base"]
-    wide = trained.pivot_table(index=["seed", "lang"], columns="system", values="accuracy")
-    if "base" in systems:
-        wide = wide.assign(base=base.reindex(wide.index.get_level_values("lang")).to_numpy())
-    if wide.isna().any(axis=None):
-        raise NotTestableError(f"needs {', '.join(systems)} in every training and language")
-    return wide
+    systems, (log, tried) = next(iter(tables.values())), (tables[name] for name in LABORATORY)
+    recipe = ["model", "start", "pair_source"]
+    require_columns(systems, [*recipe, "system", "learning_rate"], "the table of systems")
+    made = systems.query("system == 'SLAM'")[[*recipe, "learning_rate"]].drop_duplicates()
+    before = log[(log.system == "SLAM") & (log.step == 0)].merge(made[recipe]).heldout_loss.mean()
+    told = []
+    if not before < 1:
+        told.append(
+            f"the held-out translation loss is {before:.1f} nats per token before training, "
+            "under 1 is needed"
+        )
+    tried = tried[(tried.lang == "en") & tried.part.isin(MATH_PARTS)]
+    grades = [
+        tried[tried.system == system].merge(made[on]).correct.astype(str).str.cat()
+        for system, on in (("base", recipe), ("SLAM", [*recipe, "learning_rate"]))
+    ]
+    if not all(grades):
+        told.append("English was not asked during the choice of the rate")
+    elif (fall := np.subtract(*(text.count("1") / len(text) for text in grades))) >= _TIE:
+        told.append(f"English falls by {100 * fall:.0f} points at this rate, under 1 is needed")
+    return "; ".join(told)
 
 
-def _gains(tables: Tables, parts: tuple[str, ...], name: str = "alignment") -> pd.Series:
-    """Accuracy with SLAM - that of the base, by seed and language."""
-    wide = accuracies(tables, parts, "SLAM", "base", name=name)
-    return wide.SLAM - wide.base
+def _leads(
+    tables: Tables,
+    parts: tuple[str, ...],
+    *others: str,
+    name: str = "alignment",
+    start: str = "MetaMath",
+) -> pd.Series | pd.DataFrame:
+    """Grade of SLAM - that of each other system, by other, seed, lang and problem.
+
+    Published rows have a number of items: from this start (empty: from all) they give effect and
+    se, by other, part, size, start and lang, without a pairing of items.
+    """
+    if "items" not in tables[name]:
+        wide = trained_grades(tables[name], parts, "SLAM", *others)
+        return pd.concat({other: wide.SLAM - wide[other] for other in others}, names=["other"])
+    rows = tables[name][tables[name].start.isin([start] if start else set(tables[name].start))]
+    if parts == NEW_MATH_PARTS:
+        rows = rows[rows.part.isin(parts)]
+    keys = ["part", "size", "start", "lang"]
+    share = rows.pivot(index=[*keys, "items"], columns="system", values="accuracy")
+    variance = (share * (1 - share)).div(share.index.get_level_values("items"), axis=0)
+    leads = {
+        other: pd.DataFrame(
+            {
+                "effect": share.SLAM - share[other],
+                "se": np.sqrt(variance.SLAM + variance[other]),
+            }
+        )
+        for other in others
+        if other in share
+    }
+    return pd.concat(leads, names=["other"]).droplevel("items")
 
 
-def of_language(values: pd.Series, *codes: str) -> pd.Series:
+def _over_languages(effects: pd.Series | pd.DataFrame) -> pd.Series | pd.DataFrame:
+    """Means over languages; standard errors add up, as translations of a problem may."""
+    return effects.groupby([name for name in effects.index.names if name != "lang"]).mean()
+
+
+def of_language(values: pd.Series | pd.DataFrame, *codes: str) -> pd.Series | pd.DataFrame:
     """The values of some languages, of which one has to be there."""
     chosen = values[values.index.get_level_values("lang").isin(codes)]
     if chosen.empty:
         raise NotTestableError(f"needs {' or '.join(codes)}")
     return chosen
+
+
+def _printed(start: str, items: int, *tables: int) -> pd.DataFrame:
+    """Published accuracies by language in our columns; `start` is the published base."""
+    t = published("slam_accuracy")
+    t = t[t.table.isin(tables) & ~t.lang.isin(["avg", "avg_non_en"])]
+    names = {start: "base", f"{start}+SLAM": "SLAM", "QAlign+LoRA(r=256)": "LoRA"}
+    told = {"system": t.system.replace(names), "part": t.benchmark.str.lower()}
+    return t.assign(**told, accuracy=t.accuracy / 100, items=items, start=start)
+
+
+def _printed_math() -> pd.DataFrame:
+    starts = {"MetaMath": (2, 4), "RFT-MuggleMath": (11, 12)}
+    tables = [
+        _printed(start, items, table)
+        for start, both in starts.items()
+        for table, items in zip(both, (250, 1000), strict=True)
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+PUBLISHED["alignment"] = _printed_math
+PUBLISHED["alignment_knowledge"] = partial(_printed, "Llama2-mono", 1000, 10)
 
 
 @claim(
@@ -145,44 +221,60 @@ def of_language(values: pd.Series, *codes: str) -> pd.Series:
     "printed averages: SLAM >= every other system of the same size in Tables 2 and 4, and "
     "trained_param_pct <= 8",
     "alignment",
+    *LABORATORY,
     where="abstract; Tables 2, 4",
     satisfied="yes",
     figure="MGSM 7B: SLAM 49.6 vs QAlign 49.6 (recomputed 49.60 vs 49.64); MGSM 13B: SLAM 58.3 "
     "vs QAlign 57.1 (recomputed 58.36 vs 57.08); MSVAMP 7B: SLAM 60.5 vs QAlign 57.2 "
     "(recomputed 60.48 vs 57.36); MSVAMP 13B: SLAM 62.7 vs QAlign 62.6 (recomputed 62.72 vs "
     "62.60); so on MGSM-7B it is a tie that turns into -0.04 when recomputed",
-    committed="2026-11-21",
-    **TRAININGS,
+    threshold=-_TIE,
+    differs="claimed while at most 8 % of the weights are trained: the rule compares accuracies "
+    "alone, and on the organism SLAM trains 9.1 %; a lead above -1 point counts as equal",
+    note="WizardMath and MAmmoTH, published far below, did not run here",
+    precondition=_reads,
+    **_MADE,
 )
-def _as_good_as_any(tables: Tables) -> pd.Series:
-    """Mean accuracy of SLAM over languages - that of the best other system + 1 point."""
-    wide = accuracies(tables, MATH_PARTS, "SLAM", *_OTHERS).groupby(level="seed").mean()
-    return wide.SLAM - wide[list(_OTHERS)].max(axis=1) + _TIE
+def _as_good_as_any(tables: Tables) -> pd.Series | pd.DataFrame:
+    """Mean accuracy of SLAM over languages - that of each other system; over -1 point."""
+    return _over_languages(_leads(tables, MATH_PARTS, *_OTHERS))
 
 
 @claim(
     "S4",
     "Prediction consistency with English (PCR) rises.",
     "figure without printed values",
-    "consistency",
+    "alignment",
+    *LABORATORY,
     where="Sec. 5.1, Fig. 7",
     satisfied="not_testable",
     figure="no numbers in the text",
-    committed="2026-11-21",
-    **TRAININGS,
+    changed="made stricter after a look at a few problems: English may not fall",
+    precondition=_reads,
+    **_MADE,
 )
 def _more_consistent(tables: Tables) -> pd.Series:
-    """Smallest rise, over languages, of the consistency with English; 1 point + English's change.
+    """Rise of the consistency with English in every language; English's own change + 1 point.
 
-    Consistency is relative to the problems right in English, so that it rises too where English
-    falls; that is why English itself, its share of right problems, may not fall by a point.
+    Consistency is the share of the problems right in English that are right in the language too.
+    It rises as well where English falls; that is why English may not fall by a point. A share of
+    shares is linear in its problems to the first order (delta method).
     """
-    table = tables["consistency"].assign(part="math-1").rename(columns={"consistency": "accuracy"})
-    rise = _gains({"consistency": table}, ("math-1",), "consistency")
-    english = rise.index.get_level_values("lang") == "en"
-    if not english.any():
+    wide = trained_grades(tables["alignment"], MATH_PARTS, "SLAM", "base").unstack("lang")
+    if "en" not in wide.columns.unique("lang"):
         raise NotTestableError("needs English, its share of right problems")
-    return weakest(rise + _TIE * english)
+    rise = _consistency(wide.SLAM) - _consistency(wide.base)
+    return rise.assign(en=wide[("SLAM", "en")] - wide[("base", "en")] + _TIE).stack()
+
+
+def _consistency(grades: pd.DataFrame) -> pd.DataFrame:
+    """By problem, so that the mean of a training is its consistency; a column per language."""
+    both = grades.drop(columns="en").mul(grades.en, axis=0)
+    right = grades.en.groupby(level="seed").transform("mean")
+    if not right.all():
+        raise NotTestableError("no problem is right in English after some training")
+    share = both.groupby(level="seed").transform("mean").div(right, axis=0)
+    return share + (both - share.mul(grades.en, axis=0)).div(right, axis=0)
 
 
 @claim(
@@ -192,25 +284,46 @@ def _more_consistent(tables: Tables) -> pd.Series:
     "for each benchmark and size, min gain over {bn,th,sw} > max gain over the other seven "
     "languages",
     "alignment",
+    *LABORATORY,
     where="Sec. 5 and 5.2 (for sub-layers), Tables 2, 4",
     satisfied="yes",
     figure="MGSM 7B: bn/th/sw +24.4..+38.4, others -2.0..+12.0; MGSM 13B: bn/th/sw "
     "+33.2..+40.0, others -1.2..+12.8; MSVAMP 7B: bn/th/sw +33.5..+40.0, others -0.2..+8.7; "
     "MSVAMP 13B: bn/th/sw +31.9..+39.1, others -3.0..+5.5",
-    committed="2026-11-21",
-    **TRAININGS,
+    differs="low-resource: here the half of the languages in which the base solves least",
+    changed="made stricter after a look at a few problems: the weak languages have to gain",
+    precondition=_reads,
+    **_MADE,
 )
-def _weak_languages_gain(tables: Tables) -> pd.Series:
-    """Smallest gain of the weaker half of the languages - largest of the stronger half; it itself.
+def _weak_languages_gain(tables: Tables) -> pd.Series | pd.DataFrame:
+    """Gain of each of the weaker half of the languages; and - that of each of the stronger half.
 
-    The smaller of the two. Halves by the accuracy of the base, English included.
+    Halves by the accuracy of the base, English included, on every second problem; the gains are
+    those of the other problems. In the published rows the weaker are bn, th and sw.
     """
-    gains = _gains(tables, MATH_PARTS)
-    base = accuracies(tables, MATH_PARTS, "SLAM", "base").base.groupby(level="lang").first()
-    weak = base.nsmallest(len(base) // 2).index
-    is_weak = gains.index.get_level_values("lang").isin(weak)
-    smallest = weakest(gains[is_weak])
-    return np.minimum(smallest, smallest - gains[~is_weak].groupby(level="seed").max())
+    gains, weak = _leads(tables, MATH_PARTS, "base"), list(_LOW_RESOURCE)
+    if "problem" in gains.index.names:
+        base = trained_grades(tables["alignment"], MATH_PARTS, "SLAM", "base").base
+        base = base[~_even(base)].groupby(level="lang").mean()
+        weak, gains = list(base.nsmallest(len(base) // 2).index), gains[_even(gains)]
+    strong = sorted(set(gains.index.unique("lang")) - set(weak))
+    of = {code: of_language(gains, code).droplevel("lang") for code in [*weak, *strong]}
+    cells = {(code, "nothing"): of[code] for code in weak}
+    cells |= {(low, high): _less(of[low], of[high]) for low in weak for high in strong}
+    return pd.concat(cells, names=["lang", "than"])
+
+
+def _even(values: pd.Series) -> np.ndarray:
+    """Every second problem of a part."""
+    numbers = values.index.get_level_values("problem").str.rsplit(" ", n=1).str[-1]
+    return np.asarray(numbers.astype(int) % 2 == 0)
+
+
+def _less(gains: pd.Series | pd.DataFrame, others: pd.Series | pd.DataFrame):
+    if isinstance(gains, pd.Series):
+        return gains - others
+    effect, se = gains.effect - others.effect, np.hypot(gains.se, others.se)
+    return pd.DataFrame({"effect": effect, "se": se})
 
 
 @claim(
@@ -218,16 +331,30 @@ def _weak_languages_gain(tables: Tables) -> pd.Series:
     "SLAM-7B gains on all 10 languages out of domain (MSVAMP).",
     "Table 4, 7B: SLAM > MetaMath in each of the 10 languages",
     "alignment",
+    *LABORATORY,
     where="Sec. 5.1",
     satisfied="no",
     figure="gains bn +34.1, th +33.5, sw +40.0, ja +8.7, zh +8.7, de +3.7, fr +3.2, ru +4.8, es"
     " +3.3, en -0.2; English falls by 0.2 (against QAlign it ties at 65.3)",
-    committed="2026-11-21",
-    **TRAININGS,
+    precondition=_reads,
+    **_MADE,
 )
-def _gains_out_of_domain(tables: Tables) -> pd.Series:
-    """Smallest gain over languages, English included, on sentences that training never showed."""
-    return weakest(_gains(tables, NEW_MATH_PARTS))
+def _gains_out_of_domain(tables: Tables) -> pd.Series | pd.DataFrame:
+    """Gain in each language, English included, on sentences that training never showed."""
+    gains = _leads(tables, NEW_MATH_PARTS, "base")
+    return gains.xs("7B", level="size", drop_level=False) if "size" in gains.index.names else gains
+
+
+def _of_that_size(tables: Tables) -> str:
+    """The model has at least 6.5 billion weights: the published factors are of such models."""
+    table = tables["alignment_costs"]
+    require_columns(table, ["trained", "share"], "table 'alignment_costs'")
+    weights = (table.trained / table.share).max()
+    if weights >= 6.5e9:
+        return ""
+    return (
+        f"the model has {weights / 1e6:.1f} million weights, and the factor 4.1 is one of 7 billion"
+    )
 
 
 @claim(
@@ -238,20 +365,24 @@ def _gains_out_of_domain(tables: Tables) -> pd.Series:
     where="abstract; Tables 2, 4",
     satisfied="yes",
     figure="as printed; but Table 3 gives MetaMath-7B 10.0x against 3.5x in Tables 2 and 4",
-    committed="2026-11-21",
+    unit="repeats",
+    threshold=4.1,
+    differs="the published factors are of models of 7 and 13 billion parameters, with other "
+    "numbers of steps and devices; here every stage has as many steps",
+    changed="the first, cold round of the timing was left out after it had been seen; and until "
+    "2026-11-29 the rule asked for more than twice",
+    precondition=_of_that_size,
     keep_ratios=(),
+    **_ON_THESE_DAYS,
 )
 def _cheaper(tables: Tables) -> pd.Series:
-    """Seconds of QAlign's two stages over those of SLAM, - 2.
-
-    As many steps in every stage, which is our choice; both timed in turns in one run.
-    """
+    """Seconds of QAlign's two stages over those of SLAM; both timed in turns in one run."""
     table = tables["alignment_costs"]
     require_columns(table, ["system", "seed", "seconds"], "table 'alignment_costs'")
     spent = table.groupby(["seed", "system"]).seconds.sum().unstack()
     if not {"SLAM", "QAlign"} <= set(spent):
         raise NotTestableError("needs the costs of SLAM and QAlign")
-    return spent.QAlign / spent.SLAM - 2
+    return spent.QAlign / spent.SLAM
 
 
 claim(
@@ -262,8 +393,9 @@ claim(
     where="abstract; Sec. 4.2",
     satisfied="yes",
     figure="7B 8.03 %, 13B 6.53 % with up+down only; with gate 12.04 and 9.79 %",
-    reason="about the shapes of Llama 2",
+    reason="about another system: the shapes of Llama 2",
 )
+
 
 claim(
     "S9",
@@ -274,8 +406,9 @@ claim(
     satisfied="yes",
     figure="2.1: 2.10, 29.2: 29.17, 32.8: 32.80, 5.8: 5.77, 0.2: 0.16, 22.6: 22.62, 13.2: "
     "13.17, 14.5: 14.51 (so the text's percentages are relative, not points)",
-    reason="about percentages in the printed text",
+    reason="about another system: percentages in the printed text",
 )
+
 
 claim(
     "S10",
@@ -287,7 +420,7 @@ claim(
     figure="7B 33.5 %; 13B 27.3 % from Table 11 (non-En mean 42.84), but 43.4 % from Table 6, "
     "whose 38.0 for RFT-13B does not follow from Table 11 (it equals the MSVAMP entry of "
     "RFT-7B)",
-    reason="about RFT-MuggleMath, which does not run here",
+    reason="about another system: RFT-MuggleMath, which does not run here",
 )
 
 
@@ -296,16 +429,20 @@ claim(
     "The method carries over to commonsense reasoning: every xCSQA language improves.",
     "Table 10: SLAM > base in each of the 16 languages",
     "alignment_knowledge",
+    *LABORATORY,
     where="Sec. 6.1, Table 10",
     satisfied="yes",
     figure="16 languages, gain +0.1 (en) to +5.0 (sw), mean +2.04; 1,000 items each, SE of one "
     "accuracy about 1.6 points",
-    committed="2026-11-21",
-    **TRAININGS,
+    changed="made stricter after a look at a few problems: other questions are asked than those "
+    "whose translations are trained",
+    precondition=_reads,
+    **_MADE,
 )
-def _other_tasks_gain(tables: Tables) -> pd.Series:
-    """Smallest gain over languages on the knowledge task, aligned with other questions of it."""
-    return weakest(_gains(tables, ("knowledge", "xcsqa"), "alignment_knowledge"))
+def _other_tasks_gain(tables: Tables) -> pd.Series | pd.DataFrame:
+    """Gain in each language on the knowledge task, aligned with other questions of it."""
+    parts = ("knowledge", "xcsqa")
+    return _leads(tables, parts, "base", name="alignment_knowledge", start="Llama2-mono")
 
 
 claim(
@@ -316,7 +453,7 @@ claim(
     satisfied="yes",
     figure="MGSM 7B: 49.6 vs 48.8; MGSM 13B: 58.3 vs 55.8; MSVAMP 7B: 60.5 vs 52.0; MSVAMP 13B:"
     " 62.7 vs 57.9",
-    reason="about LangBridge, which does not run here",
+    reason="about another system: LangBridge, which does not run here",
 )
 
 
@@ -326,18 +463,21 @@ claim(
     "English accuracy after SLAM >= before, in all eight base/benchmark/size combinations "
     "(MetaMath, RFT-MuggleMath)",
     "alignment",
+    *LABORATORY,
     where="Sec. 1, 5",
     satisfied="no",
     figure="English change (points): MetaMath MGSM 7B: 65.5->64.8; MetaMath MGSM 13B: "
     "68.4->71.2; MetaMath MSVAMP 7B: 65.5->65.3; MetaMath MSVAMP 13B: 68.9->69.5; RFT MGSM 7B: "
     "67.6->65.6; RFT MGSM 13B: 75.2->72.0; RFT MSVAMP 7B: 59.6->59.5; RFT MSVAMP 13B: "
     "66.3->65.5; largest fall 3.2 points (MGSM, 250 items, SE of one accuracy 2.7-3)",
-    committed="2026-11-21",
-    **TRAININGS,
+    threshold=-_TIE,
+    differs="a change above -1 point counts as undamaged",
+    precondition=_reads,
+    **_MADE,
 )
-def _english_stays(tables: Tables) -> pd.Series:
-    """Accuracy of SLAM in English - that of the base + 1 point."""
-    return weakest(of_language(_gains(tables, MATH_PARTS), "en") + _TIE)
+def _english_stays(tables: Tables) -> pd.Series | pd.DataFrame:
+    """Accuracy of SLAM in English - that of the base; over -1 point."""
+    return of_language(_leads(tables, MATH_PARTS, "base", start=""), "en")
 
 
 @ours(
@@ -345,13 +485,15 @@ def _english_stays(tables: Tables) -> pd.Series:
     "Full fine-tuning on translations alone forgets math.",
     "English accuracy after stage 1 of QAlign is over 2 points below the base's",
     "alignment",
-    committed="2026-11-21",
-    **TRAININGS,
+    *LABORATORY,
+    threshold=0.02,
+    precondition=_reads,
+    **_MADE,
 )
 def _forgetting(tables: Tables) -> pd.Series:
-    """English accuracy of the base - that after stage 1 of QAlign, - 2 points."""
-    wide = accuracies(tables, MATH_PARTS, "QAlign stage 1", "base")
-    return weakest(of_language(wide.base - wide["QAlign stage 1"] - 0.02, "en"))
+    """English accuracy of the base - that after stage 1 of QAlign; over 2 points."""
+    wide = trained_grades(tables["alignment"], MATH_PARTS, "QAlign stage 1", "base")
+    return of_language(wide.base - wide["QAlign stage 1"], "en")
 
 
 @ours(
@@ -359,17 +501,39 @@ def _forgetting(tables: Tables) -> pd.Series:
     "Selective alignment brings translations of a question together.",
     "retrieval of the English question at two thirds of the depth rises in every language",
     "final_states",
-    committed="2026-11-21",
-    **TRAININGS,
+    unit="trainings",
+    note="the states before training are looked at once: their questions do not vary",
+    keep_ratios=(),
+    **_ON_THESE_DAYS,
 )
 def _questions_meet(tables: Tables) -> pd.Series:
-    """Smallest rise over languages of retrieval@1 at two thirds of the depth."""
+    """Rise of retrieval@1 at two thirds of the depth, in every language."""
     table = tables["final_states"]
     columns = ["system", "seed", "lang", "layer", "depth", "retrieval"]
     require_columns(table, columns, "table 'final_states'")
-    rows = table[table.layer == 2 * table.depth // 3].assign(part="math-1")
-    rows = rows.rename(columns={"retrieval": "accuracy"})
-    return weakest(_gains({"final_states": rows}, ("math-1",), "final_states"))
+    rows = table[table.layer == 2 * table.depth // 3]
+    states = rows[rows.system == "SLAM"].set_index(["lang", "seed"]).retrieval
+    rise = states.sub(rows[rows.system == "base"].set_index("lang").retrieval, level="lang")
+    if rise.isna().any() or rise.empty:
+        raise NotTestableError("needs the states before and after alignment in every language")
+    return rise
+
+
+def _both_solve(tables: Tables) -> str:
+    """Systems with balanced and with unbalanced pairs solve over 10 % in these languages."""
+    means = _few_pairs(tables).mean()
+    if (means > 0.1).all():
+        return ""
+    told = " and ".join(f"{name} {share:.0%}" for name, share in means.items())
+    return f"{told} solved in the languages with few pairs, over 10 % are needed"
+
+
+def _few_pairs(tables: Tables) -> pd.DataFrame:
+    """Grades with balanced and with unbalanced pairs, in the two languages with the fewest."""
+    require_columns(tables["alignment"], ["pairs"], "table 'alignment'")
+    wide = trained_grades(tables["alignment"], MATH_PARTS, "SLAM", "unbalanced pairs")
+    few = tables["alignment"].query("system == 'unbalanced pairs'").groupby("lang").pairs.first()
+    return of_language(wide, *few[few > 0].nsmallest(2).index)
 
 
 @ours(
@@ -377,37 +541,44 @@ def _questions_meet(tables: Tables) -> pd.Series:
     "Languages with few pairs gain less than with balanced pairs.",
     "accuracy of the two languages with the fewest pairs, balanced above unbalanced",
     "alignment",
-    committed="2026-11-21",
-    **TRAININGS,
+    precondition=_both_solve,
+    **_MADE,
 )
 def _balance_matters(tables: Tables) -> pd.Series:
-    """Accuracy with balanced - with unbalanced pairs, mean of the two languages with the fewest."""
-    require_columns(tables["alignment"], ["pairs"], "table 'alignment'")
-    wide = accuracies(tables, MATH_PARTS, "SLAM", "unbalanced pairs")
-    few = tables["alignment"].query("system == 'unbalanced pairs'").groupby("lang").pairs.first()
-    lost = of_language(wide.SLAM - wide["unbalanced pairs"], *few[few > 0].nsmallest(2).index)
-    return lost.groupby(level="seed").mean()
+    """Accuracy with balanced - with unbalanced pairs, in both languages with the fewest pairs."""
+    wide = _few_pairs(tables)
+    return wide.SLAM - wide["unbalanced pairs"]
+
+
+def _reads_and_is_stronger(tables: Tables) -> str:
+    """The second expert can use the source, its rate leaves English alone, and it is stronger.
+
+    Before training its loss of held-out translations is under 1 nat per token; in a trial of the
+    learning rate SLAM lowered English by less than a point; it is right more often in English than
+    the base of the main comparison.
+    """
+    first, second = (
+        of_language(trained_grades(tables[name], MATH_PARTS, "SLAM", "base").base, "en").mean()
+        for name in ("alignment", "alignment_stronger")
+    )
+    weaker = f"it solves {second:.0%} in English, the first expert {first:.0%}"
+    told = [_reads(tables), "" if second > first else weaker]
+    return "; ".join(filter(None, told))
 
 
 @ours(
     "S17",
     "Selective alignment also helps a stronger English expert.",
     "mean accuracy of the other languages rises",
-    "alignment",
     "alignment_stronger",
-    committed="2026-11-21",
-    **TRAININGS,
+    "alignment",
+    *LABORATORY,
+    note="all other languages together: a problem is one cluster",
+    changed="asked of another expert after the first one had turned out weaker, and made stricter",
+    precondition=_reads_and_is_stronger,
+    **_MADE,
 )
 def _stronger_start(tables: Tables) -> pd.Series:
-    """Mean gain of the other languages when SLAM starts from a stronger English expert.
-
-    Stronger: right more often in English than the base of the main comparison.
-    """
-    gains = _gains(tables, MATH_PARTS, "alignment_stronger")
-    starts = [
-        of_language(accuracies(tables, MATH_PARTS, "SLAM", "base", name=name).base, "en").mean()
-        for name in ("alignment", "alignment_stronger")
-    ]
-    if not starts[1] > starts[0]:
-        raise NotTestableError("the second expert is not stronger in English than the first")
-    return gains[gains.index.get_level_values("lang") != "en"].groupby(level="seed").mean()
+    """Mean gain of the other languages when SLAM starts from a stronger English expert."""
+    gains = _leads(tables, MATH_PARTS, "base", name="alignment_stronger")
+    return _over_languages(gains[gains.index.get_level_values("lang") != "en"])

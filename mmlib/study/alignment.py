@@ -27,7 +27,7 @@ from mmlib.study.systems import (
     systems,
     translation_examples,
 )
-from mmlib.study.tables import NEW_MATH_PARTS, RunInfo, published, unpack_answers
+from mmlib.study.tables import NEW_MATH_PARTS, RunInfo, pack_answers, published, unpack_answers
 from mmlib.tasks.evaluation import legacy_correct
 from mmlib.tasks.problems import load_problems
 
@@ -168,6 +168,16 @@ class Bench:
             table = table[table[column] == value]
         return table.drop_duplicates([key for key in KEYS if key in table], ignore_index=True)
 
+    def tried(self, kind: str, made: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+        """A table of the trials of learning rates with this model; a sweep is its own trial."""
+        table = made[kind] if self.given["sweep"] else read_evidence(f"rate_{kind}")[0]
+        return table[table.model == self.run.model].drop_duplicates()
+
+    def laboratory(self, made: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+        """Losses of all trainings and answers of the trials, under the names that claims need."""
+        log = made["log"] if self.given["sweep"] else read_evidence("system_log")[0]
+        return {"evidence/system_log": log, "evidence/rate_answers": self.tried("answers", made)}
+
     def answers(self, made: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         """Graded answers of every training, made or shipped, one row per problem.
 
@@ -235,6 +245,8 @@ class Alignment(NamedTuple):
     """Costs of a few steps of SLAM and QAlign, timed in turns; `seed` is the turn."""
     made: Mapping[str, pd.DataFrame]
     """Tables that a sweep makes, by name."""
+    laboratory: Mapping[str, pd.DataFrame]
+    """See `Bench.laboratory`."""
     run: RunInfo
 
 
@@ -275,6 +287,7 @@ def rows(given: Mapping[str, Any]) -> Alignment:
         costs=bench.taken("costs", made),
         spent=_spent(bench),
         made={f"system_{kind}": table for kind, table in made.items()} if sweep else {},
+        laboratory=bench.laboratory(made),
         run=bench.run,
     )
 
@@ -328,11 +341,11 @@ def accuracies(answers: pd.DataFrame, *by: str) -> pd.DataFrame:
     return groups.correct.mean().rename("accuracy").reset_index()
 
 
-def by_part(answers: pd.DataFrame, shares: Mapping[str, float]) -> pd.DataFrame:
-    """The table `alignment`: accuracies by part, and `pairs`, the share of unbalanced pairs."""
-    groups = answers.groupby(["model", "system", "seed", "part", "lang"], sort=False)
-    table = groups.correct.mean().rename("accuracy").reset_index()
-    return table.assign(pairs=table.lang.map(shares))
+def by_part(answers: pd.DataFrame) -> pd.DataFrame:
+    """Table of systems as claims read it: packed answers of each part, and their accuracy."""
+    by = [*RECIPE, "system", "seed", "learning_rate", "part", "lang"]
+    table = pack_answers(answers, by)
+    return table.assign(accuracy=[grades.count("1") / len(grades) for grades in table.correct])
 
 
 def gains(answers: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,6 @@ from mmlib.study.alignment import (
     RECIPE,
     Bench,
     accuracies,
-    by_part,
     selected_layers,
     with_problems,
 )
@@ -53,8 +52,6 @@ class Forgetting(NamedTuple):
     """Loss of translations before training: a row per kind of text, a column per prompt."""
     answers: pd.DataFrame
     """Of the main comparison: one row per system, seed, language and problem."""
-    alignment: pd.DataFrame
-    """Their accuracies, see `mmlib.study.alignment.by_part`."""
     once_steps: int
     """Steps of the ablations."""
     ablated: pd.DataFrame
@@ -76,6 +73,8 @@ class Forgetting(NamedTuple):
     """Of held-out translations after SLAM from it."""
     made: Mapping[str, pd.DataFrame]
     """Tables that a sweep makes, by name."""
+    laboratory: Mapping[str, pd.DataFrame]
+    """See `mmlib.study.alignment.Bench.laboratory`."""
     run: RunInfo
 
 
@@ -94,15 +93,15 @@ def rows(given: Mapping[str, Any]) -> Forgetting:
     graded = bench.answers(made)
     answers = graded[graded.steps == given["steps"]]
     seen = {kind: bench.taken(kind, made) for kind in ("firing", "states", "maps")}
-    tried = _of_trials(bench, made)
+    tried = {kind: bench.tried(kind, made) for kind in ("answers", "log", "responses")}
+    laboratory = bench.laboratory(made)
     return Forgetting(
         layers=bench.layers,
         described=bench.described(),
-        n_trainings=_trainings(made["log"] if sweep else read_evidence("system_log")[0], tried),
+        n_trainings=_trainings(laboratory["evidence/system_log"], tried),
         trials=_trials(bench, tried),
         translated=translated(bench),
         answers=answers,
-        alignment=by_part(answers, bench.texts.unbalanced),
         once_steps=bench.once_steps,
         ablated=_ablated(bench, graded, answers),
         ablated_costs=_ablated_costs(bench, made),
@@ -111,6 +110,7 @@ def rows(given: Mapping[str, Any]) -> Forgetting:
         stronger_layers=[] if sweep else _stronger_layers(bench),
         stronger_loss=0.0 if sweep else _stronger_loss(given),
         made={f"system_{kind}": table for kind, table in made.items()} if sweep else {},
+        laboratory=laboratory,
         run=bench.run,
         **seen,
     )
@@ -125,16 +125,6 @@ def _audited(kept: Mapping[str, pd.DataFrame], made: Mapping[str, pd.DataFrame])
     firing = audit_values(kept["firing"], made["firing"], values=["rate", "overlap"], **compare)
     told = ["retrieval", "language_accuracy"]
     return pd.concat([firing, audit_values(kept["states"], later, values=told, **compare)])
-
-
-def _of_trials(bench: Bench, made: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    kinds = ("answers", "log", "responses")
-    sweep = bench.given["sweep"]
-    tables = {kind: made[kind] if sweep else read_evidence(f"rate_{kind}")[0] for kind in kinds}
-    return {
-        kind: table[table.model == bench.run.model].drop_duplicates()
-        for kind, table in tables.items()
-    }
 
 
 def _trainings(log: pd.DataFrame, tried: Mapping[str, pd.DataFrame]) -> int:
