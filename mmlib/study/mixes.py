@@ -7,8 +7,8 @@ import pandas as pd
 
 from mmlib.study.evidence import Measured, Numbers, take_all
 from mmlib.study.profiles import profiles, trainings
-from mmlib.study.settings import Asking, Sampling
 from mmlib.study.sets import published_sizes
+from mmlib.study.settings import Asking, Sampling
 from mmlib.study.stats import seed_intervals
 from mmlib.study.tables import RunInfo
 
