@@ -186,11 +186,6 @@ def trained_grades(table: pd.DataFrame, parts: tuple[str, ...], *systems: str) -
     return wide
 
 
-def weakest(effects: pd.Series) -> pd.Series:
-    """Smallest effect per seed (rules that are not yet by cell)."""
-    return effects.groupby(level="seed").min()
-
-
 # --- verdicts -------------------------------------------------------------------------------------
 
 
@@ -273,7 +268,7 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame) -> Outcome:
     varied = claim.unit.split(" and ")[0]
     if few := varied in ("trainings", "calibration blocks") and tests.seeds.min() < FEWEST:
         reason = f"{max(1, tests.seeds.min())} of at least {FEWEST} {varied}: too few to decide"
-    if row.isna().low:
+    elif row.isna().low:
         reason = f"nothing varies, so that there is no interval (one of the {claim.unit})"
     verdict = YES if yes and not few else NO if no and not few else UNDECIDED
     if verdict == UNDECIDED and not reason:

@@ -103,8 +103,7 @@ def _rises_then_flattens(tables: Tables) -> pd.Series:
 
 # --- fine-tuned systems: packed answers by system, training, part and language --------------------
 
-TRAININGS = {"keep_ratios": ()}
-_MADE = TRAININGS | _ON_THESE_DAYS | {"unit": "trainings and items"}
+_MADE = _ON_THESE_DAYS | {"keep_ratios": (), "unit": "trainings and items"}
 _OTHERS = ("base", "QAlign stage 1", "QAlign", "LoRA", "MathOctopus")
 _TIE = 0.01
 """Accuracies that differ by less than a point are called equal."""

@@ -173,6 +173,8 @@ class Advice(NamedTuple):
     problem_id, correct."""
     forms: pd.DataFrame
     """Result of `closing_answers`, by `NAME`, keep_ratio and seed."""
+    decided: dict[str, pd.DataFrame]
+    """What the claims need: packed answers of layers and of weights, losses, and forms."""
     tuned: pd.Series
     """Numbers of weights that were tuned, in the study of weights."""
     inside: int
@@ -391,6 +393,7 @@ def rows(given: Mapping[str, Any]) -> Advice:
         losses=losses.assign(label=labels(losses, System)),
         answers=answers.assign(label=labels(answers, System), problems=kinds),
         forms=tables["forms"],
+        decided=_decided(tables["answers"], losses) | {"advice_format": tables["forms"]},
         tuned=log[log.study == "weights"].n_weights,
         inside=sum(p.numel() for p in decoder_layers(bench.base)[1].parameters()),
         audited=_audit(bench, answers),
@@ -398,6 +401,14 @@ def rows(given: Mapping[str, Any]) -> Advice:
         made={f"advice_{name}": t for name, t in tables.items()} if given["sweep"] else {},
         run=bench.run,
     )
+
+
+def _decided(packed: pd.DataFrame, losses: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    names = ["model", *NAME, "target", "seed", "learning_rate", "lang", "part"]
+    rows = packed[["study", *names, "problems", "correct"]]
+    studies = {name: rows[rows.study == name] for name in ("layers", "weights")}
+    tables = {f"advice_{name}": table.drop(columns="study") for name, table in studies.items()}
+    return tables | {"advice_losses": losses}
 
 
 def _halves(recipes: Mapping[System, Sequence[Stage]]) -> pd.DataFrame:
