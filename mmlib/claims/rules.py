@@ -247,6 +247,8 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame) -> Outcome:
         NotTestableError: The effects have not the levels of the unit, or in no cell do the
             replicates differ.
     """
+    if not {*UNITS[claim.unit]} & {*effects.index.names} and "se" not in effects:
+        raise NotTestableError(f"needs {' or '.join(UNITS[claim.unit])} of every effect")
     limit, equal = claim.threshold, claim.test == "equal"
     tests = cell_tests(effects, limit, level=0.9 if equal else 0.95).reset_index(drop=True)
     if (tests.se == 0).all():

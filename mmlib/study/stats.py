@@ -526,4 +526,5 @@ def detectable_effect(se: float, df: float, *, level: float = 0.95, power: float
     if not np.isfinite(df):
         return float((norm.ppf((1 + level) / 2) + norm.ppf(power)) * se)
     critical = t.ppf((1 + level) / 2, df)
-    return float(brentq(lambda effect: nct.sf(critical, df, effect) - power, 0, 1000) * se)
+    reach = 5 * critical  # the power is surely higher there
+    return float(brentq(lambda effect: nct.sf(critical, df, effect) - power, 0, reach) * se)

@@ -91,7 +91,9 @@ def test_the_minimum_over_cells_would_say_no_to_a_null_claim():
 def test_a_claim_with_one_replicate_or_few_trainings_is_undecided():
     one = decide(claim(unit="calibration blocks"), effects([0.5], n=1, level="seed"))
     assert one.verdict == "undecided"
-    assert "no interval" in one.reason
+    assert "1 of at least 3 calibration blocks" in one.reason
+    draw = decide(claim(unit="calibration draws"), effects([0.5], n=1, level="seed"))
+    assert "no interval" in draw.reason
     two = decide(claim(unit="trainings"), effects([9.0], n=2, level="seed"))
     assert two.verdict == "undecided"
     assert "too few" in two.reason
@@ -107,8 +109,11 @@ def test_what_cannot_vary_is_no_result():
 
 
 def test_a_rule_needs_the_replicates_of_its_unit():
-    with pytest.raises(NotTestableError, match="needs seed and problem"):
-        decide(claim(unit="trainings and items"), effects([0.5]))
+    with pytest.raises(NotTestableError, match="needs seed of every effect"):
+        decide(claim(unit="trainings"), effects([0.5]))
+    one = decide(claim(unit="trainings and items"), effects([0.5]))
+    assert (one.verdict, one.problems) == ("undecided", 100)
+    assert one.low > 0
 
 
 @pytest.fixture
