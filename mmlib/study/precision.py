@@ -1,23 +1,26 @@
 """What running sums in bfloat16 do to sets of weights and to the numbers made from them."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.forward import batches
-from mmlib.importance import ImportanceScores, selection_size
-from mmlib.masks import jaccard
+from mmlib.importance import TIES, ImportanceScores
+from mmlib.masks import ParameterMask, jaccard
+from mmlib.models import linear_modules
 from mmlib.study.ceilings import growing_scores
 from mmlib.study.evidence import Numbers, read_evidence
 from mmlib.study.localisation import (
     Key,
     draw_samples,
-    math_sets,
     norms_by_prompt,
     published_sums,
 )
@@ -28,44 +31,137 @@ from mmlib.study.tables import RunInfo, unpack_answers
 from mmlib.tasks.problems import Calibration
 
 
+@contextmanager
+def float32_products(model: PreTrainedModel) -> Iterator[None]:
+    """Multiply in float32 in the linear modules of a model on a CPU, and round what comes out.
+
+    That is what units for bfloat16 do. On processors without them, products in bfloat16 take five
+    times as long, and agree with these but for one value in ten thousand.
+    """
+    modules = linear_modules(model).values() if model.device.type == "cpu" else ()
+    for module in modules:
+        module.forward = partial(_float32_product, module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+def _float32_product(module: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
+    bias = None if module.bias is None else module.bias.float()
+    return nn.functional.linear(inputs.float(), module.weight.float(), bias).to(inputs.dtype)
+
+
+Sums = dict[int, dict[Key, ImportanceScores]]
+"""Number of prompts -> scores of every language, task and seed over so many."""
+
+
+class Growing(NamedTuple):
+    """Scores over the first prompts of every sample, added in both ways."""
+
+    rounded: Sums
+    """As published, in bfloat16."""
+    exact: Sums
+    """In float32."""
+
+
 def growing_sums(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    sample: Calibration,
+    samples: Mapping[Key, Calibration],
     sizes: Sequence[int],
-) -> dict[int, ImportanceScores]:
-    """Scores summed as published over the first n texts of a sample, for every n of `sizes`.
+) -> Growing:
+    """Add the norms of the first n texts of every sample in both ways, for every n of `sizes`.
+
+    Each text is read once and on its own, as in the published code.
 
     Args:
-        model: As in `mmlib.study.localisation.published_sums`.
+        model: As in `mmlib.importance.collect_norms`.
         tokenizer: Its tokenizer.
-        sample: Calibration texts, in the order in which they are added.
-        sizes: Numbers of texts, from 1 to the size of the sample.
+        samples: Calibration texts, in the order in which they are added.
+        sizes: Numbers of texts, from 1 to the size of the samples.
 
     Raises:
         ValueError: There are not as many texts.
     """
-    if not sizes or not 1 <= min(sizes) <= max(sizes) <= len(sample.texts):
-        raise ValueError(f"sizes={list(sizes)}: give numbers from 1 to {len(sample.texts)}")
-    texts = batches(tokenizer, sample.texts[: max(sizes)], sort=False)
-    running = enumerate(published_sums(model, norms_by_prompt(model, texts)), 1)
-    # The shipped rows give ties to the lower index.
-    return {n: replace(scores.copy(), ties="index") for n, scores in running if n in sizes}
+    fewest = min(len(sample.texts) for sample in samples.values())
+    if not sizes or not 1 <= min(sizes) <= max(sizes) <= fewest:
+        raise ValueError(f"sizes={list(sizes)}: give numbers from 1 to {fewest}")
+    sums = Growing({size: {} for size in sizes}, {size: {} for size in sizes})
+    for group in dict.fromkeys(key[:2] for key in samples):
+        drawn = {k: s.texts[: max(sizes)] for k, s in samples.items() if k[:2] == group}
+        texts = list(dict.fromkeys(itertools.chain(*drawn.values())))
+        with float32_products(model):
+            each = norms_by_prompt(model, batches(tokenizer, texts, sort=False))
+            norms = dict(zip(texts, each, strict=True))
+        for key, own in drawn.items():
+            rounded = published_sums(model, (norms[text] for text in own))
+            exact = itertools.accumulate(norms[text] for text in own)
+            for size, (low, high) in enumerate(zip(rounded, exact, strict=True), 1):
+                if size in sizes:
+                    sums.rounded[size][key] = low.copy()
+                    sums.exact[size][key] = high.scores(model)
+    return sums
 
 
-def tied(scores: ImportanceScores, keep_ratio: float) -> float:
-    """Share of a top-K set whose scores equal the lowest score in it, over all matrices.
+def tied(scores: ImportanceScores, top: ParameterMask) -> float:
+    """Share of a top-K set whose scores equal the lowest of its matrix in the set.
 
-    Of these, and of the equal scores outside, only the order of the indices says which are in.
+    Of these, and of the equal scores outside, only the rule for ties says which are in.
     """
-    equal = kept = 0
-    for name in scores.weights:
-        values = scores.matrix(name).flatten()
-        size = selection_size(values.numel(), keep_ratio)
-        if size:
-            top = torch.topk(values, size).values
-            equal, kept = equal + int((top == top[-1]).sum()), kept + size
-    return equal / kept
+    kept = [scores.matrix(name)[mask] for name, mask in top.items() if mask.any()]
+    return sum(int((values == values.min()).sum()) for values in kept) / len(top)
+
+
+class Selected(NamedTuple):
+    """What one language's scores select at one keep ratio."""
+
+    top: ParameterMask
+    """The top-K set on math."""
+    specific: ParameterMask
+    """The math-specific set."""
+    tied: float
+    """See `tied`, of the top-K set."""
+
+
+def select(
+    scores: Mapping[Key, ImportanceScores],
+    tasks: tuple[str, str],
+    seed: int,
+    keep_ratios: Sequence[float],
+    ties: str,
+) -> list[dict[str, Selected]]:
+    """The sets of every language, for each keep ratio; every score is selected from once.
+
+    Args:
+        scores: By language, task and calibration seed.
+        tasks: The math and the non-math task.
+        seed: Calibration seed.
+        keep_ratios: Shares of each matrix to keep.
+        ties: The rule for equal scores, see `mmlib.importance.largest`.
+    """
+    found: list[dict[str, Selected]] = [{} for _ in keep_ratios]
+    for code in dict.fromkeys(key[0] for key in scores):
+        math, nonmath = (replace(scores[code, task, seed], ties=ties) for task in tasks)
+        pairs = zip(math.tops(keep_ratios), nonmath.tops(keep_ratios), strict=True)
+        for sets, (top, other) in zip(found, pairs, strict=True):
+            sets[code] = Selected(top, top - other, tied(math, top))
+    return found
+
+
+def _numbers(
+    sets: Mapping[str, Selected], exact: Mapping[str, Selected], ours: Mapping[str, Selected]
+) -> Iterator[tuple[str, str, str, float]]:
+    """Two languages, what, and its value; the sets are compared with `exact` and with `ours`."""
+    for code, (top, specific, share) in sets.items():
+        for what, other in {"membership": exact[code], "rule": ours[code]}.items():
+            yield code, code, what, jaccard(specific, other.specific)
+            yield code, code, f"top-K {what}", jaccard(top, other.top)
+        yield code, code, "ties", share
+        yield code, code, "set size", len(specific)
+    for a, b in itertools.combinations(sets, 2):
+        yield a, b, "overlap", jaccard(sets[a].specific, sets[b].specific)
 
 
 def compare(
@@ -76,7 +172,7 @@ def compare(
     nonmath: str,
     keep_ratios: Sequence[float],
 ) -> pd.DataFrame:
-    """Every number of the overlap study from rounded and from exact sums.
+    """Every number of the overlap study from rounded and from exact sums, by both rules for ties.
 
     Args:
         rounded: Scores with low precision.
@@ -86,33 +182,66 @@ def compare(
         keep_ratios: Shares of each matrix to keep.
 
     Returns:
-        One row per number: lang_a, lang_b (equal where it is about one language), seed,
-        keep_ratio, what, value (from rounded sums) and exact. `what` is "membership" (Jaccard of
-        the two math-specific sets of a language), "top-K membership" (of its two top-K sets on
-        math), "ties" (see `tied`, on math), "set size", or "overlap" (Jaccard of two languages).
+        One row per number: ties (the rule by which both were selected, see
+        `mmlib.importance.largest`), seed, keep_ratio, lang_a, lang_b (equal where it is about one
+        language), what, value (from rounded sums) and exact. `what` is "membership" (Jaccard of
+        a language's math-specific set with that from exact sums), "rule" (with that from the same
+        sums by the rule "index"), "top-K membership" and "top-K rule" (the same of the top-K sets
+        on math), "ties" (see `tied`), "set size", or "overlap" (Jaccard of two languages).
     """
     rows = []
-    for ratio, seed in itertools.product(keep_ratios, dict.fromkeys(key[2] for key in exact)):
-        sets = [math_sets(scores, math, nonmath, ratio, seed) for scores in (rounded, exact)]
-        for code in sets[0]:
-            low, high = (found[code] for found in sets)
-            pair = [scores[code, math, seed] for scores in (rounded, exact)]
-            top = jaccard(*(scores.top(ratio) for scores in pair))
-            about = (code, code, seed, ratio)
-            rows.append((*about, "membership", jaccard(low, high), 1.0))
-            rows.append((*about, "top-K membership", top, 1.0))
-            rows.append((*about, "ties", *(tied(scores, ratio) for scores in pair)))
-            rows.append((*about, "set size", len(low), len(high)))
-        for a, b in itertools.combinations(sets[0], 2):
-            both = [jaccard(found[a], found[b]) for found in sets]
-            rows.append((a, b, seed, ratio, "overlap", *both))
-    names = ["lang_a", "lang_b", "seed", "keep_ratio", "what", "value", "exact"]
-    return pd.DataFrame(rows, columns=names)
+    for seed in dict.fromkeys(key[2] for key in exact):
+        low, high = (
+            {rule: select(scores, (math, nonmath), seed, keep_ratios, rule) for rule in TIES}
+            for scores in (rounded, exact)
+        )
+        for (i, ratio), rule in itertools.product(enumerate(keep_ratios), TIES):
+            sums = (low, high)
+            both = (_numbers(s[rule][i], high[rule][i], s["index"][i]) for s in sums)
+            for (*about, value), (*_, reference) in zip(*both, strict=True):
+                rows.append((rule, seed, ratio, *about, value, reference))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
+
+def padding(
+    alone: Mapping[Key, ImportanceScores],
+    padded: Mapping[Key, ImportanceScores],
+    *,
+    math: str,
+    nonmath: str,
+    keep_ratios: Sequence[float],
+) -> pd.DataFrame:
+    """What reading prompts in padded batches moves in exact sums.
+
+    Args:
+        alone: Scores with every prompt read on its own.
+        padded: Those of the same languages and tasks, read in batches, of some of the seeds.
+        math: Task of the math scores.
+        nonmath: Task of the others.
+        keep_ratios: Shares of each matrix to keep.
+
+    Returns:
+        Rows as in `compare` by the rule "index", "padding" (Jaccard of the math-specific sets of a
+        language) and "top-K padding": `exact` is of exact sums; `value` is 1, since the published
+        sums read one prompt at a time.
+    """
+    rows = []
+    for seed in dict.fromkeys(key[2] for key in padded):
+        both = (select(s, (math, nonmath), seed, keep_ratios, "index") for s in (alone, padded))
+        for ratio, one, other in zip(keep_ratios, *both, strict=True):
+            for code, (top, specific, _) in one.items():
+                about = ("index", seed, ratio, code, code)
+                same = jaccard(specific, other[code].specific)
+                rows.append((*about, "padding", 1.0, same))
+                rows.append((*about, "top-K padding", 1.0, jaccard(top, other[code].top)))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+COLUMNS = ["ties", "seed", "keep_ratio", "lang_a", "lang_b", "what", "value", "exact"]
 
 NUMBERS = Numbers(
     "precision",
-    ["model", "lang_a", "lang_b", "seed", "keep_ratio", "what", "num_samples"],
+    ["model", *COLUMNS[:-2], "num_samples"],
     ["value", "exact"],
     tolerance=0.02,
 )
@@ -155,15 +284,17 @@ def rows(given: Mapping[str, Any]) -> Precision:
     tasks = {name: given[name] for name in ("math", "nonmath")}
     texts = {name: given[name] for name in ("num_samples", "data_dir")}
     samples = draw_samples(list(tasks.values()), languages, seeds, **texts)
-    sums = {
-        name: {key: add(model, tokenizer, sample, sizes) for key, sample in samples.items()}
-        for name, add in {"bfloat16": growing_sums, "float32": growing_scores}.items()
-    }
-    tables = []
-    for n in sizes:
-        pair = [{key: scores[n] for key, scores in growing.items()} for growing in sums.values()]
-        table = compare(*pair, **tasks, keep_ratios=given["keep_ratios"])
-        tables.append(table.assign(num_samples=n))
+    sums = growing_sums(model, tokenizer, samples, sizes)
+    sets = {**tasks, "keep_ratios": given["keep_ratios"]}
+    tables = [compare(sums.rounded[n], sums.exact[n], **sets).assign(num_samples=n) for n in sizes]
+    if every and sizes[-1] == most:
+        first = {key: sample for key, sample in samples.items() if key[2] == seeds[0]}
+        with float32_products(model):
+            padded = {
+                key: growing_scores(model, tokenizer, sample, [most])[most]
+                for key, sample in first.items()
+            }
+        tables.append(padding(sums.exact[most], padded, **sets).assign(num_samples=most))
     made = pd.concat(tables, ignore_index=True).assign(model=run.model, nonmath=given["nonmath"])
     table, audited = NUMBERS.take(made, sweep=every)
     asking = Asking.of(given)
@@ -181,11 +312,11 @@ def rows(given: Mapping[str, Any]) -> Precision:
             [
                 sweep(
                     {given["edit_dtype"]: edited},
-                    Sets({key: scores[sizes[-1]] for key, scores in growing.items()}, **tasks),
+                    Sets(scores[sizes[-1]], **tasks),
                     wanted,
                     asking.ask(tokenizer),
                 ).assign(sums=name)
-                for name, growing in sums.items()
+                for name, scores in {"bfloat16": sums.rounded, "float32": sums.exact}.items()
             ],
             ignore_index=True,
         ).assign(model=run.model)

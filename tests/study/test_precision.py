@@ -1,4 +1,7 @@
-"""Laws of running sums in bfloat16, against sums made by hand."""
+"""Laws of running sums in bfloat16 and of ties, against sums and sets made by hand."""
+
+import itertools
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -6,12 +9,12 @@ import torch
 
 from mmlib.forward import batches
 from mmlib.importance import ActivationNorms, ImportanceScores
-from mmlib.masks import jaccard
 from mmlib.models import load_model
 from mmlib.study.localisation import collect_scores, draw_samples, score_samples
-from mmlib.study.precision import compare, growing_sums, shifts, tied
+from mmlib.study.precision import compare, growing_sums, padding, shifts, tied
 
 TASKS = {"math": "organism-math", "nonmath": "organism-reading"}
+EN = ("en", "organism-math", 1)
 
 
 @pytest.fixture(scope="module")
@@ -21,29 +24,39 @@ def organism():
     return model, tokenizer, samples
 
 
+@pytest.fixture(scope="module")
+def scored(organism):
+    """Scores of the samples by rounded and by exact sums."""
+    return [score_samples(*organism, accumulation=how) for how in ("as-published", "float32")]
+
+
 def test_growing_sums_are_those_of_the_first_texts(organism):
     model, tokenizer, samples = organism
-    sample = samples["en", "organism-math", 1]
-    grown = growing_sums(model, tokenizer, sample, [1, 4, 6])
-    for size, scores in grown.items():
-        texts = batches(tokenizer, sample.texts[:size], sort=False)
-        alone = collect_scores(model, texts, accumulation="as-published")
-        assert all(torch.equal(scores.matrix(n), alone.matrix(n)) for n in scores.weights)
-    name = next(iter(grown[1].weights))
-    assert (grown[1].matrix(name) <= grown[6].matrix(name)).all()
-    assert (grown[1].matrix(name) < grown[6].matrix(name)).any()
+    texts = samples[EN].texts
+    twice = {EN: replace(samples[EN], texts=[*texts[:4], *texts[:2]])}
+    grown = growing_sums(model, tokenizer, twice, [1, 4, 6])
+    for size, how in itertools.product((1, 4, 6), ("as-published", "float32")):
+        read = batches(tokenizer, twice[EN].texts[:size], sort=False, batch_size=1)
+        alone = collect_scores(model, read, accumulation=how)
+        found = (grown.rounded if how == "as-published" else grown.exact)[size][EN]
+        for name in alone.weights:
+            torch.testing.assert_close(found.matrix(name), alone.matrix(name))
+        assert found.ties == {"as-published": "topk", "float32": "index"}[how]
+    name = next(iter(alone.weights))
+    few, many = (grown.rounded[size][EN].matrix(name) for size in (1, 6))
+    assert (few <= many).all()
+    assert (few < many).any()
     with pytest.raises(ValueError, match="from 1 to 6"):
-        growing_sums(model, tokenizer, sample, [7])
+        growing_sums(model, tokenizer, twice, [7])
 
 
 def test_ties_are_counted_at_the_cut_only():
     values = torch.tensor([[9.0, 9.0, 5.0, 5.0, 5.0], [5.0, 1.0, 1.0, 0.0, 0.0]])
     scores = ImportanceScores({"h.0.mlp": values}, None)
-    assert tied(scores, 0.4) == 2 / 4  # 9 9 5 5, of four fives
-    assert tied(scores, 0.2) == 2 / 2
-    assert tied(scores, 0.1) == 1.0  # a single weight equals itself
+    shares = [tied(scores, top) for top in scores.tops([0.4, 0.2, 0.1])]
+    assert shares == [2 / 4, 2 / 2, 1.0]  # 9 9 5 5, of four fives; a single weight equals itself
     distinct = ImportanceScores({"h.0.mlp": torch.arange(100.0).view(10, 10)}, None)
-    assert tied(distinct, 0.2) == 1 / 20
+    assert tied(distinct, distinct.top(0.2)) == 1 / 20
 
 
 def test_bfloat16_sums_stagnate():
@@ -54,41 +67,72 @@ def test_bfloat16_sums_stagnate():
     assert total.item() == 256
 
 
-def test_the_same_scores_differ_in_nothing(organism):
-    model, tokenizer, samples = organism
-    exact = score_samples(model, tokenizer, samples)
+def test_the_same_scores_differ_in_nothing_but_the_rule(scored):
+    exact = scored[1]
     table = compare(exact, exact, **TASKS, keep_ratios=[0.1])
     assert (table.value == table.exact).all()
-    counts = table.what.value_counts()
-    assert counts["overlap"] == 1
-    assert counts["membership"] == 2
+    counts = table.groupby("ties").what.value_counts()
+    assert counts["index", "overlap"] == counts["topk", "overlap"] == 1
+    assert counts["index", "membership"] == counts["topk", "membership"] == 2
+    assert (table.value[table.what.str.endswith("membership")] == 1).all()
+    assert (table.value[(table.ties == "index") & table.what.str.endswith("rule")] == 1).all()
 
 
-def test_numbers_are_those_of_the_sets(organism):
-    model, tokenizer, samples = organism
-    exact = score_samples(model, tokenizer, samples)
-    rounded = score_samples(model, tokenizer, samples, accumulation="as-published")
-    table = compare(rounded, exact, **TASKS, keep_ratios=[0.01]).set_index(["what", "lang_a"])
-    sets = [
+def members(scores, ratio, rule):
+    """The top-K set as (matrix, index) pairs, by a stable sort or by `torch.topk`."""
+    found = set()
+    for name in scores.weights:
+        flat = scores.matrix(name).flatten()
+        size = int(len(flat) * ratio)
+        ranked = torch.sort(flat, descending=True, stable=True).indices[:size]
+        chosen = ranked if rule == "index" else torch.topk(flat, size).indices
+        found |= {(name, place) for place in chosen.tolist()}
+    return found
+
+
+def both_in_either(a, b):
+    return len(a & b) / len(a | b)
+
+
+@pytest.mark.parametrize("rule", ["index", "topk"])
+def test_numbers_are_those_of_the_sets(scored, rule):
+    rows = compare(*scored, **TASKS, keep_ratios=[0.1, 0.01]).query("keep_ratio == 0.01")
+    table = rows[rows.ties == rule].set_index(["what", "lang_a"])
+    tops = [{key: members(s[key], 0.01, rule) for key in s} for s in scored]
+    low, high = (
         {
-            code: s[code, TASKS["math"], 1].top(0.01) - s[code, TASKS["nonmath"], 1].top(0.01)
+            code: top[code, TASKS["math"], 1] - top[code, TASKS["nonmath"], 1]
             for code in ("en", "hi")
         }
-        for s in (rounded, exact)
-    ]
-    assert table.value["membership", "hi"] == jaccard(sets[0]["hi"], sets[1]["hi"])
-    assert table.value["membership", "hi"] < 1
-    assert table.value["overlap", "en"] == jaccard(sets[0]["en"], sets[0]["hi"])
-    assert table.exact["overlap", "en"] == jaccard(sets[1]["en"], sets[1]["hi"])
-    assert table.value["set size", "en"] == len(sets[0]["en"])
+        for top in tops
+    )
+    assert table.value["membership", "hi"] == both_in_either(low["hi"], high["hi"]) < 1
+    assert table.value["top-K membership", "en"] == both_in_either(*(top[EN] for top in tops))
+    assert table.value["overlap", "en"] == both_in_either(low["en"], low["hi"])
+    assert table.exact["overlap", "en"] == both_in_either(high["en"], high["hi"])
+    assert table.value["set size", "en"] == len(low["en"])
     assert table.value["ties", "en"] > table.exact["ties", "en"]
+    by_index = members(scored[0][EN], 0.01, "index")
+    assert table.value["top-K rule", "en"] == both_in_either(tops[0][EN], by_index)
+    assert (table.value["rule", "en"] < 1) == (rule == "topk")
+
+
+def test_padding_is_told_of_exact_sums(scored):
+    exact = scored[1]
+    table = padding(exact, exact, **TASKS, keep_ratios=[0.1])
+    assert (table[["value", "exact"]] == 1).all(axis=None)
+    mixed = {key: exact[("en", *key[1:])] for key in exact}
+    other = padding(exact, mixed, **TASKS, keep_ratios=[0.1]).set_index(["what", "lang_a"]).exact
+    hi, en = (members(exact[code, TASKS["math"], 1], 0.1, "index") for code in ("hi", "en"))
+    assert other["top-K padding", "hi"] == both_in_either(hi, en) < other["padding", "en"] == 1
 
 
 def test_copies_of_sums_stay_and_norms_are_not_copied():
-    sums = ImportanceScores({"a": torch.ones(2, 2)}, None)
+    sums = ImportanceScores({"a": torch.ones(2, 2)}, None, ties="topk")
     kept = sums.copy()
     sums.weights["a"] += 1
     assert kept.weights["a"].sum() == 4
+    assert kept.ties == "topk"
     norms = ActivationNorms({"a": torch.ones(2)}, {"a": "a"}, 1)
     derived = ImportanceScores({"a": torch.ones(2, 2)}, norms)
     assert derived.copy() is derived
