@@ -346,6 +346,31 @@ def shifts(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(change=(table.value - table.exact) / scale)
 
 
+def moved(table: pd.DataFrame) -> pd.DataFrame:
+    """Share of the members of a top-K set on math that something other than the sums changes.
+
+    Args:
+        table: See `Precision`; the rows over most prompts count.
+
+    Returns:
+        Means of languages and seeds: one row for the rule for ties in either sums (members by
+        "topk" that are none by "index") and one for padding, one column per keep ratio.
+    """
+    most = table[table.num_samples == table.num_samples.max()]
+    rule = most[(most.what == "top-K rule") & (most.ties == "topk")].set_index("keep_ratio")
+    padded = most[most.what == "top-K padding"].set_index("keep_ratio")
+    same = {
+        "bfloat16 sums, rule": rule.value,
+        "exact sums, rule": rule.exact,
+        "exact sums, padding": padded.exact,
+    }
+    # Of two sets of one size with Jaccard J, 2J / (1 + J) of either is in both.
+    shares = {name: 1 - 2 * both / (1 + both) for name, both in same.items()}
+    return pd.DataFrame(
+        {name: share.groupby("keep_ratio").mean() for name, share in shares.items()}
+    ).T
+
+
 def pruned_by_either(sums: Precision, seed: int) -> pd.DataFrame:
     """Accuracy after pruning the set by bfloat16 sums (accuracy) and by exact ones (plain).
 

@@ -11,7 +11,7 @@ from mmlib.forward import batches
 from mmlib.importance import ActivationNorms, ImportanceScores
 from mmlib.models import load_model
 from mmlib.study.localisation import collect_scores, draw_samples, score_samples
-from mmlib.study.precision import compare, growing_sums, padding, shifts, tied
+from mmlib.study.precision import compare, growing_sums, moved, padding, shifts, tied
 
 TASKS = {"math": "organism-math", "nonmath": "organism-reading"}
 EN = ("en", "organism-math", 1)
@@ -125,6 +125,18 @@ def test_padding_is_told_of_exact_sums(scored):
     other = padding(exact, mixed, **TASKS, keep_ratios=[0.1]).set_index(["what", "lang_a"]).exact
     hi, en = (members(exact[code, TASKS["math"], 1], 0.1, "index") for code in ("hi", "en"))
     assert other["top-K padding", "hi"] == both_in_either(hi, en) < other["padding", "en"] == 1
+
+
+def test_members_moved_are_a_share_of_sets_of_one_size():
+    """Of two sets of 4 that share 3, 3 of 5 are in both: a quarter of either is moved."""
+    rows = [("topk", "top-K rule", 3 / 5, 1.0), ("index", "top-K rule", 1.0, 1.0)]
+    rows += [("index", "top-K padding", 1.0, 7 / 9)]
+    table = pd.DataFrame(rows, columns=["ties", "what", "value", "exact"])
+    early = table.assign(num_samples=10, value=0.0, exact=0.0)
+    told = moved(pd.concat([early, table.assign(num_samples=50)]).assign(keep_ratio=0.1))
+    assert told[0.1].to_dict() == pytest.approx(
+        {"bfloat16 sums, rule": 1 / 4, "exact sums, rule": 0.0, "exact sums, padding": 1 / 8}
+    )
 
 
 def test_copies_of_sums_stay_and_norms_are_not_copied():
