@@ -11,7 +11,15 @@ from mmlib.forward import batches
 from mmlib.importance import ActivationNorms, ImportanceScores
 from mmlib.models import load_model
 from mmlib.study.localisation import collect_scores, draw_samples, score_samples
-from mmlib.study.precision import compare, growing_sums, moved, padding, shifts, tied
+from mmlib.study.precision import (
+    compare,
+    float32_products,
+    growing_sums,
+    moved,
+    padding,
+    shifts,
+    tied,
+)
 
 TASKS = {"math": "organism-math", "nonmath": "organism-reading"}
 EN = ("en", "organism-math", 1)
@@ -115,6 +123,17 @@ def test_numbers_are_those_of_the_sets(scored, rule):
     by_index = members(scored[0][EN], 0.01, "index")
     assert table.value["top-K rule", "en"] == both_in_either(tops[0][EN], by_index)
     assert (table.value["rule", "en"] < 1) == (rule == "topk")
+
+
+def test_products_of_bfloat16_are_rounded_once():
+    model, _ = load_model("organism-skewed", dtype="bfloat16")
+    module = model.model.layers[0].mlp.down_proj
+    inputs = torch.randn(5, module.in_features, generator=torch.Generator().manual_seed(1))
+    inputs = inputs.bfloat16()
+    with float32_products(model):
+        found = module(inputs)
+    assert torch.equal(found, (inputs.float() @ module.weight.float().T).bfloat16())
+    assert "forward" not in vars(module)
 
 
 def test_padding_is_told_of_exact_sums(scored):
