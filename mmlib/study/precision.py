@@ -204,37 +204,25 @@ def compare(
 
 
 def padding(
-    alone: Mapping[Key, ImportanceScores],
-    padded: Mapping[Key, ImportanceScores],
-    *,
-    math: str,
-    nonmath: str,
-    keep_ratios: Sequence[float],
+    alone: Mapping[Key, ImportanceScores], padded: Mapping[Key, ImportanceScores], **sets: Any
 ) -> pd.DataFrame:
     """What reading prompts in padded batches moves in exact sums.
 
     Args:
         alone: Scores with every prompt read on its own.
-        padded: Those of the same languages and tasks, read in batches, of some of the seeds.
-        math: Task of the math scores.
-        nonmath: Task of the others.
-        keep_ratios: Shares of each matrix to keep.
+        padded: Those of some of the same languages, tasks and seeds, read in batches.
+        **sets: As in `compare`.
 
     Returns:
         Rows as in `compare` by the rule "index", "padding" (Jaccard of the math-specific sets of a
         language) and "top-K padding": `exact` is of exact sums; `value` is 1, since the published
         sums read one prompt at a time.
     """
-    rows = []
-    for seed in dict.fromkeys(key[2] for key in padded):
-        both = (select(s, (math, nonmath), seed, keep_ratios, "index") for s in (alone, padded))
-        for ratio, one, other in zip(keep_ratios, *both, strict=True):
-            for code, (top, specific, _) in one.items():
-                about = ("index", seed, ratio, code, code)
-                same = jaccard(specific, other[code].specific)
-                rows.append((*about, "padding", 1.0, same))
-                rows.append((*about, "top-K padding", 1.0, jaccard(top, other[code].top)))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    table = compare(padded, {key: alone[key] for key in padded}, **sets)
+    table = table[(table.ties == "index") & table.what.str.endswith("membership")]
+    return table.assign(
+        what=table.what.str.replace("membership", "padding"), value=table.exact, exact=table.value
+    )
 
 
 COLUMNS = ["ties", "seed", "keep_ratio", "lang_a", "lang_b", "what", "value", "exact"]
@@ -243,7 +231,7 @@ NUMBERS = Numbers(
     "precision",
     ["model", *COLUMNS[:-2], "num_samples"],
     ["value", "exact"],
-    tolerance=0.02,
+    tolerance=0.05,
 )
 
 
