@@ -286,7 +286,7 @@ def rows(given: Mapping[str, Any]) -> Precision:
     made = pd.concat(tables, ignore_index=True).assign(model=run.model, nonmath=given["nonmath"])
     table, audited = NUMBERS.take(made, sweep=every)
     asking = Asking.of(given)
-    if every and given["items"]:
+    if every and given["ask"]:
         same = given["edit_dtype"] == given["dtype"]
         edited = model if same else loading.load(given["edit_dtype"])[0]
         wanted = cells(
