@@ -56,3 +56,17 @@ def test_published_figures_are_reproduced():
     assert smallest.effect == pytest.approx(0.1 * 0.185 - 0.0167, abs=1e-4)
     error = np.sqrt(0.01 * 0.185 * 0.815 / 200 + 0.0167 * 0.9833 / 200)
     assert smallest.high - smallest.low == pytest.approx(2 * 1.96 * error, rel=1e-3)
+
+
+def test_errata_has_the_present_verdict_of_every_claim():
+    text = (PACKAGE.parent / "book" / "errata.md").read_text(encoding="utf-8")
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if " | " in line]
+    told = {
+        name: (organism, data)
+        for name, _, organism, _, data, _ in (x for x in lines if len(x) == 6)
+    }
+    told.pop("Claim")
+    now = pd.read_csv(PACKAGE.parent / "book" / "results" / "ledger.csv", index_col="id")
+    assert told == dict(
+        zip(now.index, zip(now.organism, now.published_data, strict=True), strict=True)
+    )
