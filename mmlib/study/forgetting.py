@@ -16,6 +16,9 @@ from mmlib.study.alignment import (
     selected_layers,
     with_problems,
 )
+from mmlib.study.alignment import (
+    by_part as by_part,  # for the page
+)
 from mmlib.study.evidence import audit_values, read_evidence
 from mmlib.study.pairs import doubts, load_pairs, split_pairs
 from mmlib.study.settings import Asking

@@ -1,7 +1,6 @@
 """Where the math weights lie and how far languages share them: the pages of sizes and overlaps."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -11,7 +10,8 @@ from mmlib.models import linear_modules, untrained_like
 from mmlib.study.evidence import read_evidence
 from mmlib.study.localisation import score_samples, set_tables
 from mmlib.study.settings import Loading, Sampling
-from mmlib.study.tables import RunInfo, published, read_manifest, read_table
+from mmlib.study.stats import summarize
+from mmlib.study.tables import MATH_PARTS, RunInfo, item_grades, published
 
 
 class Localised(NamedTuple):
@@ -78,11 +78,13 @@ def rows(given: Mapping[str, Any]) -> Localised:
 
 
 def math_accuracy(model: str) -> dict[str, pd.DataFrame]:
-    """The table of what a model solves, for claims about its sets; none if it was not measured."""
-    with suppress(FileNotFoundError):
-        if read_manifest("accuracy")["run"]["model"] == model:
-            return {"accuracy": read_table("accuracy")}
-    return {}
+    """What a shipped organism solves, as claims about sets read it; nothing of another model."""
+    rows, _ = read_evidence("family_answers")
+    rows = rows[(rows.model == model) & rows.part.isin(MATH_PARTS)]
+    if rows.empty:
+        return {}
+    graded = item_grades(rows).assign(task="organism-math")
+    return {"accuracy": summarize(graded)}
 
 
 def published_sizes() -> pd.DataFrame:

@@ -103,9 +103,11 @@ def edited(parts, ratio, value, base):
     query = f"dtype == 'bfloat16' and part in {parts} and fraction == 1"
     pruned = f" and condition == 'math-specific' and factor == 0 and keep_ratio == {ratio}"
     keys = ["lang", "part", "problem"]
-    after = graded("interventions", query + pruned).groupby(keys).correct.mean()
-    before = graded("interventions", query + " and condition == 'none'")
-    return value * after + base * before.set_index(keys).correct
+    after, before = (
+        graded("interventions", query + rows).groupby(keys).correct.mean()
+        for rows in (pruned, " and condition == 'none'")
+    )
+    return value * after + base * before
 
 
 def c4a():
@@ -177,7 +179,7 @@ CASES = {
     "O1": (lambda: beyond("untrained"), ""),
     "O2": (lambda: beyond("nonmath-specific"), ""),
     "O3": (o3, "undecided"),  # by one calibration sample
-    "O6": (o6, ""),
+    "O6": (o6, "exploratory"),
     "S14": (s14, UNFIT),
     "R1": (r1, UNFIT),
     "R2": (r2, UNFIT),
@@ -189,8 +191,8 @@ def test_verdicts_of_the_ledger(claim):
     row = result("ledger").set_index("id").loc[claim]
     tests, gate = CASES[claim]
     verdict, weakest, complying, cells = every(tests())
-    told = [row.effect, row.low, row.high]
-    assert told == pytest.approx(weakest[["effect", "low", "high"]].to_list(), abs=0.003)
+    told = [row.effect - row.threshold, row.low - row.threshold, row.high - row.threshold]
+    assert told == pytest.approx(weakest[["effect", "low", "high"]].to_list(), abs=0.004)
     assert [row.complying, row.cells] == [complying, cells]
     if gate == UNFIT:
         assert row.organism == UNFIT
