@@ -35,7 +35,7 @@ def test_every_claim_of_ours_has_a_rule_and_a_row_marked_ours():
     assert (rows.published_data.drop(beside) == NOT_TESTABLE).all()
     # They stand beside the claims of the papers, whose count they do not raise.
     places = list(ledger().id)
-    assert [places[places.index(name) - 1] for name in beside] == ["C1", "C2", "C4b"]
+    assert [places[places.index(name) - 1] for name in beside] == ["C1", "C2", "C4b", "C4c"]
     assert (ledger().paper != BOOK).sum() == 30
 
 

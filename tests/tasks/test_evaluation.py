@@ -6,11 +6,10 @@ import pandas as pd
 import pytest
 import torch
 
-from mmlib.claims.rules import MATH_TASKS
 from mmlib.models import load_model
 from mmlib.organism import corpus
 from mmlib.organism.training import random_checkpoint
-from mmlib.study.tables import MATH_PARTS, NEW_MATH_PARTS
+from mmlib.study.tables import MATH_PARTS, MATH_TASKS, NEW_MATH_PARTS
 from mmlib.tasks import asking, evaluation, skills
 from mmlib.tasks.answers import EXTRACTIONS, extract_number, extract_text
 from mmlib.tasks.benchmarks.organism import FAMILY
