@@ -117,6 +117,8 @@ def test_nothing_is_pickled_and_no_remote_code_is_trusted():
         for node in ast.walk(tree):
             name = getattr(node, "arg", None) or getattr(node, "attr", None)
             assert name not in {"trust_remote_code", "read_pickle", "to_pickle"}, module
+            is_torch = getattr(getattr(node, "value", None), "id", "") == "torch"
+            assert not (is_torch and name in {"load", "save"}), module
 
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)

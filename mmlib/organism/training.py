@@ -25,6 +25,7 @@ import pandas as pd
 import tokenizers
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
@@ -33,7 +34,7 @@ from transformers import PreTrainedTokenizerFast
 from mmlib.files import ORGANISMS, replace, replacing
 from mmlib.organism import corpus
 
-STATE = "state.pt"
+STATE = "state.safetensors"
 """What an interrupted run goes on from."""
 SAVED_EVERY = 200
 """Steps between saved states."""
@@ -373,6 +374,31 @@ def rate_at(step: int, steps: int, warmup: float, decay: float) -> float:
     return min(1.0, (step + 1) / rise, (steps - step) / fall)
 
 
+def _state_tensors(model, optimizers) -> dict[str, torch.Tensor]:
+    """All tensors a run needs to go on, flat, because safetensors holds no nested objects."""
+    tensors = {f"model/{name}": p.detach() for name, p in model.named_parameters()}
+    for number, optimizer in enumerate(optimizers):
+        for parameter, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer{number}/{parameter}/{k}": v for k, v in state.items()}
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _restore(model, optimizers, tensors: dict[str, torch.Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    states: list[dict] = [{} for _ in optimizers]
+    for name, tensor in tensors.items():
+        kind, key = name.split("/", 1)
+        if kind == "model":
+            parameters[key].data.copy_(tensor)
+        else:
+            parameter, entry = key.split("/")
+            state = states[int(kind.removeprefix("optimizer"))]
+            state.setdefault(int(parameter), {})[entry] = tensor
+    for optimizer, state in zip(optimizers, states, strict=True):
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
 @dataclass
 class _Run:
     """A training run in its unfinished folder: what has to survive a kill is written there."""
@@ -383,23 +409,21 @@ class _Run:
     log: list[dict] = field(default_factory=list)
 
     def save(self, step: int) -> None:
-        told = {"step": step, "model": self.model.state_dict()}
-        told["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
+        tensors = _state_tensors(self.model, self.optimizers) | {"step": torch.tensor(step)}
         with replacing(self.folder / "training_log.csv") as file:  # first: no state without its log
             pd.DataFrame(self.log).to_csv(file, index=False)
         with replacing(self.folder / STATE) as file:
-            torch.save(told, file)
+            save_file(tensors, file)
 
     def restore(self) -> int:
         if not (self.folder / STATE).exists():
             return 0
-        told = torch.load(self.folder / STATE, weights_only=True)
-        self.model.load_state_dict(told["model"])
-        for optimizer, state in zip(self.optimizers, told["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
+        tensors = load_file(self.folder / STATE)
+        step = int(tensors.pop("step"))
+        _restore(self.model, self.optimizers, tensors)
         log = pd.read_csv(self.folder / "training_log.csv")
-        self.log = log[log["step"] <= told["step"]].to_dict("records")
-        return told["step"]
+        self.log = log[log["step"] <= step].to_dict("records")
+        return step
 
 
 def _open_folder(recipe: Recipe, out: Path, *, resume: bool) -> Path:
