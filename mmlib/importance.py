@@ -353,8 +353,8 @@ class ImportanceScores:
     def levels_of(self, module: str, keep_ratios: Sequence[float]) -> torch.Tensor:
         """Of how many top-K sets each weight of a matrix is a member, (numel,)."""
         if self.ties != "index":
-            tops = torch.stack(self.top_of(module, keep_ratios))
-            return tops.sum(0, dtype=torch.uint8).flatten()
+            (top,) = self.top_of(module, keep_ratios)  # several need not be nested
+            return top.flatten().to(torch.uint8)
         scores = self.matrix(module).flatten()
         sizes = [selection_size(scores.numel(), ratio) for ratio in keep_ratios]
         return nesting_levels(scores, sizes)

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +135,16 @@ def parameters(project: Project, name: str) -> dict[str, Parameter]:
     Raises:
         ChapterError: a default is no literal of the type that is declared.
     """
-    from papermill import inspect_notebook  # slow, and seldom needed
+    path = project.source(name)
+    return dict(_parameters(path, path.stat().st_mtime_ns if path.is_file() else 0))
 
-    path, read = project.source(name), {}
+
+@lru_cache(maxsize=64)  # a run of a grid asks for every chapter twice
+def _parameters(path: Path, changed: int) -> dict[str, Parameter]:
+    """As above; `changed`, the file's time, tells a notebook that was edited."""
+    from papermill import inspect_notebook  # brings much that a list of chapters does not need
+
+    read = {}
     for key, line in inspect_notebook(path).items():
         kind = line["inferred_type_name"]
         try:

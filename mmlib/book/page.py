@@ -87,7 +87,7 @@ _RECORD = {
     "unit": "Intervals cover",
     "test": "Test",
     "precondition": "Precondition",
-    "committed": "Rule committed",
+    "committed": "Effect and threshold committed",
     "seen": "Results first seen",
     "changed": "Changed after a look",
 }
@@ -100,8 +100,7 @@ def ledger_html(ledger: pd.DataFrame, *, links: Mapping[str, str] | None = None)
     Every row can be linked to, as `#claim-ID`, and opens to show the record of its claim.
 
     Args:
-        ledger: The result of `claims.ledger`, all of it or some claims; of its columns `id, claim,
-            published_data, real_llm` and `organism` have to be there.
+        ledger: The result of `claims.ledger`, all of it or some claims.
         links: Page of the chapter that treats a claim, by claim id.
     """
     missing = [column for column in ("id", "claim", *_VERDICTS_OF) if column not in ledger]
@@ -111,11 +110,11 @@ def ledger_html(ledger: pd.DataFrame, *, links: Mapping[str, str] | None = None)
     for row in ledger.to_dict("records"):
         page = (links or {}).get(row["id"])
         name = f'<a href="{escape(page)}">{row["id"]}</a>' if page else escape(row["id"])
-        published = [row.get("published_numbers", ""), row.get("published_reason", "")]
+        published = [row["published_numbers"], rules.told(row, "published_")]
         text = {
             "published_data": "; ".join(filter(None, published)),
-            "real_llm": row.get("real_reason", ""),
-            "organism": rules.told(row) if "cells" in row else "",
+            "real_llm": row["real_reason"],
+            "organism": rules.told(row),
         }
         notes = [row[column] for column in ("differs", "note") if row.get(column)]
         small = "".join(f"<small>{escape(note)}</small> " for note in notes)
@@ -138,10 +137,9 @@ def ledger_html(ledger: pd.DataFrame, *, links: Mapping[str, str] | None = None)
 
 def _record_html(row: Mapping[str, Any]) -> str:
     """The record of a claim, folded."""
-    shown = {column: row.get(column) for column in _RECORD}
-    if shown["test"]:
-        limit = f" ({row['threshold']:.3g})" if row.get("unit") else ""
-        shown["test"] = f"{rules.TESTS[shown['test']]}{limit}" if row.get("unit") else ""
+    shown = {column: row[column] for column in _RECORD}
+    told = f"{rules.TESTS[row['test']]} ({row['threshold']:.3g})"
+    shown["test"] = told if row["unit"] else ""
     items = "".join(
         f"<dt>{_RECORD[column]}</dt><dd>{escape(str(value))}</dd>"
         for column, value in shown.items()

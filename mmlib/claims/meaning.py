@@ -23,7 +23,7 @@ def _rows(tables: Tables, name: str, columns: str, wanted: str) -> pd.DataFrame:
     return rows.set_index(CELL)
 
 
-_DAYS = {"committed": "2026-11-21", "seen": "2026-11-22"}
+_DAYS = {"committed": "2026-11-21", "seen": "2026-11-21"}
 _THIS_MODEL = {"unit": "calibration draws", **_DAYS}
 _ONLY_THIS = "draws from one pool share texts: the interval is about this model alone"
 _TRAINED = {"unit": "trainings", "keep_ratios": (0.1,), **_DAYS}

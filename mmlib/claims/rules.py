@@ -9,7 +9,7 @@ over cells, which is biased to *no*.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from importlib import import_module
 from typing import Any
@@ -55,12 +55,11 @@ TESTS = {
     "equal": "TOST: yes if the 90 % interval of every cell lies within the margin; no if some cell "
     "lies outside it, by Holm over the cells",
 }
-_OPEN = {
-    "every": "not every cell complies, and none fails by Holm",
-    "some": "no cell complies by Holm, and not all fail",
-    "equal": "not every cell complies, and none fails by Holm",
-}
-"""Why a claim about several cells is undecided."""
+_OPEN = (
+    "not every cell complies, and none fails by Holm",
+    "no cell complies by Holm, and not all fail",
+)
+"""Why a claim about every cell, and one about some cell, is undecided."""
 FEWEST = 3
 """With fewer trainings, or calibration blocks, a verdict about them is undecided: they describe."""
 
@@ -154,13 +153,15 @@ def trained_grades(table: pd.DataFrame, parts: tuple[str, ...], *systems: str) -
     """Grades of trained systems on the same problems, which vary by training and by problem.
 
     Args:
-        table: Packed answers (see `item_grades`) with the columns system, seed and lang.
+        table: Packed answers (see `item_grades`) with the columns system, seed, lang and perhaps
+            draw, the number of a random system.
         parts: Those that count.
         systems: Those that are compared.
 
     Returns:
         A row per seed, lang and problem (the levels of the index), a column per system with 1.0 or
-        0.0. The base, which nobody trains, has its grades in every training.
+        0.0, of random systems their mean over the draws. The base, which nobody trains, has its
+        grades in every training.
 
     Raises:
         NotTestableError: A system is missing in a training or language, or has two grades there;
@@ -172,13 +173,15 @@ def trained_grades(table: pd.DataFrame, parts: tuple[str, ...], *systems: str) -
     rows = table[table.part.isin(parts) & table.system.isin(systems)]
     if absent := sorted(set(systems) - set(rows.system)):
         raise NotTestableError(f"needs {', '.join(absent)} on {' or '.join(parts)}")
-    grades = item_grades(rows[["system", "seed", "part", "lang", "problems", "correct"]])
+    rows = rows if "draw" in rows else rows.assign(draw=0)
+    grades = item_grades(rows[["system", "draw", "seed", "part", "lang", "problems", "correct"]])
     keys = ["seed", "lang", "problem"]
     base = grades[grades.system == "base"].drop_duplicates([*keys[1:], "correct"])
     trained = grades[grades.system != "base"]
-    if trained.duplicated(["system", *keys]).any() or base.duplicated(keys[1:]).any():
+    if trained.duplicated(["system", "draw", *keys]).any() or base.duplicated(keys[1:]).any():
         raise NotTestableError("needs one grade per system, training, language and problem")
-    wide = trained.pivot(index=keys, columns="system", values="correct")
+    wide = trained.pivot(index=keys, columns=["system", "draw"], values="correct")
+    wide = wide.T.groupby(level="system").apply(lambda draws: draws.mean(skipna=False)).T
     if "base" in systems:
         wide = wide.join(base.set_index(keys[1:]).correct.rename("base"))
     if wide.unstack("seed").isna().any(axis=None):
@@ -275,7 +278,7 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame) -> Outcome:
     verdict = YES if yes and not few else NO if no and not few else UNDECIDED
     if verdict == UNDECIDED and not reason:
         alone = "the interval contains the threshold"
-        reason = _OPEN[claim.test] if len(tests) > 1 else alone
+        reason = _OPEN[claim.test == "some"] if len(tests) > 1 else alone
     seen = detectable_effect(row.se, row.df, level=0.9 if equal else 0.95) if row.se > 0 else np.nan
     return Outcome(
         verdict,
@@ -329,19 +332,20 @@ def judge(name: str, tables: Tables | None) -> Outcome:
         return Outcome(NO_RUN if tables is None else NOT_TESTABLE, reason=claim.reason)
     if absent := [table for table in claim.needs if tables is None or table not in tables]:
         return Outcome(NO_RUN, reason=f"needs the table(s) {', '.join(absent)}")
-    outcome = Outcome(NOT_TESTABLE)
+    unfit = ""
     try:
         chosen = _at(tables, claim)
-        outcome = decide(claim, claim.check(chosen))
         unfit = claim.precondition(chosen) if claim.precondition else ""
+        outcome = decide(claim, claim.check(chosen))
     except NotTestableError as error:
-        return replace(outcome, verdict=NOT_TESTABLE, reason=str(error), detectable=np.nan)
+        outcome = Outcome(NOT_TESTABLE, reason=str(error))
     if claim.changed and outcome.verdict in EXPLORATORY:
         outcome = replace(outcome, verdict=EXPLORATORY[outcome.verdict], reason=claim.changed)
-    if unfit:
-        reason = f"laboratory unfit: {unfit} (the test alone: {outcome.verdict})"
-        return replace(outcome, verdict=NOT_TESTABLE, reason=reason, detectable=np.nan)
-    return outcome
+    if not unfit:
+        return outcome
+    alone = outcome.reason if outcome.verdict == NOT_TESTABLE else outcome.verdict
+    reason = f"laboratory unfit: {unfit} (the test alone: {alone})"
+    return replace(outcome, verdict=NOT_TESTABLE, reason=reason, detectable=np.nan)
 
 
 @cache
@@ -354,7 +358,7 @@ def published_outcome(name: str) -> Outcome:
     claim = claim_of(name)
     recorded = {"yes": YES, "no": NO, "not_testable": NOT_TESTABLE}[claim.satisfied]
     points = Outcome(recorded, reason="" if recorded == NOT_TESTABLE else "point only")
-    if claim.check is None or claim.paper == BOOK or not set(claim.needs) & set(PUBLISHED):
+    if recorded == NOT_TESTABLE or claim.check is None or not set(claim.needs) & set(PUBLISHED):
         return points
     tables = {table: PUBLISHED[table]() for table in claim.needs if table in PUBLISHED}
     known = replace(claim, needs=tuple(tables))
@@ -399,7 +403,7 @@ def verdicts(
         real_llm=real.verdict,
         organism=run.verdict,
         published_numbers=table.figure,
-        **published[["effect", "cells", "complying", "reason"]].add_prefix("published_"),
+        **published.drop(columns="verdict").add_prefix("published_"),
         **run.drop(columns="verdict"),
         real_reason=real.reason,
     )
@@ -409,22 +413,34 @@ def _words(rule: Callable | None) -> str:
     return " ".join((rule.__doc__ or "").split()) if rule else ""
 
 
-def told(row: Mapping[str, Any]) -> str:
+def told(row: Mapping[str, Any], prefix: str = "") -> str:
     """What came out of a rule, in words: cells that comply, the one that decides, the reason.
 
     Args:
-        row: Fields of an `Outcome`, with the `unit` and the `threshold` of its claim.
+        row: A row of `verdicts`.
+        prefix: "published_" for the published numbers.
     """
-    parts = []
-    if row["cells"] > 1:
-        parts.append(f"{row['complying']} of {row['cells']} cells comply")
-    if not np.isnan(row["effect"]):
-        place = f"{row['cell']}: " if row["cell"] else ""
-        spread = f"{row['effect']:.3g}"
-        if not np.isnan(row["low"]):
-            counts = [f"{row[n]:,} {n}" for n in ("seeds", "problems") if row[n]]
-            spread += f" ({row['low']:.3g} to {row['high']:.3g}; {', '.join(counts)})"
-        parts.append(f"{place}{spread} against {row['threshold']:.3g}")
-    if not np.isnan(row["detectable"]):
-        parts.append(f"80 % power at a distance of {row['detectable']:.3g}")
-    return "; ".join([*parts, row["reason"]] if row["reason"] else parts)
+    outcome = {field.name: row.get(prefix + field.name) for field in fields(Outcome)}
+    equal, parts = row["test"] == "equal", []
+    if outcome["cells"] > 1:
+        parts.append(f"{outcome['complying']} of {outcome['cells']} cells comply")
+    if not np.isnan(outcome["effect"]):
+        place = f"{outcome['cell']}: " if outcome["cell"] else ""
+        spread = f"{outcome['effect']:.3g}"
+        if not np.isnan(outcome["low"]):
+            bounds = f"{outcome['low']:.3g} to {outcome['high']:.3g}"
+            spread += f" ({'90 %: ' if equal else ''}{bounds}{_counts(row, outcome)})"
+        parts.append(f"{place}{spread} against {'±' if equal else ''}{row['threshold']:.3g}")
+    if not np.isnan(outcome["detectable"]):
+        parts.append(f"80 % power at a distance of {outcome['detectable']:.3g}")
+    return "; ".join([*parts, outcome["reason"]] if outcome["reason"] else parts)
+
+
+def _counts(row: Mapping[str, Any], outcome: Mapping[str, Any]) -> str:
+    """How many replicates there are, by the unit of the claim."""
+    names = {"seeds": row["unit"].split(" and ")[0], "problems": "problems"}
+    return "".join(
+        f"; {outcome[key]:,} {name if outcome[key] > 1 else name.removesuffix('s')}"
+        for key, name in names.items()
+        if outcome[key]
+    )

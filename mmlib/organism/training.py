@@ -432,6 +432,8 @@ def _open_folder(recipe: Recipe, out: Path, *, resume: bool) -> Path:
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".*"):  # by a writer that was killed
+        shutil.rmtree(left)
     written, wanted = folder / "recipe.json", json.dumps(asdict(recipe), indent=2)
     if written.exists() and written.read_text() != wanted:
         raise ValueError(f"{folder} holds a run of another recipe; pass resume=False to replace it")
@@ -593,7 +595,7 @@ def frozen_tables(languages: Sequence[str] = corpus.LANGUAGES) -> dict[str, pd.D
 
 def write_manifest(folder: Path, manifest: dict) -> None:
     """Write manifest.json with the SHA-256 of every other file of the folder."""
-    files = sorted(p for p in folder.iterdir() if p.name != "manifest.json")
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != "manifest.json")
     hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
     with replacing(folder / "manifest.json") as file:
         file.write_text(json.dumps(manifest | {"files": hashes}, indent=2) + "\n")

@@ -208,9 +208,10 @@ class _Bench:
         self.random = [System("random", number + 1) for number in range(given["draws"])]
         self.seeds = dict(zip(given["seeds"], given["samples"], strict=True))
         # Each is drawn once and serves several trainings.
-        self.multilingual, self.weight_sets = cache(self._multilingual), cache(self._weight_sets)
+        self.examples, self.weight_sets = cache(self._examples), cache(self._weight_sets)
+        self.multilingual = cache(self._multilingual)
 
-    def examples(self, code: str, number: int, seed: int, **others: Any) -> tuple[list, list]:
+    def _examples(self, code: str, number: int, seed: int, **others: Any) -> tuple[list, list]:
         """Word problems in one language, and those set aside."""
         data = self.training.data | others
         return expert_examples(code, self.tokenizer, number=number, seed=seed, **data)

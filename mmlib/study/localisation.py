@@ -109,9 +109,6 @@ class Sample(NamedTuple):
     seed: int
 
 
-Key = Sample
-
-
 def draw_samples(
     tasks: Sequence[str],
     languages: Sequence[str],

@@ -7,10 +7,9 @@ import pandas as pd
 
 from mmlib.study.evidence import Measured, Numbers, take_all
 from mmlib.study.profiles import profiles, trainings
-from mmlib.study.sets import published_sizes
 from mmlib.study.settings import Asking, Sampling
 from mmlib.study.stats import seed_intervals
-from mmlib.study.tables import RunInfo
+from mmlib.study.tables import RunInfo, published_sizes
 
 _PAIR = ["model", "lang_a", "lang_b", "control", "keep_ratio", "seed"]
 NUMBERS = {
@@ -116,7 +115,7 @@ def spread(table: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
 
 
 def published_ratios(keep_ratio: float) -> pd.Series:
-    """How much larger the English set is than the Hindi one, see `sets.published_sizes`."""
+    """How much larger the English set is than the Hindi one, see `tables.published_sizes`."""
     theirs = published_sizes()
     theirs = theirs[(theirs.group == "global") & (theirs.keep_ratio == keep_ratio)]
     sizes = theirs.pivot(index="model", columns="lang", values="n_math_specific")

@@ -19,7 +19,7 @@ from mmlib.models import linear_modules
 from mmlib.study.ceilings import growing_scores
 from mmlib.study.evidence import Numbers, read_evidence
 from mmlib.study.localisation import (
-    Key,
+    Sample,
     draw_samples,
     norms_by_prompt,
     published_sums,
@@ -53,7 +53,7 @@ def _float32_product(module: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
     return nn.functional.linear(inputs.float(), module.weight.float(), bias).to(inputs.dtype)
 
 
-Sums = dict[int, dict[Key, ImportanceScores]]
+Sums = dict[int, dict[Sample, ImportanceScores]]
 """Number of prompts -> scores of every language, task and seed over so many."""
 
 
@@ -69,7 +69,7 @@ class Growing(NamedTuple):
 def growing_sums(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    samples: Mapping[Key, Calibration],
+    samples: Mapping[Sample, Calibration],
     sizes: Sequence[int],
 ) -> Growing:
     """Add the norms of the first n texts of every sample in both ways, for every n of `sizes`.
@@ -89,7 +89,7 @@ def growing_sums(
     if not sizes or not 1 <= min(sizes) <= max(sizes) <= fewest:
         raise ValueError(f"sizes={list(sizes)}: give numbers from 1 to {fewest}")
     sums = Growing({size: {} for size in sizes}, {size: {} for size in sizes})
-    for group in dict.fromkeys(key[:2] for key in samples):
+    for group in dict.fromkeys((key.lang, key.task) for key in samples):
         drawn = {k: s.texts[: max(sizes)] for k, s in samples.items() if k[:2] == group}
         texts = list(dict.fromkeys(itertools.chain(*drawn.values())))
         with float32_products(model):
@@ -126,7 +126,7 @@ class Selected(NamedTuple):
 
 
 def select(
-    scores: Mapping[Key, ImportanceScores],
+    scores: Mapping[Sample, ImportanceScores],
     tasks: tuple[str, str],
     seed: int,
     keep_ratios: Sequence[float],
@@ -142,8 +142,8 @@ def select(
         ties: The rule for equal scores, see `mmlib.importance.largest`.
     """
     found: list[dict[str, Selected]] = [{} for _ in keep_ratios]
-    for code in dict.fromkeys(key[0] for key in scores):
-        math, nonmath = (replace(scores[code, task, seed], ties=ties) for task in tasks)
+    for code in dict.fromkeys(key.lang for key in scores):
+        math, nonmath = (replace(scores[Sample(code, task, seed)], ties=ties) for task in tasks)
         pairs = zip(math.tops(keep_ratios), nonmath.tops(keep_ratios), strict=True)
         for sets, (top, other) in zip(found, pairs, strict=True):
             sets[code] = Selected(top, top - other, tied(math, top))
@@ -165,8 +165,8 @@ def _numbers(
 
 
 def compare(
-    rounded: Mapping[Key, ImportanceScores],
-    exact: Mapping[Key, ImportanceScores],
+    rounded: Mapping[Sample, ImportanceScores],
+    exact: Mapping[Sample, ImportanceScores],
     *,
     math: str,
     nonmath: str,
@@ -190,7 +190,7 @@ def compare(
         on math), "ties" (see `tied`), "set size", or "overlap" (Jaccard of two languages).
     """
     rows = []
-    for seed in dict.fromkeys(key[2] for key in exact):
+    for seed in dict.fromkeys(key.seed for key in exact):
         low, high = (
             {rule: select(scores, (math, nonmath), seed, keep_ratios, rule) for rule in TIES}
             for scores in (rounded, exact)
@@ -204,7 +204,7 @@ def compare(
 
 
 def padding(
-    alone: Mapping[Key, ImportanceScores], padded: Mapping[Key, ImportanceScores], **sets: Any
+    alone: Mapping[Sample, ImportanceScores], padded: Mapping[Sample, ImportanceScores], **sets: Any
 ) -> pd.DataFrame:
     """What reading prompts in padded batches moves in exact sums.
 
@@ -276,7 +276,7 @@ def rows(given: Mapping[str, Any]) -> Precision:
     sets = {**tasks, "keep_ratios": given["keep_ratios"]}
     tables = [compare(sums.rounded[n], sums.exact[n], **sets).assign(num_samples=n) for n in sizes]
     if every and sizes[-1] == most:
-        first = {key: sample for key, sample in samples.items() if key[2] == seeds[0]}
+        first = {key: sample for key, sample in samples.items() if key.seed == seeds[0]}
         with float32_products(model):
             padded = {
                 key: growing_scores(model, tokenizer, sample, [most])[most]

@@ -87,11 +87,6 @@ def math_accuracy(model: str) -> dict[str, pd.DataFrame]:
     return {"accuracy": summarize(graded)}
 
 
-def published_sizes() -> pd.DataFrame:
-    """Sizes of the papers' sets, as they are stored beside the overlaps."""
-    return published("mathlang_set_sizes").query("source == 'jaccard_file'")
-
-
 def published_overlap() -> pd.DataFrame:
     """Overlaps of the papers' sets."""
     return published("mathlang_overlap")

@@ -80,11 +80,10 @@ class Sampling(Settings):
         return draw_samples([self.math, self.nonmath], self.languages, self.seeds, **texts)
 
     def scores(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options: Any
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ) -> dict[Sample, ImportanceScores]:
-        """Scores of every language, task and seed; options as in `score_samples`."""
-        options = {"audit_seed": self.audit_seed} | options
-        return score_samples(model, tokenizer, self.draw(), **options)
+        """Scores of every language, task and seed, see `score_samples`."""
+        return score_samples(model, tokenizer, self.draw(), audit_seed=self.audit_seed)
 
 
 @dataclass(frozen=True)

@@ -472,12 +472,9 @@ def _over_problems(values: np.ndarray, threshold: float, level: float) -> tuple:
         return mean, np.nan, np.nan, 0.0 if n > 1 else np.nan, np.inf, np.nan, np.nan
     drawn = np.random.default_rng(0).multinomial(n, counts / n, size=DRAWS) @ levels / n
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    above, below = ((1 + (side >= 0).sum()) / (1 + DRAWS) for side in _sides(drawn, threshold))
+    sides = (threshold - drawn, drawn - threshold)
+    above, below = ((1 + (side >= 0).sum()) / (1 + DRAWS) for side in sides)
     return mean, low, high, se, np.inf, above, below
-
-
-def _sides(drawn: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    return threshold - drawn, drawn - threshold
 
 
 def _over_both(grid: np.ndarray, threshold: float, level: float) -> tuple:
@@ -507,8 +504,11 @@ def _over_both(grid: np.ndarray, threshold: float, level: float) -> tuple:
 
 DRAWS = 10_000
 """Of a bootstrap."""
-_ESTIMATES = {("seed",): _over_seeds, ("problem",): _over_problems}
-_ESTIMATES["seed", "problem"] = _over_both
+_ESTIMATES = {
+    ("seed",): _over_seeds,
+    ("problem",): _over_problems,
+    ("seed", "problem"): _over_both,
+}
 
 
 def detectable_effect(se: float, df: float, *, level: float = 0.95, power: float = 0.8) -> float:

@@ -3,8 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
-from operator import and_
+from functools import partial
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -349,6 +348,7 @@ def rows(given: Mapping[str, Any]) -> Swaps:
         shown = read_evidence("swap_answers")
         table = shipped(wanted.assign(**told), *shown, run, made_with=MADE_WITH)
 
+    logs = {"evidence/expert_log": read_evidence("expert_log")[0]} if evidence else {}
     graded = unpack_answers(table, problems[["part", "problem_id"]])
     audited = pd.DataFrame()
     if evidence:
@@ -367,7 +367,7 @@ def rows(given: Mapping[str, Any]) -> Swaps:
         made=made,
         answers=answers.rename(columns={"math_seed": "seed"}),
         in_language=_in_language(shown[0] if evidence else table),
-        decided=_decided(table) | (_logged(training) if evidence else {}),
+        decided=_decided(table) | logs,
         published=published("layerswap_headline"),
         target=pair.target,
         run=run,
@@ -416,14 +416,9 @@ def _accuracy(packed: pd.DataFrame) -> pd.Series:
 def _decided(packed: pd.DataFrame) -> dict[str, pd.DataFrame]:
     asked = (packed.lang == packed.target) | (packed.lang == "en")
     rows = packed[asked & (packed.math_seed == packed.lang_seed)]
-    names = ["model", "system", "draw", "seed", "target", "lang", "part", "problems", "correct"]
+    names = ["model", "steps", "embeddings", "learning_rate", "system", "draw", "seed", "target"]
+    names += ["lang", "part", "problems", "correct"]
     return {"swap": rows.rename(columns={"math_seed": "seed"})[names].reset_index(drop=True)}
-
-
-def _logged(training: Training) -> dict[str, pd.DataFrame]:
-    log, _ = read_evidence("expert_log")
-    same = (log[name] == value for name, value in training.recipe.items() if name in log)
-    return {"evidence/expert_log": log[reduce(and_, same)].reset_index(drop=True)}
 
 
 def _in_language(packed: pd.DataFrame) -> pd.DataFrame:

@@ -411,8 +411,8 @@ def compared(
         rates = [options["rates"][stage.kind] for stage in recipes[system]]
         named = {"system": system, "seed": seed, "learning_rate": rates[0] if rates else 0.0}
         learned = (recipes[system], examples.get(seed, {}), Path(out) / f"seed-{seed}")
-        how = {"seed": max(seed, 1), **options}
-        variants.append(Variant(named, partial(aligned, base, *learned, **how)))
+        change = partial(aligned, base, *learned, seed=seed, **options)
+        variants.append(Variant(named, change))
     return measured(variants, measure)
 
 

@@ -55,6 +55,11 @@ def published(name: str) -> pd.DataFrame:
     return pd.read_csv(PACKAGE / "published" / f"{name}.csv", dtype={"layer": "Int64"}, **_CSV)
 
 
+def published_sizes() -> pd.DataFrame:
+    """Sizes of the papers' sets, as they are stored beside the overlaps."""
+    return published("mathlang_set_sizes").query("source == 'jaccard_file'")
+
+
 def require_columns(table: pd.DataFrame, columns: Iterable[str], what: str) -> None:
     """Raise a ValueError that names the columns `what` lacks and those it has."""
     if missing := [column for column in columns if column not in table]:

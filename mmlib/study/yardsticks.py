@@ -22,7 +22,7 @@ Change = Callable[[], AbstractContextManager[State]]
 
 def layer_losses(
     model: PreTrainedModel,
-    changes: Sequence[Callable[[], AbstractContextManager[State]]],
+    changes: Sequence[Change],
     examples: Examples,
 ) -> pd.DataFrame:
     """The loss of a model, each time with one layer changed.

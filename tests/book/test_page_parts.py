@@ -103,7 +103,7 @@ def test_save_writes_one_panel(tmp_path, suffix):
 
 def ledger_rows():
     words = {"claim": "a < b", "restatement": "check", "published_numbers": "21/21", "note": "why"}
-    record = {"unit": "items", "test": "every", "threshold": 0.0, "committed": "2026-11-21"}
+    record = {"unit": "trainings", "test": "every", "threshold": 0.0, "committed": "2026-11-21"}
     verdicts = {"published_data": "yes", "real_llm": "no run yet", "organism": "undecided"}
     numbers = {
         "effect": 0.2,
@@ -115,9 +115,13 @@ def ledger_rows():
         "cells": 12,
     }
     numbers |= {"complying": 7, "detectable": 0.15, "reason": "interval"}
-    row = {"id": "C1", **words, **record, **verdicts, **numbers}
-    bare = dict.fromkeys(["effect", "low", "high", "detectable", "threshold"], np.nan)
-    none = {"cell": "", "cells": 0, "complying": 0, "unit": ""}
+    words |= {"differs": "", "where": "here", "measured": "a - b", "precondition": "", "seen": ""}
+    words |= {"changed": "", "real_reason": "no run"}
+    published = {f"published_{name}": value for name, value in numbers.items()}
+    row = {"id": "C1", **words, **record, **verdicts, **numbers, **published}
+    bare = dict.fromkeys(["effect", "low", "high", "detectable"], np.nan)
+    none = bare | {"cell": "", "cells": 0, "complying": 0}
+    none |= {f"published_{name}": value for name, value in none.items()}
     return pd.DataFrame([row, row | bare | none | {"id": "C2", "organism": "no run yet"}])
 
 
@@ -131,7 +135,7 @@ def test_ledger_is_a_table_with_heads_scopes_and_escaped_text():
     assert first.find("th/a").get("href") == "04_overlap.html"
     assert second.find("th/a") is None
     words = " ".join(first.itertext())
-    told = ["7 of 12 cells comply", "en, de: 0.2 (0.1 to 0.3; 3 seeds) against 0"]
+    told = ["7 of 12 cells comply", "en, de: 0.2 (0.1 to 0.3; 3 trainings) against 0"]
     record = ["intersection-union", "2026-11-21", "check"]
     for part in ("a < b", "21/21", "why", "80 % power at a distance of 0.15", *told, *record):
         assert part in words

@@ -58,8 +58,8 @@ def middle(layer):
         ("C2", lambda layer, seed: 0.3 + (0.1 + JITTER[seed]) * middle(layer), "exploratory yes"),
         ("C2", lambda layer, seed: 0.3 - (0.1 + JITTER[seed]) * middle(layer), "exploratory no"),
         ("C2", lambda layer, seed: 0.3 + 0.1 * (layer == PEAK[seed]), "undecided"),
-        ("C2b", lambda layer, seed: 0.3 + (0.1 + JITTER[seed]) * middle(layer), "yes"),
-        ("C2b", lambda layer, seed: 0.3 + (0.1 + JITTER[seed]) * (layer == 0), "no"),
+        ("C2b", lambda layer, seed: 0.3 + (0.1 + JITTER[seed]) * middle(layer), "exploratory yes"),
+        ("C2b", lambda layer, seed: 0.3 + (0.1 + JITTER[seed]) * (layer == 0), "exploratory no"),
     ],
 )
 def test_planted_overlap(claim, jaccard, verdict):

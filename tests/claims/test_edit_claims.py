@@ -68,16 +68,22 @@ def only_when(condition, level, *, factor=0.0, part=MATH, otherwise=BASE, lang="
     return share
 
 
-@pytest.mark.parametrize("claim", ["C4a", "C4d"])
 @pytest.mark.parametrize(
     ("level", "verdict"), [(0.01, "yes"), (0.5, "no"), (BASE / 10, "undecided")]
 )
-def test_pruning_destroys_math_or_does_not(claim, level, verdict):
-    outcome = judged(claim, only_when("math-specific", level))
-    assert outcome.verdict.removeprefix("exploratory ") == verdict
-    assert outcome.verdict.startswith("exploratory") == (claim == "C4d" and level != BASE / 10)
+def test_pruning_destroys_math_or_does_not(level, verdict):
+    outcome = judged("C4a", only_when("math-specific", level))
+    assert outcome.verdict == verdict
     assert outcome.effect == pytest.approx(BASE / 10 - level, abs=1e-9)
-    assert (outcome.cells, outcome.problems) == (len(LANGS), 200)
+    assert (outcome.cells, outcome.problems) == (2 * len(LANGS), 200)
+
+
+def test_an_unedited_model_that_every_sweep_asked_counts_once():
+    table = packed(only_when("math-specific", 0.01))
+    again = pd.concat([table, table[table.condition == "none"]], ignore_index=True)
+    once, twice = (judge("C4a", {"evidence/interventions": t}) for t in (table, again))
+    assert once == twice
+    assert once.problems == 200
 
 
 def test_one_language_that_is_kept_decides_against_the_claim():
@@ -86,8 +92,8 @@ def test_one_language_that_is_kept_decides_against_the_claim():
     german = (table.lang == "de") & (table.part == MATH)
     table["correct"] = table.correct.where(~german, kept.correct)
     outcome = judge("C4a", {"evidence/interventions": table})
-    assert (outcome.verdict, outcome.cell) == ("no", "de")
-    assert (outcome.complying, outcome.cells) == (1, 2)
+    assert (outcome.verdict, outcome.cell.split(",")[0]) == ("no", "de")
+    assert (outcome.complying, outcome.cells) == (2, 4)
     # Sets made with MMLU as non-math text, and other precisions with fewer rows, do not count.
     about_mmlu = table.assign(
         nonmath=np.where(german & (table.condition != "none"), "mmlu", "race")
@@ -115,7 +121,7 @@ def test_without_subtraction_everything_goes_or_does_not():
     assert judged("C4c", only_when("top-K math", 0.4, part=READING)).verdict == "no"
 
 
-@pytest.mark.parametrize("claim", ["C4a", "C4b", "C4c", "C4d", "C7a", "C7b"])
+@pytest.mark.parametrize("claim", ["C4a", "C4b", "C4c", "C7a", "C7b"])
 def test_a_model_that_can_do_no_math_or_all_of_it_decides_nothing(claim):
     for base in (0.1, 0.85, 0.95):
         options = {"base": base, "fractions": (0.05, 0.5, 1.0)}
@@ -152,7 +158,11 @@ def test_where_all_errors_are_slips_scaling_shows_nothing(claim):
 
 @pytest.mark.parametrize(
     ("n", "level", "verdict"),
-    [(2000, BASE + 1 / 2000, "yes"), (200, 0.7, "no"), (100, BASE + 0.01, "undecided")],
+    [
+        (2000, BASE + 1 / 2000, "exploratory yes"),
+        (200, 0.7, "exploratory no"),
+        (100, BASE + 0.01, "undecided"),
+    ],
 )
 def test_no_change_needs_many_problems(n, level, verdict):
     share = only_when("math-specific", level, factor=1.01, part=READING)
@@ -180,12 +190,12 @@ def told_apart(letter, other):
 
 def test_gains_are_arithmetic_if_most_corrected_answers_were_slips():
     gain = only_when("math-specific", 0.75, factor=1.01)
-    for letters, verdict in (("sp", "yes"), ("ps", "no")):
+    for letters, verdict in (("sp", "exploratory yes"), ("ps", "exploratory no")):
         assert judged("C6a", gain, wrong=told_apart(*letters)).verdict == verdict
     assert judged("C6a", gain, wrong="sp").verdict == "undecided"
     assert "errors are slips" in judged("C6a", gain, wrong="s").reason
     loss = judged("C6a", only_when("math-specific", 0.5, factor=1.01))
-    assert (loss.verdict, "no variation" in loss.reason) == ("not testable here", True)
+    assert (loss.verdict, "gains nothing" in loss.reason) == ("not testable here", True)
 
 
 def test_pruning_repairs_format_or_something_else():
@@ -209,8 +219,8 @@ def along(curve, condition="math-specific"):
 @pytest.mark.parametrize(
     ("curve", "verdict"),
     [
-        (lambda f: 0.6 - 0.5 * f, "yes"),
-        (lambda f: 0.6 - 0.05 * (f > 0.7) - 0.45 * (f > 0.9), "no"),
+        (lambda f: 0.6 - 0.5 * f, "exploratory yes"),
+        (lambda f: 0.6 - 0.05 * (f > 0.7) - 0.45 * (f > 0.9), "exploratory no"),
         (lambda f: 0.6 - 0.05 * f, "not testable here"),
     ],
 )

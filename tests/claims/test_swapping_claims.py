@@ -7,9 +7,12 @@ from planted import SEEDS, systems
 from mmlib.claims.rules import NO, NOT_TESTABLE, UNDECIDED, YES, judge
 from mmlib.claims.swapping import ALTERNATIVES, CONTROLS
 
+NAMED = [name for name in CONTROLS if name != "random"]
+
 BASE = {"de": 0.5, "hi": 0.4, "sw": 0.3, "bn": 0.2}
 FIT = {"math expert": 0.1, "language expert": 0.1}
 RANDOM = (("random", 1), ("random", 2))
+RECIPE = {"model": "m", "steps": 100, "embeddings": False, "learning_rate": 1e-4}
 
 
 def swapped(gains, **options):
@@ -21,14 +24,16 @@ def swapped(gains, **options):
             own = gain[lang] if isinstance(gain, dict) else gain
             accuracies[system, lang, draw] = value + own
     table = systems(accuracies, **options)
-    table = table.assign(target=table.lang)
+    table = table.assign(target=table.lang, **RECIPE)
     english = {("base", "en"): 0.5, ("math expert", "en"): 0.5 + gains.get("math expert", 0)}
-    return pd.concat([table, systems(english, **options).assign(target="sw")])
+    return pd.concat([table, systems(english, **options).assign(target="sw", **RECIPE)])
 
 
 def log(last=0.1):
     rows = [("sw", seed, step, loss) for seed in SEEDS for step, loss in ((0, 0.5), (9, last))]
-    return pd.DataFrame(rows, columns=["role", "seed", "step", "heldout_loss"])
+    log = pd.DataFrame(rows, columns=["role", "seed", "step", "heldout_loss"])
+    # Another recipe, whose experts are not those that are swapped.
+    return pd.concat([log.assign(**RECIPE), log.assign(heldout_loss=9.0, **RECIPE | {"steps": 1})])
 
 
 def outcome(claim, gains, *, last=0.1, **options):
@@ -72,13 +77,13 @@ def test_transition_layers_that_change_nothing(other, expected):
 
 
 def test_every_control_is_a_cell_and_random_layers_are_one():
-    controls = dict.fromkeys([*CONTROLS, *RANDOM], 0.0)
+    controls = dict.fromkeys([*NAMED, *RANDOM], 0.0)
     result = outcome("L4", FIT | controls | {"swap": 0.2})
     assert (result.verdict, result.cells) == ("exploratory yes", 5)
     assert verdict("L4", controls | {"swap": -0.1}) == "exploratory no"
     half = outcome("L4", FIT | controls | {"swap": 0.15, RANDOM[0]: 0.3})  # mean of draws: .15
     assert (half.verdict, half.cell) == (UNDECIDED, "random")
-    assert "random layers" in outcome("L4", FIT | dict.fromkeys(CONTROLS, 0.0)).reason
+    assert "needs random" in outcome("L4", FIT | dict.fromkeys(NAMED, 0.0) | {"swap": 0.2}).reason
 
 
 @pytest.mark.parametrize(("late", "expected"), [(0.3, YES), (-0.2, NO)])
