@@ -181,7 +181,7 @@ def disjoint_samples(
     for task in tasks:
         for seed in seeds:
             for place, language in enumerate(languages):
-                options = {"seed": seed, "replacement": False, "data_dir": data_dir or None}
+                options = {"seed": seed, "drawing": "once", "data_dir": data_dir or None}
                 count = num_samples * len(languages)
                 whole = calibration(task, language, samples=count, **options)
                 part = slice(place * num_samples, (place + 1) * num_samples)
@@ -350,7 +350,7 @@ def rows(given: Mapping[str, Any]) -> Formats:
         again = compare_sets(base[seed], base[other], OTHER_SAMPLE)
         tables.append(again.assign(seed=seed, keep_ratio=keep_ratio))
     if given["sweep"]:
-        same = draw_samples(tasks, languages, seeds, replacement=False, **few)
+        same = draw_samples(tasks, languages, seeds, drawing="once", **few)
         apart = disjoint_samples(tasks, languages, seeds, **few)
         tables.append(moved({SAME: same, DISJOINT: apart}, math, nonmath))
     made = pd.concat(tables, ignore_index=True).assign(model=run.model, nonmath=nonmath)

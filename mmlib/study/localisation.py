@@ -115,7 +115,7 @@ def draw_samples(
     seeds: Sequence[int],
     *,
     num_samples: int = 500,
-    replacement: bool = True,
+    drawing: str = "replacement",
     data_dir: str = "",
 ) -> dict[Sample, Calibration]:
     """Draw the calibration text of every language, task and seed.
@@ -125,7 +125,7 @@ def draw_samples(
         languages: ISO 639-1 codes.
         seeds: Calibration seeds; published are 1, 101 and 201.
         num_samples: Texts per sample.
-        replacement: Draw with replacement, as published.
+        drawing: One of `mmlib.tasks.problems.DRAWINGS`; with blocks, `seeds` are their numbers.
         data_dir: As in `load_problems`; empty for the default organism.
 
     Raises:
@@ -134,7 +134,7 @@ def draw_samples(
     for what, values in (("tasks", tasks), ("languages", languages), ("seeds", seeds)):
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{what}={list(values)}: give one or more, each once")
-    options = {"samples": num_samples, "replacement": replacement, "data_dir": data_dir or None}
+    options = {"samples": num_samples, "drawing": drawing, "data_dir": data_dir or None}
     return {
         Sample(language, task, seed): calibration(task, language, seed=seed, **options)
         for language in languages

@@ -68,14 +68,15 @@ class Sampling(Settings):
     languages: Sequence[str]
     seeds: Sequence[int]
     num_samples: int = 500
-    replacement: bool = True
+    drawing: str = "replacement"
+    """One of `mmlib.tasks.problems.DRAWINGS`; with blocks, `seeds` are their numbers."""
     data_dir: str = ""
     audit_seed: int = 1
     """Which of the shipped norms are computed again, see `score_samples`."""
 
     def draw(self) -> dict[Sample, Calibration]:
         """Texts of every language, task and seed, see `draw_samples`."""
-        names = ("num_samples", "replacement", "data_dir")
+        names = ("num_samples", "drawing", "data_dir")
         texts = {name: getattr(self, name) for name in names}
         return draw_samples([self.math, self.nonmath], self.languages, self.seeds, **texts)
 

@@ -28,6 +28,15 @@ TASKS = {name: benchmark for name, benchmark in BENCHMARKS.items() if benchmark.
 """Those that have calibration texts."""
 
 
+DRAWINGS = {
+    "replacement": "drawn with replacement by the seed, as published",
+    "once": "drawn without replacement by the seed",
+    "blocks": "disjoint: the seed is the number of the block, from 1",
+}
+"""How a calibration sample is taken from the shuffled texts. Two draws share texts; an interval over
+blocks is one over fresh texts."""
+
+
 @dataclass(frozen=True)
 class Calibration:
     """A sample of calibration texts, and how it was drawn."""
@@ -38,7 +47,7 @@ class Calibration:
     ids: tuple[str, ...]
     num_available: int
     seed: int
-    replacement: bool
+    drawing: str
 
 
 def read(task: str, language: str, split: str, data_dir: str | Path | None = None) -> pd.DataFrame:
@@ -102,7 +111,7 @@ def calibration(
     *,
     samples: int = 500,
     seed: int = 1,
-    replacement: bool = True,
+    drawing: str = "replacement",
     data_dir: str | Path | None = None,
     split: str = "calibration",
 ) -> Calibration:
@@ -116,23 +125,31 @@ def calibration(
         task: One of `TASKS`.
         language: ISO 639-1 code.
         samples: Number of texts, at least 1.
-        seed: Seed of the draw.
-        replacement: Draw with replacement; without, `samples` may not exceed the file.
+        seed: Seed of the draw, or number of the block.
+        drawing: One of `DRAWINGS`.
         data_dir: As in `load_problems`.
         split: As in `load_problems`. A test set has no split "calibration": name it to draw from
             it all the same.
 
     Raises:
-        ValueError: As in `load_problems`, or an impossible `samples`.
+        ValueError: As in `load_problems`, an unknown `drawing`, or more texts than there are.
     """
+    if drawing not in DRAWINGS:
+        raise ValueError(f"unknown drawing {drawing!r}: choose from {', '.join(DRAWINGS)}")
     problems = load_problems(task, language, data_dir=data_dir, split=split)
-    if samples < 1 or not (replacement or samples <= len(problems)):
+    last = samples * seed if drawing == "blocks" else samples
+    if samples < 1 or last < samples or (drawing != "replacement" and last > len(problems)):
         raise ValueError(
-            f"samples={samples}: give 1 or more, and without replacement at most the "
-            f"{len(problems)} texts that {task} has in {language}"
+            f"samples={samples} and seed={seed} with drawing={drawing!r}: {task} has "
+            f"{len(problems)} texts in {language}. Give 1 or more, and no more than these without "
+            "replacement; blocks are numbered from 1 and need samples x seed texts"
         )
     rows = pd.Series(range(len(problems))).sample(frac=1, random_state=1)
-    chosen = [problems[row] for row in rows.sample(samples, replace=replacement, random_state=seed)]
+    if drawing == "blocks":
+        rows = rows[last - samples : last]
+    else:
+        rows = rows.sample(samples, replace=drawing == "replacement", random_state=seed)
+    chosen = [problems[row] for row in rows]
     return Calibration(
         task=task,
         language=language,
@@ -140,5 +157,5 @@ def calibration(
         ids=tuple(problem.id for problem in chosen),
         num_available=len(problems),
         seed=seed,
-        replacement=replacement,
+        drawing=drawing,
     )

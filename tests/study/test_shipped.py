@@ -83,9 +83,10 @@ def test_untrained_control_on_real_text_can_be_recomputed(kind, real_data, tmp_p
     model.config.num_hidden_layers = 1
     shipped, manifest = read_evidence("untrained_overlap")
     (run,) = (r for r in manifest["run"]["parameters"]["runs"] if r["model"] == folder.name)
-    options = {key: run["parameters"][key] for key in ("num_samples", "replacement")}
+    assert run["parameters"]["replacement"]  # what `drawing` was called
+    count = run["parameters"]["num_samples"]
     samples = draw_samples(
-        ["gsm8k", "mmlu"], ["en", "de"], [101], data_dir=str(real_data), **options
+        ["gsm8k", "mmlu"], ["en", "de"], [101], data_dir=str(real_data), num_samples=count
     )
     scores = score_samples(model, tokenizer, samples, batch_size=run["parameters"]["batch_size"])
     ours = set_tables(scores, "gsm8k", "mmlu", run["parameters"]["keep_ratios"]).overlap

@@ -115,11 +115,24 @@ def test_the_draw_is_that_of_the_published_procedure(folder):
 def test_with_and_without_replacement(folder):
     assert len(sample(folder).texts) == 500
     assert set(sample(folder).ids) == {"0", "1"}
-    assert sorted(sample(folder, samples=2, replacement=False).ids) == ["0", "1"]
-    with pytest.raises(ValueError, match="at most the 2 texts"):
-        sample(folder, samples=3, replacement=False)
+    assert sorted(sample(folder, samples=2, drawing="once").ids) == ["0", "1"]
+    with pytest.raises(ValueError, match="gsm8k has 2 texts in en"):
+        sample(folder, samples=3, drawing="once")
     with pytest.raises(ValueError, match="samples=0"):
         sample(folder, samples=0)
+    with pytest.raises(ValueError, match="unknown drawing 'twice': choose from replacement"):
+        sample(folder, drawing="twice")
+
+
+def test_blocks_are_disjoint_and_the_same_problems_in_every_language(folder):
+    blocks = [sample(folder, samples=1, seed=number, drawing="blocks") for number in (1, 2)]
+    assert {name for block in blocks for name in block.ids} == {"0", "1"}
+    again = sample(folder, "de", samples=1, seed=2, drawing="blocks")
+    assert again.ids == blocks[1].ids
+    assert sample(folder, samples=2, drawing="blocks").ids == blocks[0].ids + blocks[1].ids
+    for number in (0, 3):
+        with pytest.raises(ValueError, match=f"seed={number} with drawing='blocks'"):
+            sample(folder, samples=1, seed=number, drawing="blocks")
 
 
 @settings(max_examples=25, deadline=None)

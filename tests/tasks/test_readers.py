@@ -230,7 +230,7 @@ def test_gsm8k_is_calibrated_on_train_where_the_folder_has_it(tmp_path):
     for split, count in (("train", 3), ("test", 2)):
         rows = [{"question": f"{split} {n}?", "answer": f"x\n#### {n}"} for n in range(count)]
         write_lines(tmp_path / "gsm8k" / f"{split}.jsonl", rows)
-    options = {"samples": 2, "seed": 1, "data_dir": tmp_path, "replacement": False}
+    options = {"samples": 2, "seed": 1, "data_dir": tmp_path, "drawing": "once"}
     drawn = calibration("gsm8k", "en", **options)
     assert all(name.startswith("train-") for name in drawn.ids)
     assert drawn.num_available == 3
