@@ -10,7 +10,7 @@ import torch
 from mmlib.forward import batches
 from mmlib.importance import ActivationNorms, ImportanceScores
 from mmlib.models import load_model
-from mmlib.study.localisation import collect_scores, draw_samples, score_samples
+from mmlib.study.localisation import Sample, collect_scores, draw_samples, score_samples
 from mmlib.study.precision import (
     compare,
     float32_products,
@@ -22,7 +22,7 @@ from mmlib.study.precision import (
 )
 
 TASKS = {"math": "organism-math", "nonmath": "organism-reading"}
-EN = ("en", "organism-math", 1)
+EN = Sample("en", "organism-math", 1)
 
 
 @pytest.fixture(scope="module")
