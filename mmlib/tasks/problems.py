@@ -33,8 +33,7 @@ DRAWINGS = {
     "once": "drawn without replacement by the seed",
     "blocks": "disjoint: the seed is the number of the block, from 1",
 }
-"""How a calibration sample is taken from the shuffled texts. Two draws share texts; an interval over
-blocks is one over fresh texts."""
+"""How a calibration sample is taken from the shuffled texts. Draws share texts; blocks do not."""
 
 
 @dataclass(frozen=True)
