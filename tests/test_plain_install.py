@@ -10,8 +10,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-PLAIN = ["accelerate", "filelock", "numpy", "pandas", "safetensors", "torch", "tqdm"]
-PLAIN += ["transformers"]
+PLAIN = ["accelerate", "filelock", "numpy", "pandas", "pyyaml", "safetensors", "torch"]
+PLAIN += ["tqdm", "transformers"]
 
 
 def closure(names):

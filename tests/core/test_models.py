@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from conftest import build
@@ -99,6 +101,37 @@ def organism_copy(tmp_path):
     for path in source.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     return folder
+
+
+def test_a_real_checkpoint_is_known_by_name_once_it_is_fetched(
+    organism_copy, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MMLIB_CHECKPOINTS", str(tmp_path))
+    with pytest.raises(ValueError, match=r"python -m mmlib fetch qwen-coder-0\.5b"):
+        load_model("qwen-coder-0.5b")
+    organism_copy.rename(tmp_path / "qwen-coder-0.5b")
+    assert weights_equal(load_model("qwen-coder-0.5b")[0], load_model("organism-skewed")[0])
+    monkeypatch.delenv("MMLIB_CHECKPOINTS")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place = tmp_path / ".cache" / "mmlib" / "checkpoints" / "gemma-270m"
+    assert models.checkpoint_folder("gemma-270m") == place
+    for name in ("Qwen/qwen-coder-0.5b", "./qwen-coder-0.5b", "qwen-coder-7b"):
+        assert models.resolve(name) == name
+
+
+@pytest.mark.parametrize("name", models.checkpoints())
+def test_a_checkpoint_says_which_bytes_it_is_and_where_they_are(name):
+    record = models.checkpoints()[name]
+    assert re.fullmatch(r"[0-9a-f]{64}", record["sha256"])
+    assert record["repository"].count("/") == 1
+    assert record["file"].endswith("-q4_k_m.gguf")
+    assert isinstance(record["bytes"], int)
+    mirror = record["mirror"]
+    for n in range(1, mirror["parts"] + 1):
+        package = mirror["distribution"].format(n=n)
+        member = mirror["member"].format(n=n, before=n - 1)
+        assert member.startswith(f"{package.replace('-', '_')}/data/")
+        assert int(re.findall(r"\d+", member)[-1]) == n - ("before" in mirror["member"])
 
 
 def test_truncated_and_corrupt_weights_are_named(organism_copy):

@@ -8,6 +8,7 @@ import torch
 from conftest import SMALL, build
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.integrations.gguf.utils import GgufLinear
 
 from mmlib.edits import holding
 from mmlib.importance import collect_norms
@@ -69,6 +70,13 @@ def test_quantised_weights_are_neither_scored_nor_merged_nor_held(llama):
         linear_modules(llama)
     llama.is_quantized = False  # what dequantize leaves behind
     assert linear_modules(llama)
+
+
+def test_a_gguf_that_keeps_its_blocks_is_refused(llama):
+    layer = llama.model.layers[1].mlp
+    layer.up_proj = GgufLinear(32, 48, 8)  # Q8_0
+    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj is quantised.*uint8"):
+        linear_modules(llama)
 
 
 def lora(model, name="default", **options):
