@@ -243,8 +243,12 @@ def _random_model(project: Project, arguments: argparse.Namespace) -> int:
 
     options = vars(arguments)
     where = {"data_dir": options.pop("data_dir")}
-    pairs = product(("gsm8k", "mmlu"), options.pop("languages"))
-    texts = [problem.text for pair in pairs for problem in data.load_problems(*pair, **where)]
+    files = product((("gsm8k", "test"), ("mmlu", "validation")), options.pop("languages"))
+    texts = [
+        problem.text
+        for (task, split), code in files
+        for problem in data.load_problems(task, code, split=split, **where)
+    ]
     sizes = {key: value for key, value in options.items() if key not in ("root", "command", "out")}
     organism.random_checkpoint(arguments.out, texts=texts, **sizes)
     return 0

@@ -1,7 +1,6 @@
 """Texts with their English translations: where they come from, and which of them to trust."""
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pandas as pd
 
 from mmlib.tasks.benchmarks.organism import FAMILY, organism_folder
 from mmlib.tasks.languages import get_language
-from mmlib.tasks.numbers import find_numbers
 from mmlib.tasks.problems import BENCHMARKS, load_problems, read
 from mmlib.tasks.sources import read_table
 
@@ -149,14 +147,14 @@ def doubts(pairs: pd.DataFrame) -> pd.Series:
     typical = lengths.groupby(pairs.lang).transform("median")
     far = (np.log(lengths.clip(lower=1e-9)) - np.log(typical)).abs() > np.log(2)
     again = pairs.duplicated(["lang", "english"])
-    found = []
+    english, found = get_language("en"), []
     for row, away, twice in zip(pairs.itertuples(), far, again, strict=True):
         holds = {
             "empty": not (row.text.strip() and row.english.strip()),
             "copy": _copied(row.text, row.english) > 0.7,
             "length": away,
             "repetition": min(_variety(row.text), _variety(row.english)) < 0.5,
-            "numbers": _numbers(row.text, row.lang) != _numbers(row.english, "en"),
+            "numbers": get_language(row.lang).numbers(row.text) != english.numbers(row.english),
             "duplicate": twice,
         }
         found.append(next((reason for reason, true in holds.items() if true), ""))
@@ -178,11 +176,6 @@ def _variety(text: str) -> float:
     units, width = (words, 4) if len(words) * 15 > len(text) else (list(text), 12)
     runs = [tuple(units[start : start + width]) for start in range(len(units) - width + 1)]
     return len(set(runs)) / len(runs) if len(runs) >= 8 else 1.0
-
-
-def _numbers(text: str, language: str) -> Counter:
-    grouping = get_language(language).grouping
-    return Counter(abs(value) for _, _, value in find_numbers(text, grouping))
 
 
 def split_pairs(

@@ -1,6 +1,7 @@
 """What a language needs to be prompted and graded in."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -81,7 +82,8 @@ class Language:
     def choice_problem(self, question: str, choices: Sequence[str], answer: str) -> tuple[str, str]:
         """Lay out a multiple-choice question as in the published MMLU calibration files.
 
-        They quote the choices with apostrophes and escape none.
+        They quote the choices with apostrophes and escape none. Without choices there is no
+        paragraph for them.
 
         Returns:
             Prompt (question, choices, answer label: three paragraphs) and response (the text of
@@ -89,7 +91,8 @@ class Language:
         """
         ask, choose, reply = self.choice_labels
         listed = ", ".join(f"'{choice}'" for choice in choices)
-        return f"{ask}: {question.strip()}\n\n{choose}: [{listed}]\n\n{reply}:", f" {answer}"
+        offered = f"{choose}: [{listed}]\n\n" if choices else ""
+        return f"{ask}: {question.strip()}\n\n{offered}{reply}:", f" {answer}"
 
     @property
     def closings(self) -> tuple[str, ...]:
@@ -148,6 +151,10 @@ class Language:
             return write_number([ends[-1][1], *(value for _, _, value in later)][-1])
         values = [value for _, _, value in find_numbers(text, self.grouping)]
         return write_number(values[-1]) if values else None
+
+    def numbers(self, text: str) -> Counter[Fraction]:
+        """The numbers of a text, as often as each stands there and without their signs."""
+        return Counter(abs(value) for _, _, value in find_numbers(text, self.grouping))
 
     def extract_words(self, text: str) -> str | None:
         """Return what stands in the closing phrase of `text`, or None.

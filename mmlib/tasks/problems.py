@@ -9,19 +9,25 @@ from mmlib.tasks.benchmarks import (
     aya,
     flores,
     gsm8k,
+    gsm8k_questions,
     mgsm,
     mgsm8kinstruct,
     mmlu,
     msvamp,
+    ntrex,
     orca_math,
     organism,
     race,
     xcsqa,
+    xquad,
 )
 from mmlib.tasks.languages import get_language
 from mmlib.tasks.records import Problem
 
-_FILES = (organism, gsm8k, mgsm, msvamp, mgsm8kinstruct, race, mmlu, xcsqa, orca_math, aya, flores)
+_FILES = (
+    *(organism, gsm8k, mgsm, msvamp, mgsm8kinstruct, race, mmlu, xcsqa, orca_math, aya, flores),
+    *(ntrex, xquad, gsm8k_questions),
+)
 BENCHMARKS = {benchmark.name: benchmark for file in _FILES for benchmark in file.BENCHMARKS}
 """Everything that is known of each task, by its name."""
 TASKS = {name: benchmark for name, benchmark in BENCHMARKS.items() if benchmark.lay_out}
@@ -55,10 +61,12 @@ def read(task: str, language: str, split: str, data_dir: str | Path | None = Non
     Args:
         task: One of `BENCHMARKS`.
         language: ISO 639-1 code.
-        split: "heldout", "calibration" or the owners' own name. GSM8K is calibrated on its train
-            split; on its test split only from a folder without `gsm8k/train.jsonl`. For MMLU both
-            names mean the validation rows of a folder, and from the hub the test rows of
-            Global-MMLU, the one split that it has in every language.
+        split: "heldout" (what is asked), "calibration", or the owners' own name, which is all rows.
+            No row is in the first two, in any language. GSM8K is calibrated on its train split;
+            from a folder without `gsm8k/train.jsonl` on test rows from 250, and the rows before
+            them, which are MGSM's, are asked. Of MMLU every fifth question is asked: from a folder
+            of the validation rows, from the hub of the test rows of Global-MMLU, the one split that
+            it has in every language.
         data_dir: A folder with the files at the paths of their sources; without it, the hub.
 
     Returns:
@@ -66,7 +74,9 @@ def read(task: str, language: str, split: str, data_dir: str | Path | None = Non
         number in canonical form, or the text of the right choice); `solution` of a word problem
         (empty in test files that have none); `choices`, the index `gold` of the right one
         (translations may have two equal choices) and, in RACE, `article` of a question with
-        choices (`choices` alone where answers are not published); `sentence` alone of FLORES;
+        choices (`choices` alone where answers are not published), of XQuAD `article` without
+        choices; `sentence` alone of FLORES and NTREX; `english` and `english_solution` of
+        translated train questions, and in `attrs["left_out"]` how many rows were left out;
         `instruction` and `response` alone of Aya, whose rows are not parallel. The
         published MMLU files are laid out already, as `prompt` and `response`.
 

@@ -3,11 +3,12 @@
 import ast
 import io
 import tokenize
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mmlib.tasks.answers import Extraction
@@ -120,6 +121,28 @@ def same_golds(golds: list[str], english: list[str], where: str) -> None:
         )
 
 
+def parted(rows: pd.DataFrame, split: str, asked: Sequence[bool]) -> pd.DataFrame:
+    """Part one file into what is asked and what is calibrated on; no row is in both.
+
+    Args:
+        rows: All rows; `attrs["where"]` says where they come from.
+        split: "heldout", "calibration", or another name for all rows.
+        asked: Whether each row is held out.
+
+    Raises:
+        ValueError: The part has no rows.
+    """
+    if split not in ("heldout", "calibration"):
+        return rows
+    kept = rows[np.asarray(asked) == (split == "heldout")].reset_index(drop=True)
+    if kept.empty:
+        raise ValueError(
+            f"{rows.attrs['where']} has {len(rows)} rows, too few for a part {split!r}: give a "
+            "longer file, or name the owners' split to take all of them"
+        )
+    return kept
+
+
 # --- choices ---
 
 
@@ -129,7 +152,7 @@ def with_choices(
     """Rows of questions with choices, of which `rows.answer` says the right one."""
     pairs = enumerate(zip(options, rows.answer, strict=True))
     right = [right_option(*pair, where, row) for row, pair in pairs]
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "id": ids,
             "question": rows.question.tolist(),
@@ -138,6 +161,8 @@ def with_choices(
             "target": [texts[gold] for texts, gold in zip(options, right, strict=True)],
         }
     )
+    table.attrs = rows.attrs
+    return table
 
 
 def listed(value: object, where: str, row: int) -> list[str]:
@@ -184,14 +209,14 @@ def word_problems(task: str, language: str, rows: pd.DataFrame) -> list[Problem]
 
 
 def choice_problems(task: str, language: str, rows: pd.DataFrame) -> list[Problem]:
-    """Multiple-choice questions in the published MMLU layout, with the passage before them."""
+    """Questions in the published MMLU layout, with their passage before and choices after them."""
     record, problems = get_language(language), []
     for row in rows.to_dict("records"):
         if "prompt" in row:
             prompt, response = row["prompt"], row["response"]
         else:
             prompt, response = record.choice_problem(
-                row["question"], row["choices"], row.get("target", "")
+                row["question"], row.get("choices", ()), row.get("target", "")
             )
         passage = f"{row['article'].strip()}\n\n" if "article" in row else ""
         problems.append(

@@ -105,7 +105,7 @@ def _comma_separated(path: Path, columns: _Columns) -> pd.DataFrame:
 
 
 def _sentences(path: Path, columns: _Columns) -> pd.DataFrame:
-    return pd.DataFrame({"sentence": _lines(path)})
+    return pd.DataFrame({columns[0]: _lines(path)})
 
 
 READERS: dict[str, Callable[[Path, _Columns], pd.DataFrame]] = {
@@ -115,6 +115,7 @@ READERS: dict[str, Callable[[Path, _Columns], pd.DataFrame]] = {
     ".jsonl": _json_lines,
     ".json": _json,
     ".gz": _json_lines,
+    ".txt": _sentences,
     ".dev": _sentences,
     ".devtest": _sentences,
 }
@@ -165,7 +166,8 @@ def fetch(
         folder: A data folder.
         split: The owners' name of the split.
         language: ISO 639-1 code, for sources with a file or a configuration per language.
-        variant: "high" or "middle" for RACE, the owners' code of the language for xCSQA and FLORES.
+        variant: "high" or "middle" for RACE, the owners' code of the language for xCSQA, FLORES
+            and NTREX.
 
     Returns:
         The rows as their owners have them; `attrs["where"]` says where they come from.

@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mmlib.__main__ import main
 from mmlib.models import ORGANISMS, load_model, model_hash
 from mmlib.study.evidence import read_evidence
-from mmlib.study.localisation import draw_samples, score_samples, set_tables
+from mmlib.study.localisation import Sample, score_samples, set_tables
 from mmlib.study.tables import PACKAGE
+from mmlib.tasks.problems import calibration
 
 CHAPTERS = yaml.safe_load((PACKAGE.parent / "notebooks" / "chapters.yml").read_text())
 READ = {entry for chapter in CHAPTERS.values() for entry in chapter.get("reads", ())}
@@ -85,9 +86,12 @@ def test_untrained_control_on_real_text_can_be_recomputed(kind, real_data, tmp_p
     (run,) = (r for r in manifest["run"]["parameters"]["runs"] if r["model"] == folder.name)
     assert run["parameters"]["replacement"]  # what `drawing` was called
     count = run["parameters"]["num_samples"]
-    samples = draw_samples(
-        ["gsm8k", "mmlu"], ["en", "de"], [101], data_dir=str(real_data), num_samples=count
-    )
+    options = {"samples": count, "seed": 101, "data_dir": real_data}
+    samples = {  # of whole files: this model was asked nothing
+        Sample(code, task, 101): calibration(task, code, split=split, **options)
+        for task, split in (("gsm8k", "test"), ("mmlu", "validation"))
+        for code in ("en", "de")
+    }
     scores = score_samples(model, tokenizer, samples, batch_size=run["parameters"]["batch_size"])
     ours = set_tables(scores, "gsm8k", "mmlu", run["parameters"]["keep_ratios"]).overlap
     keys = ["lang_a", "lang_b", "keep_ratio", "seed", "layer"]

@@ -70,4 +70,12 @@ ROWS = {
         | OPTIONS
         for subject in ("anatomy", "college_physics")
     ],
+    ("davidstap/NTREX", "eng_Latn", "test"): [{"text": "One."}, {"text": "Two."}],
+    ("davidstap/NTREX", "swa_Latn", "test"): [{"text": "Moja."}, {"text": "Mbili."}],
+    ("google/xquad", "xquad.de", "validation"): [
+        {"id": f"q{n}", "context": "Ann hat einen Apfel.", "question": "?"}
+        | {"answers": {"text": [answer], "answer_start": [0]}}
+        for n, answer in enumerate(["Ann", "Apfel"])
+    ],
 }
+ROWS["CohereLabs/Global-MMLU-Lite", "sw", "test"] = ROWS["CohereLabs/Global-MMLU", "sw", "test"]

@@ -10,12 +10,8 @@ from task_rows import ROWS
 from mmlib.tasks.benchmarks import mgsm, xcsqa
 from mmlib.tasks.problems import BENCHMARKS, TASKS, load_problems
 
-HUB = {
-    source.path.partition("/")[0]: source
-    for benchmark in BENCHMARKS.values()
-    for source in benchmark.sources
-}
-"""Where benchmarks lie, by their place in a data folder."""
+HUB = {source.id: source for benchmark in BENCHMARKS.values() for source in benchmark.sources}
+"""Where benchmarks lie."""
 
 
 @pytest.fixture
@@ -44,7 +40,12 @@ def hub(monkeypatch):
         ("aya", "sw", "train", ["aya-0", "aya-2"], ["Nzuri.", "Ndiyo."]),
         ("race-middle", "en", "validation", ["high1.txt-0", "high1.txt-1"], ["a dog", "ran"]),
         ("mmlu", "en", "validation", ["0", "1"], ["d", "d"]),
-        ("mmlu", "sw", "calibration", ["anatomy/test/0"], ["b"]),
+        ("mmlu", "sw", "test", ["anatomy/test/0"], ["b"]),
+        ("mmlu", "sw", "heldout", ["anatomy/test/0"], ["b"]),
+        ("global-mmlu-lite", "sw", "test", ["anatomy/test/0"], ["b"]),
+        ("ntrex", "sw", "test", ["ntrex-0", "ntrex-1"], ["", ""]),
+        ("xquad", "de", "validation", ["q0", "q1"], ["Ann", "Apfel"]),
+        ("gsm8k-questions", "de", "train", ["instruct-0", "instruct-1"], ["4", "1125"]),
     ],
 )
 def test_rows_of_the_hub_at_their_revision(hub, task, code, split, ids, golds):
@@ -52,8 +53,7 @@ def test_rows_of_the_hub_at_their_revision(hub, task, code, split, ids, golds):
     assert [p.id for p in problems] == ids
     assert [p.target for p in problems] == golds
     for path, _, options in hub:
-        revisions = {source.id: source.revision for source in HUB.values()}
-        assert "@" in options.get("data_files", "") or options["revision"] == revisions[path]
+        assert "@" in options.get("data_files", "") or options["revision"] == HUB[path].revision
 
 
 def test_what_the_hub_does_not_have_is_refused(hub):
@@ -84,7 +84,10 @@ def test_other_columns_of_the_hub_are_named(hub, monkeypatch):
 
 def test_revisions_are_commits_or_say_that_none_is_known():
     known = {name for name, source in HUB.items() if re.fullmatch("[0-9a-f]{40}", source.revision)}
-    assert known == {"gsm8k", "mgsm", "race", "mmlu", "global-mmlu"}
+    assert known == {
+        *("openai/gsm8k", "juletxara/mgsm", "ehovy/race", "cais/mmlu", "CohereLabs/Global-MMLU"),
+        *("davidstap/NTREX", "google/xquad"),
+    }
     assert {source.revision for name, source in HUB.items() if name not in known} <= {
         "main",
         "refs/convert/parquet",

@@ -97,7 +97,7 @@ def test_unreadable_or_malformed_files_are_named_with_the_row(folder):
 
 
 def sample(folder, code="en", **options):
-    options = {"samples": 500, "seed": 1, "data_dir": folder} | options
+    options = {"samples": 500, "seed": 1, "data_dir": folder, "split": "test"} | options
     return calibration("gsm8k", code, **options)
 
 

@@ -22,20 +22,20 @@ def targets(task, code, folder, **options):
 # --- the real files ---
 
 
-@pytest.mark.parametrize("code", ["en", "de", "hi"])
+@pytest.mark.parametrize("code", ["en", "de", "fr", "hi"])
 def test_real_gsm8k_and_mmlu(real_data, code):
-    problems = load_problems("gsm8k", code, data_dir=real_data)
+    problems = load_problems("gsm8k", code, data_dir=real_data, split="test")
     assert len(problems) == 1319
     golds = [problem.target for problem in problems]
-    assert golds == targets("gsm8k", "en", real_data)
+    assert golds == targets("gsm8k", "en", real_data, split="test")
     assert [row for row, gold in enumerate(golds) if gold.startswith("-")] == [489, 1113]
     language = get_language(code)
     assert [language.extract_answer(problem.text) for problem in problems] == golds
-    mmlu = load_problems("mmlu", code, data_dir=real_data)
+    mmlu = load_problems("mmlu", code, data_dir=real_data, split="validation")
     assert len(mmlu) == 1221
     raw = pd.read_csv(real_data / "mmlu" / f"mmlu_val_{code}.csv")
     assert [problem.text for problem in mmlu] == raw.qa.tolist()
-    labels = {"en": "Answer:", "de": "Antwort:", "hi": "उत्तर:"}
+    labels = {"en": "Answer:", "de": "Antwort:", "fr": "Réponse:", "hi": "उत्तर:"}
     assert all(p.prompt.endswith(f"\n\n{labels[code]}") and p.target for p in mmlu)
     assert not set(raw.subject) & set(STEM)
     assert raw.subject.nunique() == 57 - len(STEM)
@@ -45,7 +45,7 @@ def test_real_gsm8k_and_mmlu(real_data, code):
 def test_real_mgsm_is_the_first_250_problems_of_gsm8k(real_data, code):
     problems = load_problems("mgsm", code, data_dir=real_data)
     assert len(problems) == 250
-    gsm8k = load_problems("gsm8k", "en", data_dir=real_data)[:250]
+    gsm8k = load_problems("gsm8k", "en", data_dir=real_data)
     assert [(p.id, p.target) for p in problems] == [(p.id, p.target) for p in gsm8k]
     assert {"2125", "114200", "276000", "5600"} <= {p.target for p in problems}
     if code == "en":
@@ -63,7 +63,7 @@ def test_real_msvamp_has_one_gold_in_all_languages(real_data, code):
 
 def test_real_translations_are_parallel_to_mgsm(real_data):
     """The numbers of a question survive both translations; golds alone would not show a shift."""
-    ours = load_problems("gsm8k", "de", data_dir=real_data)[:250]
+    ours = load_problems("gsm8k", "de", data_dir=real_data)
     human = load_problems("mgsm", "de", data_dir=real_data)
 
     def numbers(problem):
@@ -106,7 +106,7 @@ def test_rows_are_paired_by_their_calculations_where_some_are_missing(real_data,
     for row, problem in zip(rows, problems, strict=True):
         assert whole.question[row].strip() in problem.prompt
         assert cue in problem.prompt
-    golds = targets("gsm8k", "en", real_data)
+    golds = targets("gsm8k", "en", real_data, split="test")
     assert [problem.target for problem in problems] == [golds[row] for row in rows]
 
 
@@ -237,7 +237,8 @@ def test_gsm8k_is_calibrated_on_train_where_the_folder_has_it(tmp_path):
     assert {p.id for p in load_problems("gsm8k", "en", data_dir=tmp_path)} == {"0", "1"}
     assert calibration("gsm8k", "en", **options, split="test").num_available == 2
     (tmp_path / "gsm8k" / "train.jsonl").unlink()
-    assert calibration("gsm8k", "en", **options).num_available == 2
+    with pytest.raises(ValueError, match=r"test\.jsonl has 2 rows, too few .* 'calibration'"):
+        calibration("gsm8k", "en", **options)
 
 
 def test_orca_math_and_aya_from_a_folder(tmp_path):

@@ -182,7 +182,7 @@ def test_race_asks_the_last_question_of_a_passage(tmp_path):
 @pytest.mark.parametrize("language", ["en", "de", "hi"])
 def test_mmlu_is_asked_with_letters(language, real_data):
     documents = skills.documents("mmlu", language, real_data)
-    assert len(documents) == 1221
+    assert len(documents) == 245  # every fifth, the others are calibration text
     for document in documents:
         assert (
             document["options"][document["gold"]]

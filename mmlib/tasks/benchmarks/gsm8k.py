@@ -1,4 +1,8 @@
-"""GSM8K, and its translations with golds of the English rows."""
+"""GSM8K, and its translations with golds of the English rows.
+
+Calibration text is the train split. A folder without it has the test file only: then the rows that
+MGSM has too are asked, and the others are calibration text. No row is in both, in no language.
+"""
 
 import re
 from difflib import SequenceMatcher
@@ -7,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from mmlib.tasks.answers import extract_number
-from mmlib.tasks.records import Benchmark, golds, questions, same_rows, word_problems
+from mmlib.tasks.records import Benchmark, golds, parted, questions, same_rows, word_problems
 from mmlib.tasks.sources import Source, fetch
 
 ENGLISH = Source(
@@ -26,13 +30,19 @@ TRANSLATED = Source(
     licence="other, for research use",
     columns=("question", "answer"),
 )
+ASKED = 250
+"""MGSM's problems: the first test rows."""
 
 
 def _rows(language: str, split: str, folder: Path | None) -> pd.DataFrame:
+    if folder and not (folder / ENGLISH.path.format(split="train")).is_file():
+        rows = _whole(language, "train" if split == "train" else "test", folder)
+        return parted(rows, split, rows.index < ASKED)
+    return _whole(language, {"heldout": "test", "calibration": "train"}.get(split, split), folder)
+
+
+def _whole(language: str, split: str, folder: Path | None) -> pd.DataFrame:
     """Golds come from the English row: many translated ones are lost or garbled."""
-    if not split:
-        untrained = folder and not (folder / ENGLISH.path.format(split="train")).is_file()
-        split = "test" if untrained else "train"
     english = fetch(ENGLISH, folder, split)
     rows = english if language == "en" else fetch(TRANSLATED, folder, split, language=language)
     if split == "train" and len(rows) != len(english):
@@ -43,7 +53,7 @@ def _rows(language: str, split: str, folder: Path | None) -> pd.DataFrame:
         where, row = english.attrs["where"], marked.isna().idxmax()
         raise ValueError(f"{where} row {row}: the answer does not end in '#### number'")
     prefix = "" if split == "test" else f"{split}-"
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "id": [f"{prefix}{row}" for row in english.index],
             "question": rows.question.tolist(),
@@ -51,6 +61,8 @@ def _rows(language: str, split: str, folder: Path | None) -> pd.DataFrame:
             "target": golds(marked, english.attrs["where"]),
         }
     )
+    table.attrs = rows.attrs
+    return table
 
 
 def _by_calculations(
@@ -88,7 +100,7 @@ BENCHMARKS = (
         name="gsm8k",
         sources=(ENGLISH, TRANSLATED),
         languages=("en", "de", "fr", "hi"),
-        splits={"heldout": "test", "calibration": "", "test": "test", "train": "train"},
+        splits={name: name for name in ("heldout", "calibration", "test", "train")},
         reader=_rows,
         lay_out=word_problems,
         documents=questions,

@@ -1,12 +1,24 @@
-"""MMLU without STEM: the paper's validation text, or Global-MMLU's test questions."""
+"""MMLU without STEM: the paper's validation text, or Global-MMLU's test questions.
+
+Every fifth question is asked and the others are calibration text, so that no row is in both and
+each part has all subjects (files are sorted by them).
+"""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from mmlib.tasks.languages import LANGUAGES
-from mmlib.tasks.records import Benchmark, choice_problems, lettered, listed, with_choices
+from mmlib.tasks.records import (
+    Benchmark,
+    choice_problems,
+    lettered,
+    listed,
+    parted,
+    with_choices,
+)
 from mmlib.tasks.sources import Source, fetch
 
 VALIDATION = Source(
@@ -26,6 +38,13 @@ TEST = Source(
     licence="Apache-2.0",
     columns=("sample_id", "subject", "question", "answer", *(f"option_{c}" for c in "abcd")),
 )
+LITE = replace(
+    TEST,
+    path="global-mmlu-lite/global_mmlu_lite_{language}.jsonl",
+    id="CohereLabs/Global-MMLU-Lite",
+    revision="main",
+)
+"""400 of them in every language; seven Chinese rows have another answer than the English ones."""
 STEM = (
     "abstract_algebra",
     "astronomy",
@@ -48,33 +67,43 @@ STEM = (
 
 
 def _rows(language: str, split: str, folder: Path | None) -> pd.DataFrame:
-    split = split or ("validation" if folder else "test")
-    if split == "test":
-        return _global_rows(language, folder)
+    if split == "validation" or (folder and split != "test"):
+        rows = _validation_rows(language, folder)
+    else:
+        rows = _global_rows(language, folder)
+    return parted(rows, split, rows.index % 5 == 0)
+
+
+def _lite_rows(language: str, split: str, folder: Path | None) -> pd.DataFrame:
+    rows = _global_rows(language, folder, LITE)
+    return parted(rows, split, rows.index % 5 == 0)
+
+
+def _validation_rows(language: str, folder: Path | None) -> pd.DataFrame:
     if folder is None and language != "en":
         raise ValueError(
             "mmlu's validation questions are on the hub in English only: "
             "take split='test' (Global-MMLU), or give data_dir"
         )
-    rows = fetch(VALIDATION, folder, split, language=language)
+    rows = fetch(VALIDATION, folder, "validation", language=language)
     where = rows.attrs["where"]
     if folder:
         parts = [_laid_out(text, where, row) for row, text in enumerate(rows.qa)]
-        table = pd.DataFrame(parts, columns=["prompt", "response"])
+        prompts, responses = zip(*parts, strict=True)
         ids = [str(row) for row in range(len(rows))]
-        if not {"question", "choices", "answer"} <= set(rows):  # enough for calibration
-            return table.assign(id=ids)
-        options = [listed(value, where, row) for row, value in enumerate(rows.choices)]
-        return with_choices(ids, rows, options, where).join(table)
+        if {"question", "choices", "answer"} <= set(rows):  # else enough for calibration
+            options = [listed(value, where, row) for row, value in enumerate(rows.choices)]
+            rows = with_choices(ids, rows, options, where)
+        return rows.assign(id=ids, prompt=prompts, response=responses)
     rows = rows[~rows.subject.isin(STEM)]
     ids = [str(row) for row in range(len(rows))]
     return with_choices(ids, rows, [list(choices) for choices in rows.choices], where)
 
 
-def _global_rows(language: str, folder: Path | None) -> pd.DataFrame:
+def _global_rows(language: str, folder: Path | None, source: Source = TEST) -> pd.DataFrame:
     if language == "th":
         raise ValueError("mmlu has no test questions in 'th': Global-MMLU lacks Thai")
-    rows = fetch(TEST, folder, "test", language=language)
+    rows = fetch(source, folder, "test", language=language)
     where = rows.attrs["where"]
     rows = rows[~rows.subject.isin(STEM)]
     options = rows[[f"option_{letter}" for letter in "abcd"]].astype(str).values.tolist()
@@ -94,8 +123,18 @@ BENCHMARKS = (
         name="mmlu",
         sources=(VALIDATION, TEST),
         languages=tuple(code for code in LANGUAGES if "-" not in code),
-        splits={"heldout": "", "calibration": "", "validation": "validation", "test": "test"},
+        splits={name: name for name in ("heldout", "calibration", "validation", "test")},
         reader=_rows,
+        lay_out=choice_problems,
+        documents=lettered,
+        config="mmlu",
+    ),
+    Benchmark(
+        name="global-mmlu-lite",
+        sources=(LITE,),
+        languages=("en", "de", "fr", "hi", "es", "zh", "ja", "sw", "bn"),
+        splits={name: name for name in ("heldout", "calibration", "test")},
+        reader=_lite_rows,
         lay_out=choice_problems,
         documents=lettered,
         config="mmlu",
