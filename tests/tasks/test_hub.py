@@ -5,7 +5,7 @@ import re
 
 import datasets
 import pytest
-from task_rows import ROWS
+from task_rows import OPTIONS, ROWS
 
 from mmlib.tasks.benchmarks import mgsm, xcsqa
 from mmlib.tasks.problems import BENCHMARKS, TASKS, load_problems
@@ -101,3 +101,18 @@ def test_revisions_are_commits_or_say_that_none_is_known():
 def test_choices_of_the_hub_are_lists():
     rows = [{"stem": "x?", "choices": {"label": list("ABCDE"), "text": list("vwxyz")}}]
     assert xcsqa._texts(rows[0]["choices"]) == list("vwxyz")
+
+
+def test_a_question_is_in_the_same_part_of_both_sets(hub, monkeypatch):
+    """Else a calibration text of the larger set would be asked from the smaller one."""
+
+    def rows(*numbers):
+        row = {"subject": "law", "question": "Q", "answer": "B"} | OPTIONS
+        return [row | {"sample_id": f"law/test/{number}"} for number in numbers]
+
+    monkeypatch.setitem(ROWS, ("CohereLabs/Global-MMLU", "en", "test"), rows(*range(20)))
+    monkeypatch.setitem(ROWS, ("CohereLabs/Global-MMLU-Lite", "en", "test"), rows(3, 5, 7, 10))
+    for part, few in {"heldout": [5, 10], "calibration": [3, 7]}.items():
+        large, small = (load_problems(t, "en", split=part) for t in ("mmlu", "global-mmlu-lite"))
+        assert [problem.id for problem in small] == [f"law/test/{number}" for number in few]
+        assert {problem.id for problem in small} < {problem.id for problem in large}

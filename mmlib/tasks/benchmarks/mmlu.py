@@ -1,7 +1,8 @@
 """MMLU without STEM: the paper's validation text, or Global-MMLU's test questions.
 
-Every fifth question is asked and the others are calibration text, so that no row is in both and
-each part has all subjects (files are sorted by them).
+Questions whose number in their id is a multiple of five are asked and the others are calibration
+text: no row is in both, each part has all subjects (files are sorted by them), and a question of
+Global-MMLU-Lite is in the same part as in Global-MMLU.
 """
 
 import re
@@ -71,12 +72,15 @@ def _rows(language: str, split: str, folder: Path | None) -> pd.DataFrame:
         rows = _validation_rows(language, folder)
     else:
         rows = _global_rows(language, folder)
-    return parted(rows, split, rows.index % 5 == 0)
+    return _parted(rows, split)
 
 
 def _lite_rows(language: str, split: str, folder: Path | None) -> pd.DataFrame:
-    rows = _global_rows(language, folder, LITE)
-    return parted(rows, split, rows.index % 5 == 0)
+    return _parted(_global_rows(language, folder, LITE), split)
+
+
+def _parted(rows: pd.DataFrame, split: str) -> pd.DataFrame:
+    return parted(rows, split, rows.id.str.rpartition("/")[2].astype(int) % 5 == 0)
 
 
 def _validation_rows(language: str, folder: Path | None) -> pd.DataFrame:
