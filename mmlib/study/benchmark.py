@@ -12,11 +12,17 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from mmlib.edits import pruned
 from mmlib.importance import Batch, ImportanceScores, collect_norms, largest, selection_size
@@ -28,7 +34,7 @@ from mmlib.study.localisation import Sample, collect_scores, set_tables
 from mmlib.study.settings import Settings
 from mmlib.study.tables import RunInfo
 from mmlib.tasks import skills
-from mmlib.tasks.evaluation import evaluate
+from mmlib.tasks.evaluation import evaluate, gold_likelihood
 
 SHAPES = {
     "1M": (128, 256, 4, 4, 4, 32, 1_000, True),
@@ -483,6 +489,53 @@ def pipeline_cost(
     }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("quantity").reset_index()
     return table.reindex(columns=["quantity", *ROW]).fillna({"unit": "ratio", "direction": ""})
+
+
+def asking_cost(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Mapping[str, Sequence[str]],
+    *,
+    items: int,
+    repeats: int,
+    language: str = "en",
+    batch_size: int = 8,
+    data_dir: str | None = None,
+) -> pd.DataFrame:
+    """Time asking, which reads shared tokens once, against the harness' own class of models.
+
+    Args:
+        model: The model that is asked.
+        tokenizer: Its tokenizer.
+        tasks: Of each task "answers" (written or ranked ones), "gold likelihood" or both.
+        items: Items of each task.
+        repeats: Interleaved repeats of each timing.
+        language: ISO 639-1 code.
+        batch_size: Prompts per batch.
+        data_dir: As in `evaluate`.
+
+    Returns:
+        One row per task and measure: quantity, and the ratio of seconds (harness / ours) as in
+        `paired_ratio`.
+    """
+    measures = {"answers": evaluate, "gold likelihood": gold_likelihood}
+    asked = {"languages": [language], "limit": items, "batch_size": batch_size}
+    rows = []
+    for task, wanted in tasks.items():
+        for measure in wanted:
+            ask = partial(measures[measure], model, tokenizer, task, data_dir=data_dir, **asked)
+            works = {"ours": ask, "harness": partial(_by_harness, ask)}
+            times = interleaved(works, model.device, repeats=repeats)
+            ratio = paired_ratio(times, "harness", "ours")
+            rows.append({"quantity": f"{task}: {measure}"} | ratio)
+    return pd.DataFrame(rows)
+
+
+def _by_harness(ask: Callable[[], object]) -> object:
+    from mmlib.tasks import asking  # its packages come with the extra `tasks`
+
+    with patch.object(asking, "_Harness", asking.HFLM):
+        return ask()
 
 
 class Costs(NamedTuple):

@@ -3,7 +3,7 @@
 import functools
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -11,10 +11,21 @@ import torch
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.cache_utils import DynamicLayer
 
 from mmlib.forward import check_tokens
+from mmlib.tasks.languages import get_language
+
+WORTH = 64
+"""Tokens that all prompts of a task must begin with to be asked in batches of their own."""
 
 
 def run(
@@ -23,6 +34,7 @@ def run(
     tasks: Sequence[Mapping[str, Any]],
     *,
     batch_size: int,
+    **options: Any,
 ) -> dict[str, Any]:
     """Ask everything at once.
 
@@ -32,6 +44,7 @@ def run(
         tasks: Configurations of the harness, named "TASK in LANGUAGE", with `documents` in place of
             a dataset.
         batch_size: Prompts per batch.
+        **options: Further ones of the harness' class of models (`HFLM`).
 
     Returns:
         The harness' results and logged samples.
@@ -43,7 +56,8 @@ def run(
         warnings.simplefilter("ignore")  # advice of the harness about defaults we set on purpose
         for part in ("lm_eval", "lm_eval.models"):
             logging.getLogger(part).setLevel(logging.ERROR)
-        harness = _Harness(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        options |= {"tokenizer": tokenizer, "batch_size": batch_size}
+        harness = _Harness(pretrained=model, **options)
         logging.getLogger("lm_eval.models").setLevel(logging.WARNING)  # it tells of cut prompts
         loaded = _task_manager().load([_task(**task) for task in tasks])
         # Not its `simple_evaluate`, which asks pip and git about the machine at every call.
@@ -56,17 +70,26 @@ def _task(documents: Sequence[dict], **config: Any) -> dict[str, Any]:
 
 
 class _Harness(HFLM):
-    """The harness' model; it refuses what it would cut, and its cache has room to grow.
+    """The harness' model; it refuses what it would cut, and computes nothing twice or in vain.
 
-    The library's own cache is copied as a whole at every token, which takes much of the time of a
-    small model. The numbers are the same.
+    The tokens with which all prompts of a task in a language begin (its worked examples) are read
+    once, and their keys and values begin the cache of every batch. A cache has room to grow: the
+    library's own is copied as a whole at every token. A row ends with its own answer, not when all
+    rows have met one and the same stop. Only the logits that are asked for are computed. Answers
+    and numbers are those of the harness.
     """
+
+    _prefix: tuple[list[int], DynamicCache] | None = None
+    """What all prompts that are asked now begin with; its keys and values are a batch of one."""
+    _language: str | None = None
+    """The language of all that is asked now, where it is one."""
 
     def generate_until(self, requests, disable_tqdm=False):
         for request in requests:
             prompt, options = request.args
             self._fit(request, self.tok_encode(prompt), options["max_gen_toks"])
-        return super().generate_until(requests, disable_tqdm)
+        ask = functools.partial(super().generate_until, disable_tqdm=disable_tqdm)
+        return self._by_task(ask, requests)
 
     def loglikelihood(self, requests, disable_tqdm=False):
         for request in requests:
@@ -77,7 +100,8 @@ class _Harness(HFLM):
                     "correct its row, or leave it out (`only`)"
                 )
             self._fit(request, self.tok_encode(prompt + text)[:-1], 0)  # the last is predicted
-        return super().loglikelihood(requests, disable_tqdm)
+        ask = functools.partial(super().loglikelihood, disable_tqdm=disable_tqdm)
+        return self._by_task(ask, requests)
 
     def _fit(self, request, prompt: list[int], answer: int) -> None:
         """Refuse an item that the model cannot read, or of which it would read only the end."""
@@ -93,16 +117,156 @@ class _Harness(HFLM):
                 "language or the task out, or take a model with a longer context"
             )
 
-    def _model_generate(self, context, max_length, stop, **options):
-        cache = DynamicCache(config=self.model.config)
-        cache.layers = [_Roomy() if type(old) is DynamicLayer else old for old in cache.layers]
+    def _by_task(self, ask: Callable[[list], list], requests: list) -> list:
+        """Ask tasks whose prompts share their first tokens one by one, and all others together."""
+        tasks: dict[str | None, list[int]] = {}
+        for index, request in enumerate(requests):
+            tasks.setdefault(request.task_name, []).append(index)
+        answers: dict[int, Any] = {}
+        others = []
+        for task, indices in tasks.items():
+            # Every prompt keeps its last token, after which the answer is predicted.
+            prompts = [self.tok_encode(requests[index].args[0])[:-1] for index in indices]
+            shared = _common(prompts)
+            if len(indices) < 2 or len(shared) < WORTH or not _can_share(self.model):
+                others += indices
+                continue
+            read = _cache(self.model)
+            self._logits([shared], len(shared) - 1, past_key_values=read, use_cache=True)
+            self._prefix, self._language = (shared, read), (task or "").rpartition(" in ")[2]
+            answers |= zip(indices, ask([requests[index] for index in indices]), strict=True)
+            self._prefix = self._language = None
+        if others:
+            others.sort()
+            answers |= zip(others, ask([requests[index] for index in others]), strict=True)
+        return [answers[index] for index in range(len(requests))]
+
+    @torch.no_grad()
+    def _logits(self, rows: Sequence[Sequence[int]], first: int, **options) -> torch.Tensor:
+        """Logits after the tokens from `first` on, (batch, seq - first, vocabulary)."""
+        ids = pad_sequence([torch.tensor(row, device=self.device) for row in rows], True)
+        keep = ids.shape[1] - first
+        if self.model._supports_logits_to_keep():
+            options["logits_to_keep"] = keep
+        if begun := self._begun(rows, first):
+            options |= {"past_key_values": _cache(self.model, begun), "use_cache": True}
+            ids = ids[:, begun.get_seq_length() :]
+        return self.model(ids, **options).logits[:, -keep:]
+
+    def _begun(self, rows: Sequence[Sequence[int]], room: int) -> DynamicCache | None:
+        """Keys and values of the shared tokens, where all rows begin with them."""
+        if self._prefix is None:
+            return None
+        shared, read = self._prefix
+        same = all(list(row[: len(shared)]) == shared for row in rows)
+        return read if same and len(shared) <= room else None
+
+    def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
+        """Log-likelihood of every text after its context, and whether it is the greedy one."""
+        rows: dict[tuple[int, ...], list] = {}  # texts that differ in their last token share one
+        for index, (_, context, text) in enumerate(requests):
+            rows.setdefault((*context, *text[:-1]), []).append((index, text))
+        answers: dict[int, tuple[float, bool]] = {}
+        ordered = sorted(rows, key=lambda row: (-len(row), row))
+        for start in range(0, len(ordered), self.batch_size):
+            batch = ordered[start : start + self.batch_size]
+            first = min(len(row) - len(text) for row in batch for _, text in rows[row])
+            for row, logits in zip(batch, self._logits(batch, first), strict=True):
+                scores = logits.log_softmax(-1, dtype=self.softmax_dtype)
+                for index, text in rows[row]:
+                    at = len(row) - len(text) - first
+                    after, tokens = scores[at:][: len(text)], torch.tensor(text, device=self.device)
+                    greedy = bool((after.argmax(-1) == tokens).all())
+                    answers[index] = (float(after.gather(1, tokens[:, None]).sum()), greedy)
+        return [answers[index] for index in range(len(requests))]
+
+    def _model_generate(self, context, max_length, stop, attention_mask, **options):
+        """Greedy answers; padding moves from the left to where the shared tokens end."""
+        starts = (attention_mask == 0).sum(1).tolist()
+        rows = [row[start:].tolist() for row, start in zip(context, starts, strict=True)]
+        begun = self._begun(rows, min(map(len, rows)) - 1)
+        if begun:
+            end = begun.get_seq_length()
+            context, attention_mask = (
+                torch.stack(
+                    [
+                        torch.cat((row[start:][:end], row[:start], row[start:][end:]))
+                        for row, start in zip(part, starts, strict=True)
+                    ]
+                )
+                for part in (context, attention_mask)
+            )
+        cache = _cache(self.model, begun)
         if cache.layers:
             options["past_key_values"] = cache
-        return super()._model_generate(context, max_length, stop, **options)
+        ended = _Ended(self.tokenizer, stop, context.shape[1], self._language)
+        return self.model.generate(
+            context,
+            attention_mask=attention_mask,
+            max_length=max_length,
+            stopping_criteria=StoppingCriteriaList([ended]),
+            pad_token_id=self.tokenizer.pad_token_id,
+            use_cache=True,
+            **options | {"do_sample": False, "temperature": None},
+        )
+
+
+class _Ended(StoppingCriteria):
+    """Ends every row by itself: at a stop, or where another turn follows its answer."""
+
+    def __init__(self, tokenizer, stops: Sequence[str], start: int, language: str | None):
+        self.tokenizer, self.stops, self.start = tokenizer, stops, start
+        self.language = language and get_language(language)
+        # A stop may be written in more tokens than it is encoded in.
+        sizes = (len(tokenizer.encode(stop, add_special_tokens=False)) for stop in stops)
+        self.back = max(sizes, default=0) + 2
+
+    def __call__(self, input_ids, scores, **options):
+        written = input_ids[:, self.start :]
+        ends = self.tokenizer.batch_decode(written[:, -self.back :])
+        ended = [any(stop in end for stop in self.stops) for end in ends]
+        if self.language:
+            texts = self.tokenizer.batch_decode(written)
+            ended = [a or self.language.ended(b) for a, b in zip(ended, texts, strict=True)]
+        return torch.tensor(ended, device=input_ids.device)
+
+
+def _common(rows: Sequence[list[int]]) -> list[int]:
+    """The longest beginning that all rows have: that of the first and the last of them, sorted."""
+    first, last = min(rows), max(rows)
+    pairs = enumerate(zip(first, last, strict=False))
+    return first[: next((place for place, (a, b) in pairs if a != b), len(first))]
+
+
+def _can_share(model: PreTrainedModel) -> bool:
+    """Whether keys and values of the first tokens are kept whole, whatever follows them."""
+    layers = _cache(model).layers
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    scaled = rope.get("rope_type") in ("dynamic", "longrope")  # by the length of the text
+    return bool(layers) and all(type(layer) is _Roomy for layer in layers) and not scaled
+
+
+def _cache(model: PreTrainedModel, begun: DynamicCache | None = None) -> DynamicCache:
+    """A cache with room to grow where the model has no layers of another kind."""
+    cache = DynamicCache(config=model.config)
+    for index, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer:
+            cache.layers[index] = _Roomy(begun and begun.layers[index])
+    return cache
 
 
 class _Roomy(DynamicLayer):
-    """Keys and values of one layer, copied once in 64 tokens."""
+    """Keys and values of one layer, copied once in 64 tokens.
+
+    It may begin with those of a batch of one, which are not changed.
+    """
+
+    def __init__(self, begun: DynamicLayer | None = None):
+        super().__init__()
+        if begun and begun.is_initialized:
+            self.lazy_initialization(begun.keys, begun.values)
+            self.room = [begun.keys, begun.values]
+            self.keys, self.values = self.room
 
     def update(self, key_states, value_states, *args, **kwargs):
         if not self.is_initialized:

@@ -5,6 +5,7 @@ passed in, so an edited model is graded without a reload, and nothing is read fr
 """
 
 import math
+import re
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
@@ -78,6 +79,83 @@ def evaluate(
             model's context, or the tokenizer has no end-of-text token or is another model's.
         FileNotFoundError: As in `load_problems`.
     """
+    asked, configs = _asked(tokenizer, tasks, languages, limit, data_dir)
+    for pair, documents in asked.items():
+        if SKILLS[pair[0]].extract:
+            gold = tuple(document["response"] for document in documents)
+            configs[pair]["generation_kwargs"]["max_gen_toks"] = _cap(tokenizer, gold)
+    asked = _chosen(asked, only, limit)
+    harness_tasks = [_graded(pair, part, configs[pair]) for pair, part in asked.items()]
+    samples = _ask(model, tokenizer, harness_tasks, batch_size, progress)["samples"]
+    rows = [
+        row
+        for task, code in asked
+        for sample in sorted(samples[f"{task} in {code}"], key=lambda s: s["doc_id"])
+        for row in _rows(sample["doc"], sample["filtered_resps"], task, code)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"prediction": "str"})
+
+
+def gold_likelihood(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: str | Sequence[str],
+    *,
+    languages: Sequence[str],
+    limit: int | None = None,
+    only: Mapping[str, Collection[str]] | None = None,
+    batch_size: int = 16,
+    data_dir: str | Path | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """How likely a model finds worked gold solutions: a measure without a floor and a format.
+
+    The solution follows the prompt of `evaluate` (with its worked examples), after the delimiter
+    of these examples unless it brings its own space. After worked examples, which have no
+    calculator marks (`<<3+4=7>>`), it has none either.
+
+    Args:
+        model: As in `evaluate`.
+        tokenizer: Its tokenizer.
+        tasks: One or several of those that are answered in words and have worked solutions.
+        languages: As in `evaluate`.
+        limit: As in `evaluate`.
+        only: As in `evaluate`.
+        batch_size: Solutions per batch.
+        data_dir: As in `evaluate`.
+        progress: As in `evaluate`.
+
+    Returns:
+        One row per problem: lang, task, problem_id (edits are paired by these), log_likelihood
+        (mean over the tokens of the solution, in nats, float32 also where the model is not), and
+        n_tokens.
+
+    Raises:
+        ValueError: As in `evaluate`, or an item has no worked solution.
+        FileNotFoundError: As in `evaluate`.
+    """
+    asked, configs = _asked(tokenizer, tasks, languages, limit, data_dir)
+    asked = _chosen(asked, only, limit)
+    harness_tasks = [_solved(pair, part, configs[pair]) for pair, part in asked.items()]
+    options = {"softmax_dtype": "float32"}
+    samples = _ask(model, tokenizer, harness_tasks, batch_size, progress, **options)["samples"]
+    rows = []
+    for task, code in asked:
+        for sample in sorted(samples[f"{task} in {code}"], key=lambda s: s["doc_id"]):
+            ((prompt, solution),), ((total, _),) = sample["arguments"], sample["filtered_resps"]
+            # The harness counts spaces at the end of a prompt to what follows.
+            whole, before = tokenizer([prompt + solution, prompt.rstrip()]).input_ids
+            count = len(whole) - len(before)
+            rows.append((code, task, sample["doc"]["id"], total / count, count))
+    return pd.DataFrame(rows, columns=["lang", "task", "problem_id", "log_likelihood", "n_tokens"])
+
+
+_Asked = dict[tuple[str, str], list[Document]]
+"""The documents of each task and language."""
+
+
+def _asked(tokenizer, tasks, languages, limit, data_dir) -> tuple[_Asked, dict]:
+    """All documents of tasks and languages, and how the harness asks them."""
     tasks = [tasks] if isinstance(tasks, str) else list(tasks)
     if wrong := [task for task in tasks if task not in SKILLS]:
         raise ValueError(f"cannot grade task {wrong[0]!r}: choose from {', '.join(SKILLS)}")
@@ -92,32 +170,14 @@ def evaluate(
             "tokenizer.eos_token, or correct the checkpoint's tokenizer_config.json"
         )
     pairs = [(task, code) for task in tasks for code in languages]
-    asked = {pair: skills.documents(*pair, data_dir) for pair in pairs}
-    configs = {pair: skills.config(*pair, data_dir) for pair in pairs}
-    for pair, documents in asked.items():
-        if SKILLS[pair[0]].extract:
-            gold = tuple(document["response"] for document in documents)
-            configs[pair]["generation_kwargs"]["max_gen_toks"] = _cap(tokenizer, gold)
-    asked = {pair: part[:limit] for pair, part in _chosen(asked, only).items()}
-    with nullcontext() if progress else redirect_stderr(StringIO()):
-        result = _ask(model, tokenizer, asked, configs, batch_size)
-    rows = [
-        row
-        for task, code in asked
-        for sample in sorted(result["samples"][f"{task} in {code}"], key=lambda s: s["doc_id"])
-        for row in _rows(sample["doc"], sample["filtered_resps"], task, code)
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS).astype({"prediction": "str"})
+    documents = {pair: skills.documents(*pair, data_dir) for pair in pairs}
+    return documents, {pair: skills.config(*pair, data_dir) for pair in pairs}
 
 
-_Asked = dict[tuple[str, str], list[Document]]
-"""The documents of each task and language."""
-
-
-def _chosen(asked: _Asked, only: Mapping[str, Collection[str]] | None) -> _Asked:
-    """The documents with the wanted ids."""
+def _chosen(asked: _Asked, only: Mapping[str, Collection[str]] | None, limit: int | None) -> _Asked:
+    """The first documents with the wanted ids."""
     if only is None:
-        return asked
+        return {pair: part[:limit] for pair, part in asked.items()}
     chosen = {}
     for (task, code), part in asked.items():
         known = {document["id"] for document in part}
@@ -128,7 +188,7 @@ def _chosen(asked: _Asked, only: Mapping[str, Collection[str]] | None) -> _Asked
             raise ValueError(
                 f"{task} has no item {min(unknown)!r}; its ids look like {min(known)!r}"
             )
-        chosen[task, code] = [document for document in part if document["id"] in wanted]
+        chosen[task, code] = [document for document in part if document["id"] in wanted][:limit]
     return chosen
 
 
@@ -256,13 +316,13 @@ def _part(task: str, problem_id: str) -> str:
     return problem_id.split("-heldout")[0] + ("-ranked" if task.endswith("-ranked") else "")
 
 
-def _ask(model, tokenizer, asked: _Asked, configs: dict, batch_size: int) -> dict:
+def _ask(model, tokenizer, tasks: list[dict], batch_size: int, progress: bool, **options) -> dict:
     """Run the harness on everything at once; returns its results and logged samples."""
     # Its packages come with the extra `tasks`: without them everything but asking works.
     from mmlib.tasks import asking
 
-    tasks = [_harness_task(*pair, part, configs[pair]) for pair, part in asked.items()]
-    return asking.run(model, tokenizer, tasks, batch_size=batch_size)
+    with nullcontext() if progress else redirect_stderr(StringIO()):
+        return asking.run(model, tokenizer, tasks, batch_size=batch_size, **options)
 
 
 @lru_cache(maxsize=64)  # every variant of a model is asked the same tasks
@@ -274,18 +334,44 @@ def _cap(tokenizer: PreTrainedTokenizerBase, gold: tuple[str, ...]) -> int:
     return math.ceil(1.2 * (max(map(len, encoded)) + 1))
 
 
-def _harness_task(task: str, language: str, documents: list[Document], config: dict) -> dict:
-    """A task of the harness, with our documents and grading."""
+def _graded(pair: tuple[str, str], documents: list[Document], config: dict) -> dict:
+    """A task of the harness, with our grading."""
 
     def grade(document: dict, responses: list) -> dict[str, float]:
-        rows = _rows(document, responses, task, language)
+        rows = _rows(document, responses, *pair)
         return {row["extraction"]: float(row["correct"]) for row in rows}
 
-    metrics = EXTRACTIONS if SKILLS[task].extract else ("likelihood",)
+    metrics = EXTRACTIONS if SKILLS[pair[0]].extract else ("likelihood",)
+    return _harness_task(pair, documents, config, grade, metrics)
+
+
+def _solved(pair: tuple[str, str], documents: list[Document], config: dict) -> dict:
+    """A task of the harness that asks how likely the worked solutions are."""
+    task, language = pair
+    delimiter, given = config.get("target_delimiter", " "), []
+    for document in documents:
+        solution = document["response"]
+        if config.get("num_fewshot"):
+            solution = re.sub("<<.*?>>", "", solution)
+        if SKILLS[task].extract is None or not solution.strip():
+            raise ValueError(
+                f"{task} in {language!r}: item {document['id']!r} has no worked solution; take a "
+                "task that has some (gsm8k, those of organisms)"
+            )
+        given.append(document | {"worked": delimiter * (not solution[0].isspace()) + solution})
+    config = config | {
+        "output_type": "loglikelihood",
+        "doc_to_target": "{{worked | default(target)}}",  # examples have a target only
+    }
+    config.pop("generation_kwargs", None)
+    return _harness_task(pair, given, config, lambda _, found: {"gold": found[0][0]}, ["gold"])
+
+
+def _harness_task(pair, documents, config, grade, metrics) -> dict:
     return {
         "num_fewshot": 0,
         **config,
-        "task": f"{task} in {language}",
+        "task": " in ".join(pair),
         "documents": documents,
         "process_results": grade,
         "metric_list": [

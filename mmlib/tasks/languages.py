@@ -106,16 +106,19 @@ class Language:
         either = "|".join(re.escape(head) for head in sorted(heads, key=len, reverse=True))
         return re.compile(f"(?:{either}|{_BOX}){_LEAD}", re.IGNORECASE)
 
+    @cached_property
+    def _turn(self) -> re.Pattern:
+        return re.compile(f"{_TURN}|{re.escape(normalised(self.question_label))}")
+
     def _closes(self, text: str) -> list[tuple[str, int, Fraction]]:
         """The closing phrases of a normalised text: words, end and value of the number.
 
         Another turn after the first one ends the answer.
         """
         closes = []
-        turn = re.compile(f"{_TURN}|{re.escape(normalised(self.question_label))}")
         for match in self._opening.finditer(text):
             start, sign = match.end(), 1
-            if closes and turn.search(text, closes[0][1], match.start()):
+            if closes and self._turn.search(text, closes[0][1], match.start()):
                 break
             if not re.search("[:：\n]", match[0]) and re.match(r"[-–−] (?=\S)", text[start:]):
                 start, sign = start + 2, -1
@@ -133,6 +136,12 @@ class Language:
         closes = self._closes(normalised(text))
         return write_number(closes[-1][2]) if closes else None
 
+    def ended(self, text: str) -> bool:
+        """Whether another turn follows the answer that `text` gives, after which nothing counts."""
+        text = normalised(text)
+        closes = self._closes(text)
+        return bool(closes and self._turn.search(text, closes[0][1]))
+
     def extract_last_number(self, text: str) -> str | None:
         """Return the last number of `text`, or None (flexible extraction).
 
@@ -146,8 +155,9 @@ class Language:
             if not (re.search("[:：]", words) and words.strip(" *_([\\") in self.answer_label)
         ]
         if ends:
-            stop = _SENTENCE.search(text, ends[-1][0])
-            later = find_numbers(text[ends[-1][0] : stop.start() if stop else None], self.grouping)
+            after = text[ends[-1][0] :]
+            stops = [m.start() for p in (_SENTENCE, self._turn) if (m := p.search(after))]
+            later = find_numbers(after[: min(stops, default=None)], self.grouping)
             return write_number([ends[-1][1], *(value for _, _, value in later)][-1])
         values = [value for _, _, value in find_numbers(text, self.grouping)]
         return write_number(values[-1]) if values else None

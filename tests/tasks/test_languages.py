@@ -152,3 +152,26 @@ def test_unknown_language_is_refused_with_the_choices():
 def test_a_record_without_a_field_is_named_with_its_file():
     with pytest.raises(ValueError, match=r"languages.yaml, record 'xx': .*'closing'"):
         language_of("xx", {"name": "X", "question_label": "Q:"})
+
+
+@pytest.mark.parametrize(
+    ("text", "ended"),
+    [
+        ("3 + 4 = 7. The answer is 7. Human: It", True),
+        ("The answer is 7\n\nQuestion: Luke has 3", True),
+        ("The answer is 7. Then 3 more.", False),
+        ("Question: 3", False),
+        ("", False),
+    ],
+)
+def test_another_turn_ends_an_answer_and_nothing_after_it_counts(text, ended):
+    record = LANGUAGES["en"]
+    assert record.ended(text) == ended
+    if ended:
+        longer = f"{text} 12 pears. The answer is 99."
+        assert record.extract_answer(longer) == record.extract_answer(text) == "7"
+        assert record.extract_last_number(longer) == record.extract_last_number(text) == "7"
+
+
+def test_a_turn_ends_the_sentence_of_the_close():
+    assert LANGUAGES["en"].extract_last_number("The answer is 18 Human: 5 apples") == "18"
