@@ -60,6 +60,6 @@ def test_chapters_19_and_20_on_local_checkpoints(borrowed, real_data, tmp_path, 
     notebook = runner.run(borrowed, "20_advice", given | advice)
     answers = pd.read_csv(notebook.parent / "advice_answers.csv", dtype=TEXT)
     assert set(answers.part) == {"mgsm"}
-    assert set(answers[answers.study == "weights"].system) == {"own", "shared", "random 1"}
+    assert set(answers[answers.study == "weights"].system) == {"own", "shared", "random"}
     forms = pd.read_csv(notebook.parent / "advice_forms.csv")
     assert (forms.n == 2).all()
