@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from planted import SEEDS, systems
+from planted import SEEDS, advice_losses, tuned
 
 from mmlib.claims.rules import NOT_TESTABLE, UNDECIDED, judge
 
@@ -10,32 +10,10 @@ LAYERS = {"middle": 0.6, "outer": 0.4, "random": 0.5}
 WEIGHTS = {"own": 0.6, "shared": 0.4, "random": 0.5}
 
 
-def tuned(accuracies, **options):
-    """Systems in two languages, the random ones in two draws, one easier than the other."""
-    table = {}
-    for name, value in accuracies.items():
-        for lang, more in (("sw", 0.0), ("bn", 0.1)):
-            if name == "random":
-                table |= {(name, lang, draw): value + more + (draw - 1.5) / 10 for draw in (1, 2)}
-            else:
-                table[name, lang] = value + more
-    return systems(table, learning_rate=0.01, **options)
-
-
-def losses(study, by_system, rates=(0.001, 0.01, 0.1)):
-    rows = [
-        (study, system, seed, rate, loss)
-        for system, loss in by_system.items()
-        for seed in SEEDS
-        for rate in rates
-    ]
-    return pd.DataFrame(rows, columns=["study", "system", "seed", "learning_rate", "heldout_loss"])
-
-
 def outcome(claim, accuracies, *, loss=None, **options):
     study = {"R1": "layers", "R2": "weights"}[claim]
     table = tuned(accuracies)
-    told = losses(study, dict.fromkeys(accuracies, 0.05) | (loss or {}), **options)
+    told = advice_losses(study, dict.fromkeys(accuracies, 0.05) | (loss or {}), **options)
     tables = {f"advice_{study}": table.assign(target=table.lang), "advice_losses": told}
     return judge(claim, tables)
 
@@ -58,7 +36,7 @@ def test_what_is_advised_has_to_beat_each_control(claim, plan):
 def test_another_target_does_not_count():
     table = tuned(WEIGHTS)
     mixed = pd.concat([table.assign(target=table.lang), tuned({"own": 0}).assign(target="hi")])
-    told = losses("weights", dict.fromkeys(WEIGHTS, 0.05))
+    told = advice_losses("weights", dict.fromkeys(WEIGHTS, 0.05))
     result = judge("R2", {"advice_weights": mixed, "advice_losses": told})
     assert result.verdict == "exploratory yes"
 

@@ -3,69 +3,17 @@
 import numpy as np
 import pandas as pd
 import pytest
+from planted import BASE, MATH, READING, along, only_when, packed, told_apart
 
 from mmlib.claims import parameters
 from mmlib.claims.rules import judge, published_outcome
 
 LANGS = ["en", "de"]
-MATH, READING = "math-1", "reading-mixed"
-BASE = 0.6
-
-
-def packed(
-    share,
-    *,
-    n=200,
-    base=BASE,
-    wrong="sp",
-    langs=LANGS,
-    seeds=(1,),
-    fractions=(1.0,),
-    models=("toy",),
-):
-    """Answers of which the first are right: `base` of them unedited, `share(row)` when edited.
-
-    Args:
-        share: From a row (model, lang, condition, factor, keep_ratio, fraction, part) to a share.
-        wrong: Letters of wrong answers, repeated.
-    """
-    names = ["model", "lang", "part", "condition", "factor", "keep_ratio", "fraction", "seed"]
-    conditions = ("math-specific", "random", "top-K math", "highest first")
-    rows = [
-        (model, lang, part, *edit)
-        for model in models
-        for lang in langs
-        for part in (MATH, READING)
-        for edit in [("none", 1.0, 0.0, 1.0, 0)]
-        + [
-            (condition, factor, ratio, fraction, seed)
-            for condition in conditions
-            for factor in (0.0, 1.01)
-            for ratio in (0.01, 0.1)
-            for fraction in fractions
-            for seed in seeds
-        ]
-    ]
-    table = pd.DataFrame(rows, columns=names)
-    right = [base if row.condition == "none" else share(row) for row in table.itertuples()]
-    letters = wrong * n
-    grades = ["1" * round(n * part) + letters[round(n * part) : n] for part in right]
-    return table.assign(correct=grades, problems=table.part, dtype="bfloat16")
 
 
 def judged(claim, share, **options):
     table = "fractions" if claim.startswith("C7") else "interventions"
     return judge(claim, {f"evidence/{table}": packed(share, **options)})
-
-
-def only_when(condition, level, *, factor=0.0, part=MATH, otherwise=BASE, lang=""):
-    """A share that differs from `otherwise` under one condition, factor and part."""
-
-    def share(row):
-        same = (row.condition, row.factor, row.part) == (condition, factor, part)
-        return level if same and lang in ("", row.lang) else otherwise
-
-    return share
 
 
 @pytest.mark.parametrize(
@@ -183,11 +131,6 @@ def test_small_models_gain_more_or_do_not():
     assert judge("C5c", {"evidence/interventions": table}).verdict == "not testable here"
 
 
-def told_apart(letter, other):
-    """Wrong answers of 200: those that a share of .75 corrects, and the rest."""
-    return "x" * 120 + letter * 30 + other * 50
-
-
 def test_gains_are_arithmetic_if_most_corrected_answers_were_slips():
     gain = only_when("math-specific", 0.75, factor=1.01)
     for letters, verdict in (("sp", "exploratory yes"), ("ps", "exploratory no")):
@@ -210,10 +153,6 @@ def test_pruning_repairs_format_or_something_else():
 
 
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
-
-
-def along(curve, condition="math-specific"):
-    return lambda row: curve(row.fraction) if row.condition == condition else BASE
 
 
 @pytest.mark.parametrize(

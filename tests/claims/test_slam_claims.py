@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from planted import ALIGNED, laboratory
 
 from mmlib.claims.rules import (
     NO,
@@ -69,7 +70,6 @@ def test_overlap_that_rises_flattens_and_grows(gain, verdict):
 
 # --- systems --------------------------------------------------------------------------------------
 
-RECIPE = {"model": "m", "start": "none", "pair_source": "pairs", "steps": 9}
 BASE = {"en": 0.8, "de": 0.6, "hi": 0.3, "sw": 0.2}
 OTHERS = ("base", "QAlign stage 1", "QAlign", "LoRA", "MathOctopus")
 _N = 80
@@ -86,18 +86,7 @@ def grades(shares, part="math-1", seed=0):
                 rows.append((system, training, part, lang, right))
     table = pd.DataFrame(rows, columns=["system", "seed", "part", "lang", "correct"])
     rate = 0.1 * (table.system != "base")
-    return table.assign(problems=part, learning_rate=rate, **RECIPE)
-
-
-def laboratory(loss=0.5, english=0.8, source="pairs", rate=0.1):
-    log = pd.DataFrame({"system": "SLAM", "step": [0, 9], "heldout_loss": [loss, 0.1], **RECIPE})
-    rows = [("base", 0.0, 0.8), ("SLAM", rate, english), ("SLAM", 9.0, 0.0)]
-    tried = pd.DataFrame(rows, columns=["system", "learning_rate", "share"]).assign(**RECIPE)
-    right = (tried.share * 100).round().astype(int)
-    tried["correct"] = ["1" * n + "0" * (100 - n) for n in right]
-    tried = tried.assign(lang="en", part="math-1", problems="other")
-    tables = {"evidence/system_log": log, "evidence/rate_answers": tried}
-    return {name: table.assign(pair_source=source) for name, table in tables.items()}
+    return table.assign(problems=part, learning_rate=rate, **ALIGNED)
 
 
 def more(gain, **by_lang):
@@ -105,40 +94,7 @@ def more(gain, **by_lang):
 
 
 ALL = {system: {} for system in OTHERS[1:]}
-CASES = {
-    "S1": ({**ALL, "SLAM": more(0.2)}, {**ALL, "SLAM": {}, "LoRA": more(0.2)}, "math-1"),
-    "S4": ({"SLAM": more(0.2)}, {"SLAM": more(-0.2, en=0.0)}, "math-1"),
-    "S5": (
-        {"SLAM": more(0.0, hi=0.4, sw=0.4)},
-        {"SLAM": more(0.35, en=0.2, hi=-0.3, sw=-0.2)},
-        "math-1",
-    ),
-    "S6": ({"SLAM": more(0.2)}, {"SLAM": more(0.2, en=-0.7)}, "math-new"),
-    "S11": ({"SLAM": more(0.2)}, {"SLAM": more(0.2, en=-0.7)}, "knowledge"),
-    "S13": ({"SLAM": more(-0.2, en=0.2)}, {"SLAM": more(0.2, en=-0.3)}, "math-1"),
-    "S14": (
-        {"SLAM": {}, "QAlign stage 1": more(0.1, en=-0.3)},
-        {"SLAM": {}, "QAlign stage 1": more(-0.1, en=0.1)},
-        "math-1",
-    ),
-    "S16": (
-        {"SLAM": more(0.2), "unbalanced pairs": more(0.0)},
-        {"SLAM": more(0.0), "unbalanced pairs": more(0.2)},
-        "math-1",
-    ),
-    "S17": ({"SLAM": more(0.15, en=-0.3)}, {"SLAM": more(-0.2, en=0.2)}, "math-1"),
-}
-CELLS = {
-    "S1": 5,
-    "S4": 4,
-    "S5": 2 + 2 * 2,
-    "S6": 4,
-    "S11": 4,
-    "S13": 1,
-    "S14": 1,
-    "S16": 2,
-    "S17": 1,
-}
+PARTS = {"S6": "math-new", "S11": "knowledge"}
 PAIRS = {"en": 0.0, "de": 70.0, "hi": 20.0, "sw": 10.0}
 
 
@@ -155,27 +111,10 @@ def plain(outcome):
     return outcome.verdict.removeprefix("exploratory ")
 
 
-@pytest.mark.parametrize("claim", CASES)
-def test_a_perfect_run_is_a_yes_and_its_opposite_a_no(claim):
-    good, bad, part = CASES[claim]
-    perfect = judge(claim, tables_for(claim, good, part))
-    assert (plain(perfect), perfect.cells) == (YES, CELLS[claim])
-    assert plain(judge(claim, tables_for(claim, bad, part))) == NO
-
-
-@pytest.mark.parametrize("claim", sorted(set(CASES) - {"S1", "S13"}))
+@pytest.mark.parametrize("claim", ["S4", "S5", "S6", "S11", "S14", "S16", "S17"])
 def test_systems_like_the_base_are_no_yes(claim):
     null = {**ALL, "SLAM": {}, "unbalanced pairs": {}}
-    assert plain(judge(claim, tables_for(claim, null, CASES[claim][2]))) != YES
-
-
-@pytest.mark.parametrize("claim", sorted(set(CASES) - {"S16"}))
-def test_a_base_that_cannot_read_is_unfit(claim):
-    good, _, part = CASES[claim]
-    outcome = judge(claim, tables_for(claim, good, part, loss=6.21))
-    assert outcome.verdict == NOT_TESTABLE
-    assert "laboratory unfit: the held-out translation loss is 6.2 nats" in outcome.reason
-    assert np.isfinite(outcome.effect)  # the numbers stay
+    assert plain(judge(claim, tables_for(claim, null, PARTS.get(claim, "math-1")))) != YES
 
 
 @pytest.mark.parametrize(
@@ -230,8 +169,7 @@ def test_weak_languages_are_chosen_on_other_problems():
 
 def test_gaps_and_mixtures_are_not_averaged():
     """Another seed missing, or two runs of one name, decide nothing."""
-    good, _, part = CASES["S1"]
-    tables = tables_for("S1", good, part)
+    tables = tables_for("S1", {**ALL, "SLAM": more(0.2)}, "math-1")
     table = tables["alignment"]
     gap = table[(table.system != "QAlign") | (table.seed == 1)]
     assert judge("S1", tables | {"alignment": gap}).verdict == NOT_TESTABLE
@@ -274,12 +212,6 @@ def test_cost_is_the_published_factor_of_models_of_that_size():
     assert small.effect == pytest.approx(6, abs=0.2)
     one = {name: table[table.system == "SLAM"] for name, table in costs(6).items()}
     assert judge("S7", one).verdict == NOT_TESTABLE
-
-
-@pytest.mark.parametrize("claim", ["S8", "S9", "S10", "S12"])
-def test_claims_about_other_systems_are_not_tested_here(claim):
-    outcome = judge(claim, {})
-    assert (outcome.verdict, outcome.reason[:20]) == (NOT_TESTABLE, "about another system")
 
 
 def test_published_accuracies_have_the_intervals_of_their_items():

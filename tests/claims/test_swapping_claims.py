@@ -2,42 +2,21 @@
 
 import pandas as pd
 import pytest
-from planted import SEEDS, systems
+from planted import expert_log, swapped, systems
 
 from mmlib.claims.rules import NO, NOT_TESTABLE, UNDECIDED, YES, judge
 from mmlib.claims.swapping import ALTERNATIVES, CONTROLS
 
 NAMED = [name for name in CONTROLS if name != "random"]
 
-BASE = {"de": 0.5, "hi": 0.4, "sw": 0.3, "bn": 0.2}
 FIT = {"math expert": 0.1, "language expert": 0.1}
 RANDOM = (("random", 1), ("random", 2))
-RECIPE = {"model": "m", "steps": 100, "embeddings": False, "learning_rate": 1e-4}
-
-
-def swapped(gains, **options):
-    """The base, and every system with its gain over it, by language or in all of them."""
-    accuracies = {("base", lang): value for lang, value in BASE.items()}
-    for name, gain in gains.items():
-        system, draw = (name, 0) if isinstance(name, str) else name
-        for lang, value in BASE.items():
-            own = gain[lang] if isinstance(gain, dict) else gain
-            accuracies[system, lang, draw] = value + own
-    table = systems(accuracies, **options)
-    table = table.assign(target=table.lang, **RECIPE)
-    english = {("base", "en"): 0.5, ("math expert", "en"): 0.5 + gains.get("math expert", 0)}
-    return pd.concat([table, systems(english, **options).assign(target="sw", **RECIPE)])
-
-
-def log(last=0.1):
-    rows = [("sw", seed, step, loss) for seed in SEEDS for step, loss in ((0, 0.5), (9, last))]
-    log = pd.DataFrame(rows, columns=["role", "seed", "step", "heldout_loss"])
-    # Another recipe, whose experts are not those that are swapped.
-    return pd.concat([log.assign(**RECIPE), log.assign(heldout_loss=9.0, **RECIPE | {"steps": 1})])
 
 
 def outcome(claim, gains, *, last=0.1, **options):
-    return judge(claim, {"swap": swapped(gains, **options), "evidence/expert_log": log(last)})
+    return judge(
+        claim, {"swap": swapped(gains, **options), "evidence/expert_log": expert_log(last)}
+    )
 
 
 def verdict(claim, gains, **options):
@@ -110,10 +89,10 @@ def test_the_weaker_the_more(sign, expected):
     table = swapped(FIT | {"swap": swap})
     other = swapped(FIT | {"swap": swap | {"hi": swap["sw"], "sw": swap["hi"]}})
     table = pd.concat([table[table.seed != 3], other[other.seed == 3]])
-    result = judge("L6", {"swap": table, "evidence/expert_log": log()})
+    result = judge("L6", {"swap": table, "evidence/expert_log": expert_log()})
     assert (result.verdict, result.seeds) == (expected, 3)
     few = table[table.lang.isin(["de", "hi", "en"])]
-    assert "4 languages" in judge("L6", {"swap": few, "evidence/expert_log": log()}).reason
+    assert "4 languages" in judge("L6", {"swap": few, "evidence/expert_log": expert_log()}).reason
 
 
 @pytest.mark.parametrize(
