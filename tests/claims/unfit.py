@@ -52,8 +52,8 @@ UNFIT = {
     "_gains": _SLIPS
     | {"scaling gains nothing": _changed("correct", _letters(".", "p"), "factor > 1")},
     "_fails_by_format": {
-        "fail by format": _changed("correct", _letters("f", "p"), "condition == 'none'"),
         "solves 0% in": _changed("correct", _letters("1", "p"), "condition == 'none'"),
+        "fail by format": _changed("correct", _letters("f", "p"), "condition == 'none'"),
     },
     "_reads": _READS,
     "_reads_and_is_stronger": _READS
