@@ -41,6 +41,9 @@ class Chapter:
     that no parameter names, `organisms/NAME`."""
     miniature: Mapping[str, Any] = field(default_factory=dict)
     """Parameters with which the tests execute it in seconds."""
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters for a `model` that is a checkpoint of `mmlib/checkpoints.yaml`, unless others are
+    given: so few prompts that two cores take minutes."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,12 @@ class Project:
             raise ChapterError(f"{path} is missing: call this in the root of a checkout") from None
         except (TypeError, AttributeError, yaml.YAMLError) as error:
             raise ChapterError(f"{path} is not a list of chapters: {error}") from error
+
+    @cached_property
+    def checkpoints(self) -> Collection[str]:
+        """Names of the real checkpoints."""
+        path = self.root / "mmlib" / "checkpoints.yaml"
+        return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else ()
 
     def chapter(self, name: str) -> Chapter:
         """Find a chapter by its name or by the path of its notebook."""
@@ -188,6 +197,9 @@ def resolve(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Check `given`, values or their YAML spelling, against the parameters of a chapter.
 
+    Where a real checkpoint is given as `model`, what the chapter has for it (`Chapter.checkpoint`)
+    takes the place of the defaults.
+
     Returns:
         All values, and those that differ from the defaults: only these are injected.
 
@@ -196,7 +208,8 @@ def resolve(
     """
     known = parameters(project, name)
     values = {key: parameter.default for key, parameter in known.items()}
-    for key, value in given.items():
+    real = given.get("model") in project.checkpoints
+    for key, value in {**(project.chapter(name).checkpoint if real else {}), **given}.items():
         if key not in known:
             raise ChapterError(
                 f"{name} has no parameter {key!r}{_suggest(key, known)}. It has "

@@ -1,5 +1,6 @@
 """What a Jaccard of two math-specific sets has to be compared with."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from mmlib.importance import ActivationNorms, ImportanceScores, collect_norms
 from mmlib.masks import chance_jaccard, jaccard
 from mmlib.models import untrained_like
 from mmlib.overlap import OVERLAP_COUNTS
+from mmlib.study.evidence import read_evidence
 from mmlib.study.localisation import Sample, score_samples, set_tables
 from mmlib.study.settings import Loading, Sampling
 from mmlib.study.tables import RunInfo
@@ -86,6 +88,23 @@ def coefficient(overlap: pd.DataFrame) -> pd.DataFrame:
 def published_chance(keep_ratio: float) -> float:
     """The authors' chance line K(1 - K) / (K² - K + 2), of random top-K sets less random ones."""
     return keep_ratio * (1 - keep_ratio) / (keep_ratio**2 - keep_ratio + 2)
+
+
+def drawings() -> pd.DataFrame:
+    """Overlaps over draws with replacement and over disjoint blocks of as many texts, as shipped.
+
+    Returns:
+        Columns of an overlap table, drawing ("draws" or "blocks"), control ("math-specific" or
+        "same language") and num_samples.
+    """
+    tables = []
+    kinds = {"overlap": "math-specific", "ceilings": "same language"}
+    for drawing, (name, control) in itertools.product(("draws", "blocks"), kinds.items()):
+        table, manifest = read_evidence(f"{drawing}_{name}")
+        (run,) = manifest["run"]["parameters"]["runs"]
+        count = run["parameters"]["num_samples"]
+        tables.append(table.assign(drawing=drawing, control=control, num_samples=count))
+    return pd.concat(tables, ignore_index=True)
 
 
 def chance(overlap: pd.DataFrame) -> pd.DataFrame:

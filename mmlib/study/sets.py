@@ -72,7 +72,8 @@ def rows(given: Mapping[str, Any]) -> Localised:
         sizes=tables.sizes.assign(model=run.model),
         floor=tables.floor.assign(model=run.model),
         overlap=tables.overlap.assign(model=run.model),
-        controls=pd.concat(controls).assign(model=run.model),
+        # A ceiling of one seed has no rows, and no types either.
+        controls=pd.concat([t for t in controls if len(t)] or controls).assign(model=run.model),
         run=run,
     )
 
@@ -90,6 +91,24 @@ def math_accuracy(model: str) -> dict[str, pd.DataFrame]:
 def published_overlap() -> pd.DataFrame:
     """Overlaps of the papers' sets."""
     return published("mathlang_overlap")
+
+
+class Desk(NamedTuple):
+    """Sets of a real LLM."""
+
+    num_samples: int
+    """Prompts per block."""
+    overlap: pd.DataFrame
+    """As in `Localised`, without single matrices; `seed` is the number of the block."""
+    controls: pd.DataFrame
+    """Likewise."""
+
+
+def desk() -> Desk:
+    """What was computed on a real LLM and is shipped."""
+    overlap, manifest = read_evidence("desk_overlap")
+    run = manifest["run"]["parameters"]["runs"][0]
+    return Desk(run["parameters"]["num_samples"], overlap, read_evidence("desk_controls")[0])
 
 
 def untrained_overlap() -> pd.DataFrame:
