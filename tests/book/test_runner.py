@@ -37,7 +37,7 @@ def test_parameters_have_name_type_default_and_help(executed):
 def test_a_real_checkpoint_brings_values_of_its_own_unless_others_are_given(fresh):
     (fresh.root / "mmlib/checkpoints.yaml").write_text("small-llm: {file: a.gguf}\n")
     (fresh.root / "notebooks/chapters.yml").write_text(
-        "01_toy: {title: A question?, budget_s: 60, checkpoint: {seed: 7, keep_ratios: [.5]}}\n"
+        "01_toy: {title: 'A question?', budget_s: 60, checkpoint: {seed: 7, keep_ratios: [.5]}}\n"
     )
     name = {"model": "small-llm"}
     assert resolve(fresh, "01_toy", name)[1] == {**name, "seed": 7, "keep_ratios": [0.5]}

@@ -111,8 +111,11 @@ def edited(parts, ratio, value, base):
 
 
 def c4a():
-    effects = edited(["math-1", "math-3"], 0.01, -1, 0.1)
-    return [over_problems(cell) for _, cell in effects.groupby("lang")]
+    cells = []
+    for ratio in (0.01, 0.1):
+        effects = edited(["math-1", "math-3"], ratio, -1, 0.1)
+        cells += [over_problems(cell) for _, cell in effects.groupby("lang")]
+    return cells
 
 
 def c4b():
