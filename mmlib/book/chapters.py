@@ -90,7 +90,7 @@ class Project:
 
     @cached_property
     def checkpoints(self) -> Collection[str]:
-        """Names of the real checkpoints."""
+        """Names of the real checkpoints; read here, since `mmlib.models` brings torch."""
         path = self.root / "mmlib" / "checkpoints.yaml"
         return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else ()
 

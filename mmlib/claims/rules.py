@@ -55,11 +55,12 @@ TESTS = {
     "equal": "TOST: yes if the 90 % interval of every cell lies within the margin; no if some cell "
     "lies outside it, by Holm over the cells",
 }
-_OPEN = (
-    "not every cell complies, and none fails by Holm",
-    "no cell complies by Holm, and not all fail",
-)
-"""Why a claim about every cell, and one about some cell, is undecided."""
+_OPEN = {
+    "every": "not every cell complies, and none fails by Holm",
+    "some": "no cell complies by Holm, and not all fail",
+}
+_OPEN["equal"] = _OPEN["every"]
+"""Why a claim about several cells is undecided."""
 FEWEST = 3
 """With fewer trainings, or calibration blocks, a verdict about them is undecided: they describe."""
 
@@ -278,8 +279,10 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame) -> Outcome:
     verdict = YES if yes and not few else NO if no and not few else UNDECIDED
     if verdict == UNDECIDED and not reason:
         alone = "the interval contains the threshold"
-        reason = _OPEN[claim.test == "some"] if len(tests) > 1 else alone
-    seen = detectable_effect(row.se, row.df, level=0.9 if equal else 0.95) if row.se > 0 else np.nan
+        reason = _OPEN[claim.test] if len(tests) > 1 else alone
+    detectable = np.nan
+    if verdict == UNDECIDED and not few and row.se > 0:
+        detectable = detectable_effect(row.se, row.df, level=0.9 if equal else 0.95)
     return Outcome(
         verdict,
         *row[["effect", "low", "high"]].astype(float),
@@ -288,7 +291,7 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame) -> Outcome:
         cell=_cell(effects, row.name),
         cells=len(tests),
         complying=int(complies.sum()),
-        detectable=seen if verdict == UNDECIDED and not few else np.nan,
+        detectable=detectable,
         reason=reason,
     )
 

@@ -15,7 +15,7 @@ from mmlib.importance import ActivationNorms, ImportanceScores, collect_norms
 from mmlib.masks import chance_jaccard, jaccard
 from mmlib.models import untrained_like
 from mmlib.overlap import OVERLAP_COUNTS
-from mmlib.study.evidence import read_evidence
+from mmlib.study.evidence import made_by, read_evidence
 from mmlib.study.localisation import Sample, score_samples, set_tables
 from mmlib.study.settings import Loading, Sampling
 from mmlib.study.tables import RunInfo
@@ -101,7 +101,7 @@ def drawings() -> pd.DataFrame:
     kinds = {"overlap": "math-specific", "ceilings": "same language"}
     for drawing, (name, control) in itertools.product(("draws", "blocks"), kinds.items()):
         table, manifest = read_evidence(f"{drawing}_{name}")
-        (run,) = manifest["run"]["parameters"]["runs"]
+        (run,) = made_by(manifest)
         count = run["parameters"]["num_samples"]
         tables.append(table.assign(drawing=drawing, control=control, num_samples=count))
     return pd.concat(tables, ignore_index=True)

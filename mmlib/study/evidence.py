@@ -47,7 +47,7 @@ def shipped(
     Raises:
         ValueError: A cell is not there, or the table was made with other weights or texts.
     """
-    for made in manifest["run"]["parameters"]["runs"]:
+    for made in made_by(manifest):
         if made["model"] == run.model:
             before, now = ({**r["parameters"], **r} for r in (made, asdict(run)))
             for key in ("checkpoint_hash", *made_with):
@@ -85,6 +85,11 @@ def draw(
     """
     drawn = table.groupby(list(per), sort=False).sample(1, random_state=seed)
     return drawn[list(name)].reset_index(drop=True)
+
+
+def made_by(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The runs that filled an evidence table: model, parameters and checkpoint_hash of each."""
+    return list(manifest["run"]["parameters"]["runs"])
 
 
 def read_evidence(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from mmlib.importance import check_keep_ratios
 from mmlib.models import linear_modules, untrained_like
-from mmlib.study.evidence import read_evidence
+from mmlib.study.evidence import made_by, read_evidence
 from mmlib.study.localisation import score_samples, set_tables
 from mmlib.study.settings import Loading, Sampling
 from mmlib.study.stats import summarize
@@ -107,7 +107,7 @@ class Desk(NamedTuple):
 def desk() -> Desk:
     """What was computed on a real LLM and is shipped."""
     overlap, manifest = read_evidence("desk_overlap")
-    run = manifest["run"]["parameters"]["runs"][0]
+    (run,) = made_by(manifest)
     return Desk(run["parameters"]["num_samples"], overlap, read_evidence("desk_controls")[0])
 
 

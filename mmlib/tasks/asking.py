@@ -26,6 +26,8 @@ from mmlib.tasks.languages import get_language
 
 WORTH = 64
 """Tokens that all prompts of a task must begin with to be asked in batches of their own."""
+TURN = 48
+"""Tokens in which what opens another turn is written, were every byte of it one."""
 
 
 def run(
@@ -85,11 +87,11 @@ class _Harness(HFLM):
     """The language of all that is asked now, where it is one."""
 
     def generate_until(self, requests, disable_tqdm=False):
-        for request in requests:
-            prompt, options = request.args
-            self._fit(request, self.tok_encode(prompt), options["max_gen_toks"])
+        prompts = self._prompts(requests)
+        for request, prompt in zip(requests, prompts, strict=True):
+            self._fit(request, prompt, request.args[1]["max_gen_toks"])
         ask = functools.partial(super().generate_until, disable_tqdm=disable_tqdm)
-        return self._by_task(ask, requests)
+        return self._by_task(ask, requests, prompts)
 
     def loglikelihood(self, requests, disable_tqdm=False):
         for request in requests:
@@ -101,7 +103,13 @@ class _Harness(HFLM):
                 )
             self._fit(request, self.tok_encode(prompt + text)[:-1], 0)  # the last is predicted
         ask = functools.partial(super().loglikelihood, disable_tqdm=disable_tqdm)
-        return self._by_task(ask, requests)
+        return self._by_task(ask, requests, self._prompts(requests))
+
+    def _prompts(self, requests: list) -> list[list[int]]:
+        """The tokens of every prompt; the choices of a question have one."""
+        texts = dict.fromkeys(request.args[0] for request in requests)
+        tokens = {text: self.tok_encode(text) for text in texts}
+        return [tokens[request.args[0]] for request in requests]
 
     def _fit(self, request, prompt: list[int], answer: int) -> None:
         """Refuse an item that the model cannot read, or of which it would read only the end."""
@@ -117,7 +125,9 @@ class _Harness(HFLM):
                 "language or the task out, or take a model with a longer context"
             )
 
-    def _by_task(self, ask: Callable[[list], list], requests: list) -> list:
+    def _by_task(
+        self, ask: Callable[[list], list], requests: list, prompts: Sequence[list[int]]
+    ) -> list:
         """Ask tasks whose prompts share their first tokens one by one, and all others together."""
         tasks: dict[str | None, list[int]] = {}
         for index, request in enumerate(requests):
@@ -126,8 +136,7 @@ class _Harness(HFLM):
         others = []
         for task, indices in tasks.items():
             # Every prompt keeps its last token, after which the answer is predicted.
-            prompts = [self.tok_encode(requests[index].args[0])[:-1] for index in indices]
-            shared = _common(prompts)
+            shared = _common([prompts[index][:-1] for index in indices])
             if len(indices) < 2 or len(shared) < WORTH or not _can_share(self.model):
                 others += indices
                 continue
@@ -217,18 +226,22 @@ class _Ended(StoppingCriteria):
     def __init__(self, tokenizer, stops: Sequence[str], start: int, language: str | None):
         self.tokenizer, self.stops, self.start = tokenizer, stops, start
         self.language = language and get_language(language)
-        # A stop may be written in more tokens than it is encoded in.
+        # A stop may be written in more tokens than it is encoded in; so may what opens a turn.
         sizes = (len(tokenizer.encode(stop, add_special_tokens=False)) for stop in stops)
-        self.back = max(sizes, default=0) + 2
+        self.back = max([*sizes, TURN if self.language else 0]) + 2
 
     def __call__(self, input_ids, scores, **options):
         written = input_ids[:, self.start :]
         ends = self.tokenizer.batch_decode(written[:, -self.back :])
-        ended = [any(stop in end for stop in self.stops) for end in ends]
-        if self.language:
-            texts = self.tokenizer.batch_decode(written)
-            ended = [a or self.language.ended(b) for a, b in zip(ended, texts, strict=True)]
+        ended = [self._ends(*pair) for pair in zip(ends, written, strict=True)]
         return torch.tensor(ended, device=input_ids.device)
+
+    def _ends(self, end: str, written: torch.Tensor) -> bool:
+        """Whether a row that ends so is at its end; its whole text is read only where it may be."""
+        if any(stop in end for stop in self.stops):
+            return True
+        turn = self.language is not None and self.language.has_turn(end)
+        return turn and self.language.ended(self.tokenizer.decode(written))
 
 
 def _common(rows: Sequence[list[int]]) -> list[int]:

@@ -7,7 +7,7 @@ passed in, so an edited model is graded without a reload, and nothing is read fr
 import math
 import re
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr
 from functools import lru_cache
 from io import StringIO
@@ -89,9 +89,8 @@ def evaluate(
     samples = _ask(model, tokenizer, harness_tasks, batch_size, progress)["samples"]
     rows = [
         row
-        for task, code in asked
-        for sample in sorted(samples[f"{task} in {code}"], key=lambda s: s["doc_id"])
-        for row in _rows(sample["doc"], sample["filtered_resps"], task, code)
+        for pair, sample in _ordered(samples, asked)
+        for row in _rows(sample["doc"], sample["filtered_resps"], *pair)
     ]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"prediction": "str"})
 
@@ -140,13 +139,12 @@ def gold_likelihood(
     options = {"softmax_dtype": "float32"}
     samples = _ask(model, tokenizer, harness_tasks, batch_size, progress, **options)["samples"]
     rows = []
-    for task, code in asked:
-        for sample in sorted(samples[f"{task} in {code}"], key=lambda s: s["doc_id"]):
-            ((prompt, solution),), ((total, _),) = sample["arguments"], sample["filtered_resps"]
-            # The harness counts spaces at the end of a prompt to what follows.
-            whole, before = tokenizer([prompt + solution, prompt.rstrip()]).input_ids
-            count = len(whole) - len(before)
-            rows.append((code, task, sample["doc"]["id"], total / count, count))
+    for (task, code), sample in _ordered(samples, asked):
+        ((prompt, solution),), ((total, _),) = sample["arguments"], sample["filtered_resps"]
+        # The harness counts spaces at the end of a prompt to what follows.
+        whole, before = tokenizer([prompt + solution, prompt.rstrip()]).input_ids
+        count = len(whole) - len(before)
+        rows.append((code, task, sample["doc"]["id"], total / count, count))
     return pd.DataFrame(rows, columns=["lang", "task", "problem_id", "log_likelihood", "n_tokens"])
 
 
@@ -323,6 +321,13 @@ def _ask(model, tokenizer, tasks: list[dict], batch_size: int, progress: bool, *
 
     with nullcontext() if progress else redirect_stderr(StringIO()):
         return asking.run(model, tokenizer, tasks, batch_size=batch_size, **options)
+
+
+def _ordered(samples: Mapping[str, list[dict]], asked: _Asked) -> Iterator[tuple[tuple, dict]]:
+    """The harness' samples in the order of the documents, with task and language of each."""
+    for pair in asked:
+        for sample in sorted(samples[" in ".join(pair)], key=lambda s: s["doc_id"]):
+            yield pair, sample
 
 
 @lru_cache(maxsize=64)  # every variant of a model is asked the same tasks

@@ -136,6 +136,10 @@ class Language:
         closes = self._closes(normalised(text))
         return write_number(closes[-1][2]) if closes else None
 
+    def has_turn(self, text: str) -> bool:
+        """Whether something in `text` opens another turn."""
+        return bool(self._turn.search(normalised(text)))
+
     def ended(self, text: str) -> bool:
         """Whether another turn follows the answer that `text` gives, after which nothing counts."""
         text = normalised(text)
