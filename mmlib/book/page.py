@@ -39,6 +39,7 @@ from mmlib.study.tables import RunInfo, output_dir, write_table
 
 __all__ = [
     "accuracy",
+    "answers_html",
     "badge",
     "check_chance_jaccard",
     "check_pooled_jaccard",
@@ -113,7 +114,7 @@ def ledger_html(ledger: pd.DataFrame, *, links: Mapping[str, str] | None = None)
         published = [row["published_numbers"], rules.told(row, "published_")]
         text = {
             "published_data": "; ".join(filter(None, published)),
-            "real_llm": row["real_reason"],
+            "real_llm": rules.told(row, "real_"),
             "organism": rules.told(row),
         }
         notes = [row[column] for column in ("differs", "note") if row.get(column)]
@@ -146,6 +147,26 @@ def _record_html(row: Mapping[str, Any]) -> str:
         if value
     )
     return f"<details><summary>Record</summary><dl>{items}</dl></details>"
+
+
+def answers_html(answers: pd.DataFrame) -> str:
+    """Return what a model answered in full, folded by language and by which weights were pruned.
+
+    Args:
+        answers: condition ("none": unedited), edited (whose set), lang, target, response, correct.
+    """
+    body = ""
+    for lang, rows in answers.groupby("lang", sort=False):
+        parts = ""
+        for row in rows.itertuples():
+            pruned = f"{row.condition} weights of {row.edited}" if row.edited else "nothing"
+            told = "right" if row.correct else "not right"
+            parts += f"<dt>{escape(pruned)} pruned ({told})</dt>"
+            parts += f'<dd lang="{lang}">{escape(row.response.strip()) or "(nothing)"}</dd>'
+        target = escape(str(rows.target.iloc[0]))
+        summary = f"<summary>{escape(lang)} (right: {target})</summary>"
+        body += f"<details open>{summary}<dl>{parts}</dl></details>"
+    return f'<div class="mm-answers">{body}</div>'
 
 
 def provenance_html(
@@ -228,25 +249,32 @@ def open(namespace: Mapping[str, Any]) -> Page:
     return page
 
 
-def verdicts(tables: Mapping[str, pd.DataFrame], *claims: str) -> pd.DataFrame:
+def verdicts(
+    tables: Mapping[str, pd.DataFrame],
+    *claims: str,
+    real_llm: Mapping[str, pd.DataFrame] | None = None,
+) -> pd.DataFrame:
     """Decide claims on the tables of this page, and make their verdicts known to its text.
 
     Args:
         tables: See `mmlib.claims.rules.judge`.
-        *claims: Ids. The text may say `published_ID`, `organism_ID`, and, of the organism,
-            `effect_ID`, `low_ID`, `high_ID` of the cell that decides, `reason_ID`, and `told_ID`,
-            all in words.
+        *claims: Ids. The text may say `published_ID`, `real_ID`, `organism_ID`, and, of the
+            organism, `effect_ID`, `low_ID`, `high_ID` of the cell that decides, `reason_ID`, and
+            `told_ID`, all in words; of the real LLM `told_real_ID`.
+        real_llm: Tables of a real LLM.
 
     Returns:
         The rows of the ledger by id.
     """
-    rows = rules.verdicts(list(claims), tables).set_index("id")
+    rows = rules.verdicts(list(claims), tables, real_llm).set_index("id")
     for claim, row in rows.iterrows():
         show(f"published_{claim}", row.published_data)
+        show(f"real_{claim}", row.real_llm)
         show(f"organism_{claim}", row.organism)
         for number in ("effect", "low", "high"):
             show(f"{number}_{claim}", row[number])
         show(f"told_{claim}", rules.told(row))
+        show(f"told_real_{claim}", rules.told(row, "real_"))
         show(f"reason_{claim}", row.reason)
     return rows
 

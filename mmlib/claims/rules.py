@@ -408,7 +408,7 @@ def verdicts(
         published_numbers=table.figure,
         **published.drop(columns="verdict").add_prefix("published_"),
         **run.drop(columns="verdict"),
-        real_reason=real.reason,
+        **real.drop(columns="verdict").add_prefix("real_"),
     )
 
 
@@ -421,7 +421,7 @@ def told(row: Mapping[str, Any], prefix: str = "") -> str:
 
     Args:
         row: A row of `verdicts`.
-        prefix: "published_" for the published numbers.
+        prefix: "published_" for the published numbers, "real_" for a real LLM.
     """
     outcome = {field.name: row.get(prefix + field.name) for field in fields(Outcome)}
     equal, parts = row["test"] == "equal", []

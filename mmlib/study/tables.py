@@ -343,3 +343,46 @@ def item_grades(packed: pd.DataFrame) -> pd.DataFrame:
     table = table.explode(["grade", "problem"], ignore_index=True)
     names = table.part + " " + table.problem.astype(str)
     return table.assign(problem=names, correct=(table.grade == "1").astype(float))
+
+
+def pack_losses(likelihoods: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Shrink likelihoods of problems to one row per group, small enough to ship.
+
+    Args:
+        likelihoods: Columns `by`, problem_id, log_likelihood (nats per token) and n_tokens.
+        by: Columns that define the groups.
+
+    Returns:
+        `by`, `problems` (a digest of the ids), `n_tokens` (of all problems) and `nats`: what is
+        lost per token, four decimals each, in the order of the rows.
+    """
+    require_columns(likelihoods, [*by, "problem_id", "log_likelihood", "n_tokens"], "likelihoods")
+    table = likelihoods.assign(nats=(-likelihoods.log_likelihood).map("{:.4f}".format))
+    packed = table.groupby(list(by), sort=False).agg(
+        problems=("problem_id", _digest), n_tokens=("n_tokens", "sum"), nats=("nats", " ".join)
+    )
+    return packed.reset_index()
+
+
+def item_losses(packed: pd.DataFrame) -> pd.DataFrame:
+    """Losses that `pack_losses` shrank, with one row per problem.
+
+    Args:
+        packed: Rows with lang, task, problems and nats, of which those of one task and
+            language have the same problems.
+
+    Returns:
+        The other columns, `problem` (the task and a number: translations of a problem have the
+        same name) and `nats` as numbers.
+
+    Raises:
+        ValueError: A column is missing, or rows of a task and language are about other problems.
+    """
+    require_columns(packed, ["lang", "task", "problems", "nats"], "the table of losses")
+    if (other := packed.groupby(["task", "lang"]).problems.nunique() > 1).any():
+        raise ValueError(f"{' in '.join(other.idxmax())}: its rows were asked different problems")
+    values = packed.nats.str.split()
+    table = packed.assign(nats=values, problem=values.map(lambda row: range(len(row))))
+    table = table.explode(["nats", "problem"], ignore_index=True)
+    names = table.task + " " + table.problem.astype(str)
+    return table.assign(problem=names, nats=table.nats.astype(float))

@@ -20,6 +20,7 @@ from mmlib.tasks import skills
 from mmlib.tasks.answers import EXTRACTIONS, legacy_number
 from mmlib.tasks.benchmarks.organism import FAMILY
 from mmlib.tasks.languages import parse_number
+from mmlib.tasks.problems import load_problems
 from mmlib.tasks.records import Document
 from mmlib.tasks.skills import SKILLS
 
@@ -33,6 +34,7 @@ COLUMNS = [
     "extraction",
     "correct",
 ]
+LIKELIHOOD = ["lang", "task", "problem_id", "log_likelihood", "n_tokens"]
 UNSOLVED = 300
 """Tokens that an answer may have where no solutions are known (the published cap of Hindi)."""
 
@@ -145,7 +147,62 @@ def gold_likelihood(
         whole, before = tokenizer([prompt + solution, prompt.rstrip()]).input_ids
         count = len(whole) - len(before)
         rows.append((code, task, sample["doc"]["id"], total / count, count))
-    return pd.DataFrame(rows, columns=["lang", "task", "problem_id", "log_likelihood", "n_tokens"])
+    return pd.DataFrame(rows, columns=LIKELIHOOD)
+
+
+def text_likelihood(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: str | Sequence[str],
+    *,
+    languages: Sequence[str],
+    limit: int | None = None,
+    batch_size: int = 16,
+    data_dir: str | Path | None = None,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """How likely a model finds whole held-out texts: questions and answers, as scores read them.
+
+    The first token is predicted after the token that begins or ends a text.
+
+    Args:
+        model: As in `evaluate`.
+        tokenizer: Its tokenizer.
+        tasks: One or several of `mmlib.tasks.problems.TASKS`.
+        languages: As in `evaluate`.
+        limit: As in `evaluate`.
+        batch_size: Texts per batch.
+        data_dir: As in `evaluate`.
+        progress: As in `evaluate`.
+
+    Returns:
+        As `gold_likelihood`; the mean is over all tokens of the text.
+
+    Raises:
+        ValueError: As in `load_problems`.
+        FileNotFoundError: Likewise.
+    """
+    tasks = [tasks] if isinstance(tasks, str) else tasks
+    asked = {
+        (task, code): [
+            {"id": problem.id, "text": problem.text}
+            for problem in load_problems(task, code, data_dir=data_dir)[:limit]
+        ]
+        for task in tasks
+        for code in languages
+    }
+    config = {"output_type": "loglikelihood_rolling", "doc_to_text": ""}
+    config |= {"doc_to_target": "{{text}}", "target_delimiter": ""}
+    likelihood = (lambda _, found: {"gold": found[0]}), ["gold"]
+    texts = [_harness_task(pair, part, config, *likelihood) for pair, part in asked.items()]
+    options = {"softmax_dtype": "float32"}
+    samples = _ask(model, tokenizer, texts, batch_size, progress, **options)["samples"]
+    rows = []
+    for (task, code), sample in _ordered(samples, asked):
+        ((text,),), (total,) = sample["arguments"], sample["filtered_resps"]
+        count = len(tokenizer(text).input_ids)
+        rows.append((code, task, sample["doc"]["id"], total / count, count))
+    return pd.DataFrame(rows, columns=LIKELIHOOD)
 
 
 _Asked = dict[tuple[str, str], list[Document]]
