@@ -2,6 +2,7 @@
 # make test        environment, lint, book from the committed chapters, tests
 # make test-all    every test: the chapters on other models too (an hour and more)
 # make book        only chapters that are stale are executed, then the book is built
+# make desk        fetch a real LLM, measure a drawn slice of its results again and compare (needs DATA)
 # make html        the book from the chapters as they are
 # What is too long for a chapter is made by `python -m mmlib sweep` (see book/run_your_model.md).
 # PYTHON=python3.11        the interpreter of the environment (3.11 or newer)
@@ -21,7 +22,7 @@ export MMLIB_CACHE ?= $(CURDIR)/.cache
 # Two processes of tests on two cores: more threads than cores only wait for each other.
 test test-all: export OMP_NUM_THREADS ?= 1
 
-.PHONY: reproduce test test-all book html
+.PHONY: reproduce test test-all book html desk
 
 reproduce: .venv/.installed
 ifeq ($(PRESET),full)
@@ -45,6 +46,12 @@ test-all: .venv/.installed
 book: .venv/.installed
 	$(PY) -m mmlib run --stale --workers $(WORKERS)
 	$(MAKE) html
+
+# Of the desk edition; PRESET=full computes all of it (hours).
+desk: .venv/.installed
+	$(PY) -m mmlib fetch qwen-coder-0.5b
+	$(PY) -m mmlib sweep $(if $(filter full,$(PRESET)),desk desk_likelihoods desk_examples,desk_audit) \
+		--workers $(WORKERS) -p data_dir=$(DATA)
 
 html: .venv/.installed
 	.venv/bin/jupyter-book build book/ -W -n --keep-going --all

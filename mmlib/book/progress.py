@@ -11,6 +11,7 @@ class Progress:
     """One line that renews itself on a terminal; elsewhere a line every ten seconds."""
 
     def __init__(self, label: str, expected: float) -> None:
+        """`expected`: seconds; 0 where nobody knows."""
         self.label, self.expected = label, expected
         self.number, self.cells, self.code = 0, 0, ""
         self.start = time.monotonic()
@@ -48,6 +49,7 @@ class Progress:
 
     def _show(self) -> None:
         cell = f"cell {self.number}/{self.cells}: {self.code}" if self.number else "starting"
-        line = f"{self.label}: {self.elapsed:.0f} of about {self.expected:.0f} s, {cell}"[:110]
+        whole = f" of about {self.expected:.0f}" if self.expected else ""
+        line = f"{self.label}: {self.elapsed:.0f}{whole} s, {cell}"[:110]
         start, end = ("\r\x1b[K", "") if self.terminal else ("", "\n")
         print(f"{start}{line}", end=end, flush=True)

@@ -174,7 +174,8 @@ def run(
             "that writes it, or correct `reads` in notebooks/chapters.yml"
         )
     budget = project.chapters[task.name].budget_s
-    expected = run_record(task.executed).get("seconds") or budget
+    # Other parameters, another time: it is known only from a run with them.
+    expected = run_record(task.executed).get("seconds") or (0 if task.changed else budget)
     with _only_writer(task), _unfinished(task) as partial:
         with Progress(f"{label}{task.id}", expected) as progress:
             _execute(task, partial, progress)

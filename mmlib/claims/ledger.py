@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 
 import pandas as pd
@@ -28,13 +29,27 @@ def ledger(organism: Tables | None = None, real_llm: Tables | None = None) -> pd
     return verdicts(sorted(CLAIMS, key=_place), organism, real_llm)
 
 
+REAL = {
+    "overlap": "evidence/desk_overlap",
+    "overlap_controls": "evidence/desk_controls",
+    "likelihoods": "evidence/desk_likelihoods",
+}
+"""Tables of a real LLM, by the name under which rules need them."""
+
+
 def read() -> tuple[pd.DataFrame, str]:
-    """The ledger on tables of the book as far as they are there, and the model they are about.
+    """The ledger on tables of the book as far as they are there, and the organism's name.
 
     Tables are read by `mmlib.study.tables.read_table`.
     """
-    organism = {}
-    for name in dict.fromkeys(name for claim in CLAIMS.values() for name in claim.needs):
+    names = dict.fromkeys(name for claim in CLAIMS.values() for name in claim.needs)
+    organism, real_llm = _there(dict(zip(names, names, strict=True))), _there(REAL)
+    return ledger(organism, real_llm), read_manifest("overlap")["run"]["model"]
+
+
+def _there(names: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+    tables = {}
+    for needed, name in names.items():
         with suppress(FileNotFoundError):
-            organism[name] = read_table(name)
-    return ledger(organism), read_manifest("overlap")["run"]["model"]
+            tables[needed] = read_table(name)
+    return tables

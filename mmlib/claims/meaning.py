@@ -210,7 +210,7 @@ def _cost(tables: Tables, *, math: bool) -> pd.Series:
         item_losses(t[t.condition == condition]).set_index(index).nats
         for condition in ("math-specific", "random")
     )
-    return _paired_loss(of_set, random) * -1
+    return _paired_loss(of_set, random)
 
 
 @ours(

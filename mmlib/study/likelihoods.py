@@ -4,6 +4,7 @@ A likelihood has no floor and no format, and costs a tenth of an answer: a model
 eighth of the problems can be asked too.
 """
 
+import random
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmlib.study.evidence import made_by, read_evidence
+from mmlib.study.evidence import audit_values, made_by, read_evidence
 from mmlib.study.settings import Loading, Sampling
 from mmlib.study.stats import seed_intervals
 from mmlib.study.sweeps import Sets, cells
@@ -22,6 +23,8 @@ from mmlib.tasks.evaluation import evaluate, gold_likelihood, text_likelihood
 
 EDIT = ["model", "condition", "keep_ratio", "seed", "edited"]
 """What names an edit: the model, which weights, K, calibration sample, and whose set it is."""
+AUDITED = 8
+"""Items of each task that an audit asks."""
 
 
 def planned(given: Mapping[str, Any]) -> pd.DataFrame:
@@ -129,10 +132,38 @@ def bench(given: Mapping[str, Any]) -> Bench:
         ValueError: As in `planned` and `mmlib.study.localisation.score_samples`.
     """
     planned(given)  # what is wrong is told before the work
+    given = drawn(given) if given["audit"] else given
     loading, sampling = Loading.of(given), Sampling.of(given)
     model, tokenizer = loading.load()
     sets = Sets(sampling.scores(model, tokenizer), sampling.math, sampling.nonmath)
     return Bench(model, tokenizer, sets, given, loading.run(model, given))
+
+
+def drawn(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of an audit: one language, one sample and few items, drawn by `audit_seed`."""
+    draw = random.Random(given["audit_seed"])
+    one = {name: [draw.choice(given[name])] for name in ("languages", "seeds")}
+    return {**given, **one, "items": min(AUDITED, given["items"])}
+
+
+def audit(packed: pd.DataFrame, shipped: pd.DataFrame) -> pd.DataFrame:
+    """Compare losses that were measured again with the shipped ones, and the sizes of the sets.
+
+    Args:
+        packed: Result of `Bench.losses`, perhaps of the first problems only.
+        shipped: The shipped result.
+
+    Returns:
+        Rows of `mmlib.study.evidence.audit_values`: losses to a twentieth, sizes to a hundredth.
+
+    Raises:
+        AuditError: As there.
+    """
+    on = [*EDIT, "lang", "task"]
+    again, kept = item_losses(packed), item_losses(shipped)
+    losses = audit_values(kept, again, on=[*on, "problem"], values=["nats"], tolerance=0.05)
+    sizes = audit_values(shipped, packed, on=on, values=["n_weights"])
+    return pd.concat([losses, sizes], ignore_index=True)
 
 
 def median_problem(packed: pd.DataFrame, task: str, lang: str) -> int:
@@ -157,7 +188,9 @@ def costs(packed: pd.DataFrame) -> pd.DataFrame:
     on = ["model", "lang", "task", "problem"]
     plain = losses[losses.condition == "none"].drop_duplicates(on).set_index(on).nats
     table = losses[losses.condition != "none"]
-    table = table.assign(cost=table.nats - plain.reindex(pd.MultiIndex.from_frame(table[on])).values)
+    table = table.assign(
+        cost=table.nats - plain.reindex(pd.MultiIndex.from_frame(table[on])).values
+    )
     return table[[*EDIT, "lang", "task", "problem", "cost"]]
 
 

@@ -138,16 +138,7 @@ def gold_likelihood(
     asked, configs = _asked(tokenizer, tasks, languages, limit, data_dir)
     asked = _chosen(asked, only, limit)
     harness_tasks = [_solved(pair, part, configs[pair]) for pair, part in asked.items()]
-    options = {"softmax_dtype": "float32"}
-    samples = _ask(model, tokenizer, harness_tasks, batch_size, progress, **options)["samples"]
-    rows = []
-    for (task, code), sample in _ordered(samples, asked):
-        ((prompt, solution),), ((total, _),) = sample["arguments"], sample["filtered_resps"]
-        # The harness counts spaces at the end of a prompt to what follows.
-        whole, before = tokenizer([prompt + solution, prompt.rstrip()]).input_ids
-        count = len(whole) - len(before)
-        rows.append((code, task, sample["doc"]["id"], total / count, count))
-    return pd.DataFrame(rows, columns=LIKELIHOOD)
+    return _likelihood(model, tokenizer, harness_tasks, asked, batch_size, progress)
 
 
 def text_likelihood(
@@ -191,16 +182,20 @@ def text_likelihood(
         for task in tasks
         for code in languages
     }
-    config = {"output_type": "loglikelihood_rolling", "doc_to_text": ""}
-    config |= {"doc_to_target": "{{text}}", "target_delimiter": ""}
-    likelihood = (lambda _, found: {"gold": found[0]}), ["gold"]
-    texts = [_harness_task(pair, part, config, *likelihood) for pair, part in asked.items()]
+    config = {"doc_to_text": "", "doc_to_target": "{{text}}", "target_delimiter": ""}
+    texts = [_likely(pair, part, config) for pair, part in asked.items()]
+    return _likelihood(model, tokenizer, texts, asked, batch_size, progress)
+
+
+def _likelihood(model, tokenizer, harness_tasks, asked, batch_size, progress) -> pd.DataFrame:
     options = {"softmax_dtype": "float32"}
-    samples = _ask(model, tokenizer, texts, batch_size, progress, **options)["samples"]
+    samples = _ask(model, tokenizer, harness_tasks, batch_size, progress, **options)["samples"]
     rows = []
     for (task, code), sample in _ordered(samples, asked):
-        ((text,),), (total,) = sample["arguments"], sample["filtered_resps"]
-        count = len(tokenizer(text).input_ids)
+        ((prompt, text),), ((total, _),) = sample["arguments"], sample["filtered_resps"]
+        # The harness counts spaces at the end of a prompt to what follows.
+        whole, before = tokenizer([prompt + text, prompt.rstrip()]).input_ids
+        count = len(whole) - len(before)
         rows.append((code, task, sample["doc"]["id"], total / count, count))
     return pd.DataFrame(rows, columns=LIKELIHOOD)
 
@@ -421,12 +416,16 @@ def _solved(pair: tuple[str, str], documents: list[Document], config: dict) -> d
                 "task that has some (gsm8k, those of organisms)"
             )
         given.append(document | {"worked": delimiter * (not solution[0].isspace()) + solution})
-    config = config | {
-        "output_type": "loglikelihood",
-        "doc_to_target": "{{worked | default(target)}}",  # examples have a target only
-    }
+    # Examples have a target only.
+    config = config | {"doc_to_target": "{{worked | default(target)}}"}
     config.pop("generation_kwargs", None)
-    return _harness_task(pair, given, config, lambda _, found: {"gold": found[0][0]}, ["gold"])
+    return _likely(pair, given, config)
+
+
+def _likely(pair: tuple[str, str], documents: list[Document], config: dict) -> dict:
+    """A task of the harness that asks how likely a text is after its prompt."""
+    config = config | {"output_type": "loglikelihood"}
+    return _harness_task(pair, documents, config, lambda _, found: {"gold": found[0][0]}, ["gold"])
 
 
 def _harness_task(pair, documents, config, grade, metrics) -> dict:

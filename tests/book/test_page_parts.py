@@ -116,11 +116,14 @@ def ledger_rows():
     }
     numbers |= {"complying": 7, "detectable": 0.15, "reason": "interval"}
     words |= {"differs": "", "where": "here", "measured": "a - b", "precondition": "", "seen": ""}
-    words |= {"changed": "", "real_reason": "no run"}
+    words |= {"changed": ""}
     published = {f"published_{name}": value for name, value in numbers.items()}
     row = {"id": "C1", **words, **record, **verdicts, **numbers, **published}
     bare = dict.fromkeys(["effect", "low", "high", "detectable"], np.nan)
     none = bare | {"cell": "", "cells": 0, "complying": 0}
+    row |= {
+        f"real_{name}": value for name, value in {**numbers, **none, "reason": "no run"}.items()
+    }
     none |= {f"published_{name}": value for name, value in none.items()}
     return pd.DataFrame([row, row | bare | none | {"id": "C2", "organism": "no run yet"}])
 

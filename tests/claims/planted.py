@@ -159,6 +159,20 @@ def travelled(share, noise=0.003):
     return table.assign(correct=answers)
 
 
+def pruned_likelihoods(cost, *, noise=0.05):
+    """Losses of worked solutions and of passages after the set of their language is pruned."""
+    cells = {
+        "lang": LANGS,
+        "task": ["organism-math", "organism-reading"],
+        "condition": ["math-specific", "random"],
+        "item": range(40),
+    }
+    t = grid(cells, "loss", cost, noise=noise, keep_ratio=0.01, problems="p")
+    t = t.assign(nats=t.loss.map("{:.4f}".format), edited=t.lang)
+    by = ["model", "condition", "keep_ratio", "seed", "edited", "lang", "task", "problems"]
+    return t.groupby(by, sort=False).nats.agg(" ".join).reset_index()
+
+
 # --- laboratories ---------------------------------------------------------------------------------
 
 ALIGNED = {"model": "m", "start": "none", "pair_source": "pairs", "steps": 9}

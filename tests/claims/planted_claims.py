@@ -22,6 +22,7 @@ from planted import (
     only_when,
     overlap,
     packed,
+    pruned_likelihoods,
     swapped,
     systems,
     told_apart,
@@ -39,6 +40,18 @@ NEVER = {
     "S12": "about another system: LangBridge, which does not run here",
 }
 """Claims that no table of ours can decide, and why."""
+
+
+def _likelihoods(task, cost):
+    """Pruning the set costs a task so much, by the sign, and random weights nothing."""
+
+    def tables(sign):
+        def loss(row):
+            return 1 + cost(sign) * (row.task == task and row.condition == "math-specific")
+
+        return {"likelihoods": pruned_likelihoods(loss)}
+
+    return tables
 
 
 # --- sets -----------------------------------------------------------------------------------------
@@ -337,6 +350,8 @@ PLANTED = {
     "O10": _formats,
     "O11": _emergence,
     "O12": _travel("shared", "sets", lambda sign: 0.2 if sign > 0 else 0.0),
+    "O13": _likelihoods("organism-math", lambda sign: 0.5 if sign > 0 else 0.05),
+    "O14": _likelihoods("organism-reading", lambda sign: 0.02 if sign > 0 else 0.5),
     "S1": aligned({**_OTHERS, "SLAM": {"all": 0.1}}, {**_OTHERS, "LoRA": {"all": 0.1}}),
     "S2": _firing,
     "S3": _firing_overlap,

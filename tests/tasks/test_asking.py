@@ -13,7 +13,7 @@ from mmlib.models import load_model
 from mmlib.organism.training import random_checkpoint
 from mmlib.study.benchmark import asking_cost
 from mmlib.tasks import asking, skills
-from mmlib.tasks.evaluation import evaluate, gold_likelihood
+from mmlib.tasks.evaluation import evaluate, gold_likelihood, text_likelihood
 from mmlib.tasks.problems import load_problems
 
 SHARING = ("llama", "qwen2", "qwen3", "gpt_neox")
@@ -216,6 +216,20 @@ def test_gold_likelihood_of_an_organism_is_that_of_its_calibration_text(checkpoi
     assert few.problem_id.tolist() == 2 * two["organism-math"]
     with pytest.raises(ValueError, match="has no worked solution; take a task"):
         gold_likelihood(*checkpoint, "organism-choice-ranked", **asked)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_the_likelihood_of_a_text_is_that_of_the_plain_model(checkpoint, heldout, batch_size):
+    asked = {"languages": ["en", "hi"], "limit": 3, "data_dir": heldout, "batch_size": batch_size}
+    table = text_likelihood(*checkpoint, ["organism-reading", "organism-math"], **asked)
+    assert table.value_counts(["task", "lang"]).eq(3).all()
+    for row in table.itertuples():
+        problem = load_problems(row.task, row.lang, data_dir=heldout)[:3]
+        (text,) = [p.text for p in problem if p.id == row.problem_id]
+        value, count = direct(*checkpoint, "", text)  # after the token that begins a text
+        assert (row.log_likelihood, row.n_tokens) == (pytest.approx(value, abs=1e-4), count)
+    with pytest.raises(ValueError, match="unknown task 'mmul'"):
+        text_likelihood(*checkpoint, "mmul", languages=["en"])
 
 
 def test_asking_is_timed_against_the_harness_own_class(checkpoint, built, german, monkeypatch):

@@ -1,0 +1,131 @@
+"""What an edit costs per token, beside sets pruned by hand and likelihoods asked one by one."""
+
+import pandas as pd
+import pytest
+import torch
+
+from mmlib import batches, collect_norms
+from mmlib.models import load_model
+from mmlib.study import likelihoods
+from mmlib.study.evidence import AuditError
+from mmlib.study.tables import item_losses, pack_losses
+from mmlib.tasks.evaluation import evaluate, gold_likelihood, text_likelihood
+from mmlib.tasks.problems import calibration
+
+GIVEN = {
+    "model": "organism-even",
+    "languages": ["en", "hi"],
+    "math": "organism-math",
+    "nonmath": "organism-reading",
+    "data_dir": "",
+    "num_samples": 6,
+    "drawing": "blocks",
+    "seeds": [1, 2],
+    "keep_ratios": [0.1],
+    "conditions": ["math-specific", "random"],
+    "travel": False,
+    "tasks": ["organism-math"],
+    "texts": ["organism-reading"],
+    "items": 4,
+    "batch_size": 8,
+    "example_sets": ["hi"],
+    "audit": False,
+    "audit_seed": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return likelihoods.bench(GIVEN)
+
+
+@pytest.fixture(scope="module")
+def packed(bench):
+    return bench.losses()
+
+
+def test_losses_are_those_of_a_model_that_is_pruned_by_hand(packed):
+    model, tokenizer = load_model("organism-even", dtype="float32")
+    norms = [
+        collect_norms(
+            model, batches(tokenizer, calibration(task, "hi", samples=6, seed=2, drawing="blocks"))
+        )
+        for task in ("organism-math", "organism-reading")
+    ]
+    mask = norms[0].math_specific(norms[1], model, keep_ratio=0.1)
+    weights = dict(model.named_modules())
+    with torch.no_grad():
+        for name, members in mask.items():
+            weights[name].weight[members] = 0
+    wanted = "condition == 'math-specific' and edited == 'hi' and seed == 2 and lang == 'hi'"
+    rows = item_losses(packed.query(wanted))
+    for measure, task in (
+        (gold_likelihood, "organism-math"),
+        (text_likelihood, "organism-reading"),
+    ):
+        own = rows[rows.task == task]
+        assert (own.n_weights == len(mask)).all()
+        values = measure(model, tokenizer, task, languages=["hi"], limit=4).log_likelihood
+        assert own.nats.tolist() == pytest.approx((-values).tolist(), abs=1e-3)
+
+
+def test_every_set_is_asked_in_its_language_or_in_all(packed):
+    edits = packed[packed.condition != "none"]
+    assert (edits.edited == edits.lang).all()
+    assert len(packed) == 2 * 2 + 2 * 2 * 2 * 2  # unedited; sets, languages, blocks, tasks
+    assert set(packed[packed.condition == "none"].edited) == {""}
+    everywhere = likelihoods.planned(GIVEN | {"travel": True})
+    assert everywhere.asked.map(len).tolist() == [1, 1] + 8 * [2]
+
+
+def test_a_cost_is_paired_by_problem(packed):
+    table = likelihoods.costs(packed)
+    losses = item_losses(packed)
+    for row in table.sample(12, random_state=0).itertuples():
+        same = losses[(losses.lang == row.lang) & (losses.problem == row.problem)]
+        (before,) = same[same.condition == "none"].nats
+        edited = same[(same.condition == row.condition) & (same.seed == row.seed)]
+        assert row.cost == pytest.approx(edited.nats.item() - before)
+    means = likelihoods.summary(packed).set_index(["task", "condition", "lang"])
+    own = table.query("task == 'organism-math' and condition == 'random' and lang == 'en'")
+    by_block = own.groupby("seed").cost.mean()
+    mean = means.loc["organism-math", "random", "en"]
+    assert (mean["mean"], mean.n) == (pytest.approx(by_block.mean()), 2)
+
+
+def test_the_example_is_the_median_problem_in_every_state(bench, packed):
+    table = bench.example(packed)
+    states = [("none", ""), ("math-specific", "hi"), ("random", "en")]
+    assert list(table[["condition", "edited"]].drop_duplicates().itertuples(index=False)) == states
+    assert table.groupby("condition").lang.agg(list).map(sorted).tolist() == 3 * [["en", "hi"]]
+    costs = likelihoods.costs(packed).query("condition == 'math-specific' and edited == 'en'")
+    means = costs[costs.task == "organism-math"].groupby("problem").cost.mean()
+    place = int(means.sort_values().index[1].split()[1])  # the lower median of four
+    asked = {"languages": ["en"], "limit": 4}
+    answers = evaluate(bench.model, bench.tokenizer, "organism-math", **asked)
+    plain = answers[answers.extraction == "strict"].iloc[place]
+    shown = table[(table.condition == "none") & (table.lang == "en")].iloc[0]
+    assert (shown.problem_id, shown.response) == (plain.problem_id, plain.response)
+
+
+def test_an_audit_measures_a_drawn_slice_and_stops_at_other_numbers(packed):
+    one = likelihoods.drawn(GIVEN)
+    assert [len(one[name]) for name in ("languages", "seeds")] == [1, 1]
+    part = packed[packed.lang.isin(one["languages"]) & packed.seed.isin([0, *one["seeds"]])]
+    table = likelihoods.audit(part, packed)
+    assert table.set_index("value").largest.to_dict() == {"nats": 0, "n_weights": 0}
+    other = part.assign(nats=part.nats.str.replace(r"^\S+", "9.0", regex=True))
+    with pytest.raises(AuditError, match="nats is 9, but"):
+        likelihoods.audit(other, packed)
+
+
+def test_packed_losses_come_back_and_other_problems_are_refused():
+    rows = [("en", "t", name, -value, 7) for name, value in (("a", 0.5), ("b", 1.25))]
+    names = ["lang", "task", "problem_id", "log_likelihood", "n_tokens"]
+    packed = pack_losses(pd.DataFrame(rows, columns=names), ["lang", "task"])
+    assert packed[["n_tokens", "nats"]].values.tolist() == [[14, "0.5000 1.2500"]]
+    table = item_losses(packed)
+    assert table.nats.tolist() == [0.5, 1.25]
+    assert table.problem.tolist() == ["t 0", "t 1"]
+    with pytest.raises(ValueError, match="t in en: its rows were asked different problems"):
+        item_losses(pd.concat([packed, packed.assign(problems="x")]))
