@@ -97,17 +97,18 @@ _GATED = _TRAINED | {"precondition": _fit}
     satisfied="not_testable",
     figure="only the headline is known; no per-language table could be read; whether 10 % is "
     "relative is not said in the abstract",
-    differs="checked for half of the claim: more than 5 % better, relative, than each alternative",
+    differs="checked against each alternative, relative, with organisms' languages",
+    note="until 2026-11-30 half of the 10 % was asked; the only laboratory so far was unfit",
     **_GATED,
 )
 def _beats_alternatives(tables: Tables) -> pd.Series:
-    """Accuracy of the swap - 1.05 times that of each alternative, mean over the languages.
+    """Accuracy of the swap - 1.1 times that of each alternative, mean over the languages.
 
     Alternatives: either expert, training on both data sets, an equal soup, one adjusted by
     magnitude, task arithmetic, TIES.
     """
     means = _means(tables, "swap", *ALTERNATIVES)
-    return _against({name: means["swap"] - 1.05 * means[name] for name in ALTERNATIVES})
+    return _against({name: means["swap"] - 1.1 * means[name] for name in ALTERNATIVES})
 
 
 def _against(leads: dict[str, pd.Series]) -> pd.Series:
