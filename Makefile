@@ -2,7 +2,8 @@
 # make test        environment, lint, book from the committed chapters, tests
 # make test-all    every test: the chapters on other models too (an hour and more)
 # make book        only chapters that are stale are executed, then the book is built
-# make desk        fetch a real LLM, measure a drawn slice of its results again and compare (needs DATA)
+# make desk        fetch a real LLM, measure a drawn slice of what pruning costs it again, and compare
+#                  (needs DATA; PRESET=full: all that is shipped of it)
 # make html        the book from the chapters as they are
 # What is too long for a chapter is made by `python -m mmlib sweep` (see book/run_your_model.md).
 # PYTHON=python3.11        the interpreter of the environment (3.11 or newer)
@@ -15,6 +16,7 @@ PYTHON ?= python3
 PRESET ?= laptop
 DATA ?= ../shared/data
 WORKERS ?= 2
+AUDIT_SEED ?= 1
 PY := .venv/bin/python
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
@@ -26,6 +28,7 @@ test test-all: export OMP_NUM_THREADS ?= 1
 
 reproduce: .venv/.installed
 ifeq ($(PRESET),full)
+	$(PY) -m mmlib fetch qwen-coder-0.5b
 	$(PY) -m mmlib train organism-skewed organism-even organism-base
 	$(PY) -m mmlib sweep --all --workers $(WORKERS) -p data_dir=$(DATA)
 else ifneq ($(PRESET),laptop)
@@ -47,11 +50,16 @@ book: .venv/.installed
 	$(PY) -m mmlib run --stale --workers $(WORKERS)
 	$(MAKE) html
 
-# Of the desk edition; PRESET=full computes all of it (hours).
+# One language and block, eight problems and eight texts, drawn by AUDIT_SEED.
 desk: .venv/.installed
 	$(PY) -m mmlib fetch qwen-coder-0.5b
-	$(PY) -m mmlib sweep $(if $(filter full,$(PRESET)),desk desk_likelihoods desk_examples,desk_audit) \
-		--workers $(WORKERS) -p data_dir=$(DATA)
+ifeq ($(PRESET),full)
+	$(PY) -m mmlib sweep desk desk_likelihoods desk_examples --workers $(WORKERS) -p data_dir=$(DATA)
+else
+	$(PY) -m mmlib run 22_likelihood --force -p model=qwen-coder-0.5b -p data_dir=$(DATA) \
+		-p math=gsm8k -p nonmath=mmlu -p tasks='[gsm8k]' -p texts='[mmlu]' -p languages='[en, de, fr]' \
+		-p seeds='[1, 2, 3]' -p example_sets='[]' -p audit=true -p audit_seed=$(AUDIT_SEED)
+endif
 
 html: .venv/.installed
 	.venv/bin/jupyter-book build book/ -W -n --keep-going --all

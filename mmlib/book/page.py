@@ -150,7 +150,7 @@ def _record_html(row: Mapping[str, Any]) -> str:
 
 
 def answers_html(answers: pd.DataFrame) -> str:
-    """Return what a model answered in full, folded by language and by which weights were pruned.
+    """Return what a model answered in full, by language and by which weights were pruned.
 
     Args:
         answers: condition ("none": unedited), edited (whose set), lang, target, response, correct.
@@ -165,8 +165,8 @@ def answers_html(answers: pd.DataFrame) -> str:
             parts += f'<dd lang="{lang}">{escape(row.response.strip()) or "(nothing)"}</dd>'
         target = escape(str(rows.target.iloc[0]))
         summary = f"<summary>{escape(lang)} (right: {target})</summary>"
-        body += f"<details open>{summary}<dl>{parts}</dl></details>"
-    return f'<div class="mm-answers">{body}</div>'
+        body += f"<details{'' if body else ' open'}>{summary}<dl>{parts}</dl></details>"
+    return f'<div class="mm-answers tex2jax_ignore">{body}</div>'
 
 
 def provenance_html(

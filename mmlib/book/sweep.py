@@ -251,10 +251,13 @@ def runs(project: Project, grid: Grid) -> list[Run]:
 
 
 def _filled(project: Project, grid: Grid) -> set[str]:
-    """Evidence tables that a grid fills, alone or with others."""
+    """Evidence tables that a grid fills, alone or with others, or that one after it fills."""
     others = [find(project, name) for name in names(project)]
     return set(grid.fills) | {
-        name for other in others for name, fill in other.fills.items() if grid.name in fill.grids
+        name
+        for other in others
+        for name, fill in other.fills.items()
+        if grid.name in (*fill.grids, *other.after)
     }
 
 

@@ -42,9 +42,8 @@ def read() -> tuple[pd.DataFrame, str]:
 
     Tables are read by `mmlib.study.tables.read_table`.
     """
-    names = dict.fromkeys(name for claim in CLAIMS.values() for name in claim.needs)
-    organism, real_llm = _there(dict(zip(names, names, strict=True))), _there(REAL)
-    return ledger(organism, real_llm), read_manifest("overlap")["run"]["model"]
+    organism = {name: name for claim in CLAIMS.values() for name in claim.needs}
+    return ledger(_there(organism), _there(REAL)), read_manifest("overlap")["run"]["model"]
 
 
 def _there(names: Mapping[str, str]) -> dict[str, pd.DataFrame]:

@@ -47,15 +47,7 @@ def shipped(
     Raises:
         ValueError: A cell is not there, or the table was made with other weights or texts.
     """
-    for made in made_by(manifest):
-        if made["model"] == run.model:
-            before, now = ({**r["parameters"], **r} for r in (made, asdict(run)))
-            for key in ("checkpoint_hash", *made_with):
-                if before[key] != now[key]:
-                    raise ValueError(
-                        f"the shipped cells have {key}={before[key]!r}, not {now[key]!r}: "
-                        "compute your own with sweep=true"
-                    )
+    check_made(manifest, run, made_with)
     name = list(wanted)
     own = table[table.model == run.model].drop_duplicates(name)
     found = wanted.merge(own, on=name, how="left", indicator=True)
@@ -85,6 +77,19 @@ def draw(
     """
     drawn = table.groupby(list(per), sort=False).sample(1, random_state=seed)
     return drawn[list(name)].reset_index(drop=True)
+
+
+def check_made(manifest: Mapping[str, Any], run: RunInfo, made_with: Sequence[str]) -> None:
+    """Raise a ValueError unless evidence on a run's model has its weights and these parameters."""
+    for made in made_by(manifest):
+        if made["model"] == run.model:
+            before, now = ({**r["parameters"], **r} for r in (made, asdict(run)))
+            for key in ("checkpoint_hash", *made_with):
+                if before[key] != now[key]:
+                    raise ValueError(
+                        f"the shipped cells have {key}={before[key]!r}, not {now[key]!r}: "
+                        "compute your own with sweep=true"
+                    )
 
 
 def made_by(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:

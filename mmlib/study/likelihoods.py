@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmlib.study.evidence import audit_values, made_by, read_evidence
+from mmlib.study.evidence import audit_values, check_made, made_by, read_evidence
 from mmlib.study.settings import Loading, Sampling
 from mmlib.study.stats import seed_intervals
 from mmlib.study.sweeps import Sets, cells
-from mmlib.study.tables import RunInfo, item_losses, pack_losses
+from mmlib.study.tables import MATH_TASKS, RunInfo, item_losses, pack_losses
 from mmlib.study.variants import Variant, edited, measured
 from mmlib.tasks import skills
 from mmlib.tasks.evaluation import evaluate, gold_likelihood, text_likelihood
@@ -39,8 +39,13 @@ def planned(given: Mapping[str, Any]) -> pd.DataFrame:
         `asked`, a tuple of languages.
 
     Raises:
-        ValueError: As in `mmlib.study.sweeps.cells`.
+        ValueError: As in `mmlib.study.sweeps.cells`, a task is among the texts too, or an example
+            is wanted of a language that is not there.
     """
+    if twice := sorted({*given["tasks"]} & {*given["texts"]}):
+        raise ValueError(f"{twice[0]!r} is in tasks and in texts: give it once")
+    if absent := sorted({*given["example_sets"]} - {*given["languages"]}):
+        raise ValueError(f"example_sets has {absent[0]!r}, which is not among the languages")
     names = ("languages", "seeds", "keep_ratios", "conditions")
     table = cells(**{name: given[name] for name in names})
     own = [(lang,) for lang in table.lang]
@@ -79,7 +84,11 @@ class Bench(NamedTuple):
         both = (gold_likelihood, self.given["tasks"]), (text_likelihood, self.given["texts"])
 
         def measure(model: PreTrainedModel, **asked: Any) -> dict[str, pd.DataFrame]:
-            found = [f(model, self.tokenizer, tasks, **asked, **options) for f, tasks in both]
+            found = [
+                ask(model, self.tokenizer, names, **asked, **options)
+                for ask, names in both
+                if names
+            ]
             return {"losses": pack_losses(pd.concat(found), ["lang", "task"])}
 
         table = measured(self._states(planned(self.given)), measure)["losses"]
@@ -102,7 +111,7 @@ class Bench(NamedTuple):
         given, (first, *_) = self.given, self.given["languages"]
         task, data_dir = given["tasks"][0], given["data_dir"] or None
         document = skills.documents(task, first, data_dir)[median_problem(packed, task, first)]
-        sets = planned(given | {"travel": True, "seeds": given["seeds"][:1]})
+        sets = planned(given | {"seeds": given["seeds"][:1]})
         sets = sets[(sets.keep_ratio == given["keep_ratios"][0]) | (sets.condition == "none")]
         chosen = (sets.condition == "math-specific") & sets.edited.isin(given["example_sets"])
         wanted = pd.concat(
@@ -146,19 +155,22 @@ def drawn(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**given, **one, "items": min(AUDITED, given["items"])}
 
 
-def audit(packed: pd.DataFrame, shipped: pd.DataFrame) -> pd.DataFrame:
+def audit(packed: pd.DataFrame, run: RunInfo) -> pd.DataFrame:
     """Compare losses that were measured again with the shipped ones, and the sizes of the sets.
 
     Args:
         packed: Result of `Bench.losses`, perhaps of the first problems only.
-        shipped: The shipped result.
+        run: What made it.
 
     Returns:
         Rows of `mmlib.study.evidence.audit_values`: losses to a twentieth, sizes to a hundredth.
 
     Raises:
         AuditError: As there.
+        ValueError: The shipped losses were made with other weights or texts.
     """
+    shipped, manifest = read_evidence("desk_likelihoods")
+    check_made(manifest, run, ("dtype", "math", "nonmath", "num_samples", "drawing"))
     on = [*EDIT, "lang", "task"]
     again, kept = item_losses(packed), item_losses(shipped)
     losses = audit_values(kept, again, on=[*on, "problem"], values=["nats"], tolerance=0.05)
@@ -171,8 +183,8 @@ def median_problem(packed: pd.DataFrame, task: str, lang: str) -> int:
     table = costs(packed)
     table = table[(table.condition == "math-specific") & (table.task == task)]
     table = table[(table.edited == lang) & (table.lang == lang)]
-    means = table.groupby("problem", sort=False).cost.mean().sort_values(kind="stable")
-    return int(means.index[(len(means) - 1) // 2].rpartition(" ")[2])
+    means = table.groupby("place", sort=False).cost.mean().sort_values(kind="stable")
+    return int(means.index[(len(means) - 1) // 2])
 
 
 def costs(packed: pd.DataFrame) -> pd.DataFrame:
@@ -182,7 +194,7 @@ def costs(packed: pd.DataFrame) -> pd.DataFrame:
         packed: See `Bench.losses`.
 
     Returns:
-        Columns `EDIT`, lang, task, problem, and `cost`: nats per token more than unedited.
+        Columns `EDIT`, lang, task, problem, place, and `cost`: nats per token more than unedited.
     """
     losses = item_losses(packed)
     on = ["model", "lang", "task", "problem"]
@@ -191,7 +203,7 @@ def costs(packed: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(
         cost=table.nats - plain.reindex(pd.MultiIndex.from_frame(table[on])).values
     )
-    return table[[*EDIT, "lang", "task", "problem", "cost"]]
+    return table[[*EDIT, "lang", "task", "problem", "place", "cost"]]
 
 
 def summary(packed: pd.DataFrame) -> pd.DataFrame:
@@ -219,13 +231,40 @@ class Desk(NamedTuple):
     """Prompts per block."""
 
 
-def desk_losses() -> tuple[pd.DataFrame, int]:
-    """The shipped losses of a real LLM, and how many prompts a block had."""
-    packed, manifest = read_evidence("desk_likelihoods")
-    return packed, made_by(manifest)[0]["parameters"]["num_samples"]
+def desk_losses() -> pd.DataFrame:
+    """The shipped losses of a real LLM."""
+    return read_evidence("desk_likelihoods")[0]
 
 
 def desk() -> Desk:
     """Losses and answers of a real LLM."""
-    packed, num_samples = desk_losses()
+    packed, manifest = read_evidence("desk_likelihoods")
+    num_samples = made_by(manifest)[0]["parameters"]["num_samples"]
     return Desk(packed, read_evidence("desk_examples")[0], num_samples)
+
+
+def told(desk: Desk) -> dict[str, Any]:
+    """Numbers that the page repeats, of the first keep ratio; `low` and `high` of the languages.
+
+    A number that these parameters do not give is missing.
+    """
+    rows = summary(desk.packed)
+    rows = rows[(rows.keep_ratio == rows.keep_ratio.iloc[0]) & (rows.edited == rows.lang)]
+    of_set = rows[rows.condition == "math-specific"].set_index("lang")
+    random = rows[rows.condition == "random"]["mean"]
+    pruned = desk.packed[desk.packed.condition == "math-specific"]
+    numbers = {
+        "k": rows.keep_ratio.iloc[0],
+        "blocks": int(rows.n.max()),
+        "prompts": desk.num_samples,
+        "problems": int(desk.packed.nats.str.split().map(len).max()),
+        "weights": pruned.n_weights.max() / 1e6,
+        "random": random.abs().max(),
+    }
+    is_math = of_set.task.isin(MATH_TASKS)
+    for name, part in {"math": of_set[is_math], "text": of_set[~is_math]}.items():
+        means = part["mean"].sort_values()
+        for end, place in {"low": 0, "high": -1}.items():
+            numbers[f"{name}_{end}"] = means.iloc[place] if len(means) else float("nan")
+            numbers[f"{name}_{end}_lang"] = means.index[place] if len(means) else "none"
+    return {f"desk_{name}": value for name, value in numbers.items()}

@@ -372,8 +372,8 @@ def item_losses(packed: pd.DataFrame) -> pd.DataFrame:
             language have the same problems.
 
     Returns:
-        The other columns, `problem` (the task and a number: translations of a problem have the
-        same name) and `nats` as numbers.
+        The other columns, `place` (from 0), `problem` (the task and the place: translations of a
+        problem have the same name) and `nats` as numbers.
 
     Raises:
         ValueError: A column is missing, or rows of a task and language are about other problems.
@@ -382,7 +382,7 @@ def item_losses(packed: pd.DataFrame) -> pd.DataFrame:
     if (other := packed.groupby(["task", "lang"]).problems.nunique() > 1).any():
         raise ValueError(f"{' in '.join(other.idxmax())}: its rows were asked different problems")
     values = packed.nats.str.split()
-    table = packed.assign(nats=values, problem=values.map(lambda row: range(len(row))))
-    table = table.explode(["nats", "problem"], ignore_index=True)
-    names = table.task + " " + table.problem.astype(str)
+    table = packed.assign(nats=values, place=values.map(lambda row: range(len(row))))
+    table = table.explode(["nats", "place"], ignore_index=True)
+    names = table.task + " " + table.place.astype(str)
     return table.assign(problem=names, nats=table.nats.astype(float))

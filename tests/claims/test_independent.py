@@ -1,4 +1,4 @@
-"""Twelve verdicts from the CSV files by pandas and scipy alone, without the package."""
+"""Verdicts from the CSV files by pandas and scipy alone, without the package."""
 
 from pathlib import Path
 
@@ -206,3 +206,17 @@ def test_verdicts_of_the_ledger(claim):
         assert (verdict, row.organism) == ("yes", "undecided")
     else:
         assert row.organism == verdict
+
+
+def test_the_verdict_on_a_real_llm():
+    t = read("mmlib/evidence", "desk_likelihoods").query("task == 'gsm8k' and condition != 'none'")
+    grids = t.assign(nats=t.nats.map(lambda text: np.array(text.split(), float)))
+    grids = grids.pivot(index=["lang", "seed"], columns="condition", values="nats")
+    lost = (grids["math-specific"] - grids["random"]).groupby(level="lang")
+    tests = [over_both(pd.DataFrame(np.stack(list(part))) - 0.1) for _, part in lost]
+    verdict, weakest, complying, cells = every(tests)
+    row = result("ledger").set_index("id").loc["O13"]
+    told = [row[f"real_{name}"] - row.threshold for name in ("effect", "low", "high")]
+    assert told == pytest.approx(weakest[["effect", "low", "high"]].to_list(), abs=0.004)
+    found = [row.real_llm, row.real_complying, row.real_cells]
+    assert found == [verdict, complying, cells]

@@ -126,14 +126,17 @@ def test_as_published_and_float32_agree_on_one_prompt(llama, prompts):
 
 def test_samples_that_share_prompts_are_summed_in_one_pass(llama, prompts, monkeypatch):
     """Each as if its prompts were read one by one, as often as it has them."""
-    counts = torch.tensor([[1, 0, 2, 0, 0, 1, 0], [0, 3, 1, 0, 0, 0, 1]])
-    passes, forward = [], llama.model.forward
-    monkeypatch.setattr(
-        llama.model, "forward", lambda *a, **k: passes.append(1) or forward(*a, **k)
-    )
+    counts = torch.tensor([[1, 0, 2, 0, 0, 1, 0], [0, 0, 1, 0, 0, 0, 1]])
+    read, forward = [], llama.model.forward
+
+    def counted(input_ids, **options):
+        read.append(len(input_ids))
+        return forward(input_ids, **options)
+
+    monkeypatch.setattr(llama.model, "forward", counted)
     chunks = [pad(prompts[:3]), pad(prompts[3:5]), pad(prompts[5:])]
     together = collect_sample_norms(llama, chunks, counts)
-    assert len(passes) == 2  # nobody has the prompts of the second batch
+    assert read == [2, 2]  # nobody has the second prompt, or those of the second batch
     for row, norms in zip(counts.tolist(), together, strict=True):
         drawn = [p for p, n in zip(prompts, row, strict=True) for _ in range(n)]
         alone = collect_norms(llama, one_by_one(drawn))

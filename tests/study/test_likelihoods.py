@@ -1,5 +1,8 @@
 """What an edit costs per token, beside sets pruned by hand and likelihoods asked one by one."""
 
+import math
+from dataclasses import asdict
+
 import pandas as pd
 import pytest
 import torch
@@ -108,15 +111,47 @@ def test_the_example_is_the_median_problem_in_every_state(bench, packed):
     assert (shown.problem_id, shown.response) == (plain.problem_id, plain.response)
 
 
-def test_an_audit_measures_a_drawn_slice_and_stops_at_other_numbers(packed):
+def test_an_audit_measures_a_drawn_slice_and_stops_at_other_numbers(bench, packed, monkeypatch):
     one = likelihoods.drawn(GIVEN)
     assert [len(one[name]) for name in ("languages", "seeds")] == [1, 1]
     part = packed[packed.lang.isin(one["languages"]) & packed.seed.isin([0, *one["seeds"]])]
-    table = likelihoods.audit(part, packed)
+    made = asdict(bench.run)
+    manifest = {"run": {"parameters": {"runs": [made]}}}
+    monkeypatch.setattr(likelihoods, "read_evidence", lambda name: (packed, manifest))
+    table = likelihoods.audit(part, bench.run)
     assert table.set_index("value").largest.to_dict() == {"nats": 0, "n_weights": 0}
     other = part.assign(nats=part.nats.str.replace(r"^\S+", "9.0", regex=True))
     with pytest.raises(AuditError, match="nats is 9, but"):
-        likelihoods.audit(other, packed)
+        likelihoods.audit(other, bench.run)
+    made["parameters"] = made["parameters"] | {"num_samples": 7}
+    with pytest.raises(ValueError, match="the shipped cells have num_samples=7, not 6"):
+        likelihoods.audit(part, bench.run)
+
+
+def test_numbers_of_the_page_are_those_of_the_table(packed):
+    told = likelihoods.told(likelihoods.Desk(packed, None, 6))
+    means = likelihoods.summary(packed).query("condition == 'math-specific'")
+    solutions = means[means.task == "organism-math"].set_index("lang")["mean"]
+    assert (told["desk_math_high"], told["desk_math_high_lang"]) == (
+        solutions.max(),
+        solutions.idxmax(),
+    )
+    assert (told["desk_blocks"], told["desk_problems"], told["desk_k"]) == (2, 4, 0.1)
+    no_texts = likelihoods.Desk(packed[packed.task == "organism-math"], None, 6)
+    assert math.isnan(likelihoods.told(no_texts)["desk_text_low"])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"texts": ["organism-math"]}, "'organism-math' is in tasks and in texts"),
+        ({"example_sets": ["sw"]}, "example_sets has 'sw', which is not among the languages"),
+        ({"conditions": ["all"]}, "unknown condition 'all'"),
+    ],
+)
+def test_what_is_wrong_is_told_before_the_work(change, told):
+    with pytest.raises(ValueError, match=told):
+        likelihoods.bench(GIVEN | change)
 
 
 def test_packed_losses_come_back_and_other_problems_are_refused():
