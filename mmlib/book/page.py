@@ -39,7 +39,7 @@ from mmlib.study.tables import RunInfo, output_dir, write_table
 
 __all__ = [
     "accuracy",
-    "answers_html",
+    "answers",
     "badge",
     "check_chance_jaccard",
     "check_pooled_jaccard",
@@ -149,14 +149,17 @@ def _record_html(row: Mapping[str, Any]) -> str:
     return f"<details><summary>Record</summary><dl>{items}</dl></details>"
 
 
-def answers_html(answers: pd.DataFrame) -> str:
-    """Return what a model answered in full, by language and by which weights were pruned.
+def answers(table: pd.DataFrame | None) -> HTML | None:
+    """What a model answered in full, by language and by which weights were pruned.
 
     Args:
-        answers: condition ("none": unedited), edited (whose set), lang, target, response, correct.
+        table: condition ("none": unedited), edited (whose set), lang, target, response, correct;
+            None shows nothing.
     """
+    if table is None:
+        return None
     body = ""
-    for lang, rows in answers.groupby("lang", sort=False):
+    for lang, rows in table.groupby("lang", sort=False):
         parts = ""
         for row in rows.itertuples():
             pruned = f"{row.condition} weights of {row.edited}" if row.edited else "nothing"
@@ -165,8 +168,9 @@ def answers_html(answers: pd.DataFrame) -> str:
             parts += f'<dd lang="{lang}">{escape(row.response.strip()) or "(nothing)"}</dd>'
         target = escape(str(rows.target.iloc[0]))
         summary = f"<summary>{escape(lang)} (right: {target})</summary>"
-        body += f"<details{'' if body else ' open'}>{summary}<dl>{parts}</dl></details>"
-    return f'<div class="mm-answers tex2jax_ignore">{body}</div>'
+        opened = "" if body else ' open=""'
+        body += f"<details{opened}>{summary}<dl>{parts}</dl></details>"
+    return HTML(f'<div class="mm-answers tex2jax_ignore">{body}</div>')
 
 
 def provenance_html(

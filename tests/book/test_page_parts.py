@@ -177,3 +177,17 @@ def test_a_page_says_what_the_library_told_while_it_ran():
     html = pages.provenance_html(RunInfo("toy"), told=this.told.counts)
     assert "<dt>told</dt><dd>2 × norms shipped, 1 × norms computed</dd>" in html
     assert not earlier.told.counts
+
+
+def test_answers_are_shown_as_they_were_written():
+    rows = [
+        ("none", "", "en", "18", "a < b\n\n$5 + $6", True),
+        ("random", "en", "en", "18", "", False),
+    ]
+    names = ["condition", "edited", "lang", "target", "response", "correct"]
+    root = ElementTree.fromstring(pages.answers(pd.DataFrame(rows, columns=names)).data)
+    assert "tex2jax_ignore" in root.get("class")
+    assert [dd.text for dd in root.iter("dd")] == ["a < b\n\n$5 + $6", "(nothing)"]
+    told = ["nothing pruned (right)", "random weights of en pruned (not right)"]
+    assert [dt.text for dt in root.iter("dt")] == told
+    assert pages.answers(None) is None
