@@ -219,4 +219,4 @@ def test_the_verdict_on_a_real_llm():
     told = [row[f"real_{name}"] - row.threshold for name in ("effect", "low", "high")]
     assert told == pytest.approx(weakest[["effect", "low", "high"]].to_list(), abs=0.004)
     found = [row.real_llm, row.real_complying, row.real_cells]
-    assert found == [verdict, complying, cells]
+    assert found == [f"exploratory {verdict}", complying, cells]
