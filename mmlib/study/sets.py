@@ -111,6 +111,20 @@ def desk() -> Desk:
     return Desk(run["parameters"]["num_samples"], overlap, read_evidence("desk_controls")[0])
 
 
+def desk_sizes() -> pd.DataFrame:
+    """Sizes of the shipped sets of a real LLM, as in `Localised`, of layers and the whole model."""
+    overlap = desk().overlap
+    named = ["model", "keep_ratio", "seed", "group", "layer", "n_scored"]
+    sides = [
+        overlap[[*named, f"lang_{side}", f"size_{side}"]].set_axis(
+            [*named, "lang", "n_math_specific"], axis=1
+        )
+        for side in "ab"
+    ]
+    sizes = pd.concat(sides).drop_duplicates([*named[:-1], "lang"], ignore_index=True)
+    return sizes.assign(n_topk=(sizes.keep_ratio * sizes.n_scored).astype(int))
+
+
 def untrained_overlap() -> pd.DataFrame:
     """Overlaps in models of random weights on real text, as they are shipped."""
     return read_evidence("untrained_overlap")[0]

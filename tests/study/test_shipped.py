@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mmlib.__main__ import main
 from mmlib.models import ORGANISMS, load_model, model_hash
+from mmlib.study import sets
 from mmlib.study.evidence import read_evidence
 from mmlib.study.localisation import Sample, score_samples, set_tables
 from mmlib.study.tables import PACKAGE
@@ -102,3 +103,14 @@ def test_untrained_control_on_real_text_can_be_recomputed(kind, real_data, tmp_p
     assert (pair["ours"].n_scored == pair["theirs"].n_scored).all()
     assert (pair["ours"].jaccard - pair["theirs"].jaccard).abs().max() < 2e-3
     assert (pair["ours"].size_a / pair["theirs"].size_a - 1).abs().max() < 0.01
+
+
+def test_layers_of_the_real_llm_add_up_to_its_sets():
+    sizes = sets.desk_sizes()
+    named = ["lang", "seed", "keep_ratio"]
+    assert not sizes.duplicated([*named, "group", "layer"]).any()
+    whole, layers = (
+        sizes[sizes.group == group].groupby(named)[["n_math_specific", "n_scored"]].sum()
+        for group in ("global", "layer")
+    )
+    pd.testing.assert_frame_equal(whole, layers)
