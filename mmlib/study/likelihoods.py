@@ -276,7 +276,7 @@ def _calculations(answers: pd.DataFrame | None) -> str:
     if answers is None:
         return "none was asked"
     parts = []
-    for (condition, edited), rows in answers.groupby(["condition", "edited"], sort=False):
-        state = f"without {condition} weights of {edited}" if edited else "unedited"
+    for (condition, whose), rows in answers.groupby(["condition", "edited"], sort=False):
+        state = f"without {condition} weights of {whose}" if whose else "unedited"
         parts.append(f"{rows.response.str.contains('=').sum()} of {len(rows)} {state}")
     return ", ".join(parts)
