@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -42,8 +43,13 @@ def read() -> tuple[pd.DataFrame, str]:
 
     Tables are read by `mmlib.study.tables.read_table`.
     """
-    organism = {name: name for claim in CLAIMS.values() for name in claim.needs}
-    return ledger(_there(organism), _there(REAL)), read_manifest("overlap")["run"]["model"]
+    organism = _there({name: name for claim in CLAIMS.values() for name in claim.needs})
+    real_llm, model = _there(REAL), read_manifest("overlap")["run"]["model"]
+    gc.freeze()  # statsmodels collects garbage at every correction: not among what is loaded
+    try:
+        return ledger(organism, real_llm), model
+    finally:
+        gc.unfreeze()
 
 
 def _there(names: Mapping[str, str]) -> dict[str, pd.DataFrame]:
