@@ -303,8 +303,10 @@ def _collect(
             start = end
             if own.shape[1] == len(batch["input_ids"]) and own.any():
                 wanted = own.any(0)  # a prompt of no sample, such as one that is known, is not read
-                batch = {name: part[wanted] for name, part in batch.items()}
-                own = own[:, wanted].to(model.device, non_blocking=True)
+                if not wanted.all():
+                    batch = {name: part[wanted] for name, part in batch.items()}
+                    own = own[:, wanted]
+                own = own.to(model.device, non_blocking=True)
                 sums.start(batch["input_ids"].shape, _padding(model, batch), own)
                 _run(model, batch, sums.mask, head=head)
     if not start:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -45,11 +44,7 @@ def read() -> tuple[pd.DataFrame, str]:
     """
     organism = _there({name: name for claim in CLAIMS.values() for name in claim.needs})
     real_llm, model = _there(REAL), read_manifest("overlap")["run"]["model"]
-    gc.freeze()  # statsmodels collects garbage at every correction: not among what is loaded
-    try:
-        return ledger(organism, real_llm), model
-    finally:
-        gc.unfreeze()
+    return ledger(organism, real_llm), model
 
 
 def _there(names: Mapping[str, str]) -> dict[str, pd.DataFrame]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmlib.study.stats import cell_tests, detectable_effect
+from mmlib.study.stats import cell_tests, detectable_effect, holm
 from mmlib.study.tables import item_grades, require_columns
 
 YES, NO, UNDECIDED, NOT_TESTABLE, NO_RUN = VERDICTS = (
@@ -230,12 +230,10 @@ def claim_of(name: str) -> Claim:
 
 def _falls(p_values: pd.Series) -> pd.Series:
     """Which two-sided tests reject at 5 % by Holm's correction; one without a value does not."""
-    from statsmodels.stats.multitest import multipletests
-
     rejected = pd.Series(False, p_values.index)
     known = (2 * p_values.dropna()).clip(upper=1)
     if len(known):
-        rejected[known.index] = multipletests(known, method="holm")[0]
+        rejected[known.index] = holm(known)[0]
     return rejected
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from mmlib.study.stats import holm
 from mmlib.study.tables import (
     PACKAGE,
     RunInfo,
@@ -88,7 +89,7 @@ def check_made(manifest: Mapping[str, Any], run: RunInfo, made_with: Sequence[st
                 if before[key] != now[key]:
                     raise ValueError(
                         f"the shipped cells have {key}={before[key]!r}, not {now[key]!r}: "
-                        "compute your own with sweep=true"
+                        "give what they were made with, or compute your own"
                     )
 
 
@@ -235,7 +236,6 @@ def audit(kept: pd.DataFrame, again: pd.DataFrame, *, by: Sequence[str]) -> pd.D
         ValueError: A column is missing, or `correct` is not boolean.
     """
     from scipy.stats import binomtest
-    from statsmodels.stats.multitest import multipletests
     from statsmodels.stats.proportion import proportion_confint
 
     for table in (kept, again):
@@ -268,9 +268,7 @@ def audit(kept: pd.DataFrame, again: pd.DataFrame, *, by: Sequence[str]) -> pd.D
     ]
     least, _ = proportion_confint(table.changed, table.n, alpha=0.05, method="wilson")
     least = np.where(table.changed > 1, least, 0.0)  # one answer may change in any group
-    table = table.drop(columns="gained").assign(
-        p_value=multipletests(p_values, method="holm")[1], least_changed=least
-    )
+    table = table.drop(columns="gained").assign(p_value=holm(p_values)[1], least_changed=least)
     wrong = table[(table.p_value < 0.05) | (table.least_changed > 0.05)]
     if not wrong.empty:
         raise AuditError(f"not what was shipped:\n{wrong.to_string(index=False)}")

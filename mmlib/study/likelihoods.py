@@ -1,7 +1,7 @@
 """What an edit costs a model per token: of worked gold solutions, and of text that is not math.
 
-A likelihood has no floor and no format, and costs a tenth of an answer: a model that solves an
-eighth of the problems can be asked too.
+A likelihood has no floor and no format, and costs less than an answer: a model that solves few of
+the problems can be asked too.
 """
 
 import random
@@ -48,11 +48,11 @@ def planned(given: Mapping[str, Any]) -> pd.DataFrame:
         raise ValueError(f"example_sets has {absent[0]!r}, which is not among the languages")
     names = ("languages", "seeds", "keep_ratios", "conditions")
     table = cells(**{name: given[name] for name in names})
-    own = [(lang,) for lang in table.lang]
-    everywhere = [tuple(given["languages"])] * len(table)
-    plain = table.condition == "none"
-    asked = pd.Series(everywhere if given["travel"] else own).where(~plain, pd.Series(own))
-    return table.assign(edited=table.lang.mask(plain, ""), asked=asked)
+    whose = table.lang.mask(table.condition == "none", "")
+    everywhere = tuple(given["languages"])
+    pairs = zip(table.lang, whose, strict=True)
+    asked = [everywhere if code and given["travel"] else (lang,) for lang, code in pairs]
+    return table.assign(edited=whose, asked=asked)
 
 
 class Bench(NamedTuple):

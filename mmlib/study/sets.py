@@ -113,7 +113,7 @@ def desk() -> Desk:
 
 def desk_sizes() -> pd.DataFrame:
     """Sizes of the shipped sets of a real LLM, as in `Localised`, of layers and the whole model."""
-    overlap = desk().overlap
+    overlap, _ = read_evidence("desk_overlap")
     named = ["model", "keep_ratio", "seed", "group", "layer", "n_scored"]
     sides = [
         overlap[[*named, f"lang_{side}", f"size_{side}"]].set_axis(

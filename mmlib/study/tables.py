@@ -336,13 +336,24 @@ def item_grades(packed: pd.DataFrame) -> pd.DataFrame:
         ValueError: A column is missing, or rows of a part are about other problems.
     """
     require_columns(packed, ["part", "problems", "correct"], "the table of packed answers")
-    if (other := packed.groupby("part").problems.nunique() > 1).any():
-        raise ValueError(f"part {other.idxmax()}: its rows were asked different problems")
-    grades = packed.correct.astype(str)
-    table = packed.assign(grade=grades.map(list), problem=grades.map(lambda g: range(len(g))))
-    table = table.explode(["grade", "problem"], ignore_index=True)
-    names = table.part + " " + table.problem.astype(str)
-    return table.assign(problem=names, correct=(table.grade == "1").astype(float))
+    grades = packed.assign(grade=packed.correct.astype(str).map(list))
+    table = _by_item(grades, "grade", ["part"]).drop(columns="place")
+    return table.assign(correct=(table.grade == "1").astype(float))
+
+
+def _by_item(packed: pd.DataFrame, values: str, groups: list[str]) -> pd.DataFrame:
+    """One row per entry of the lists of a column, with its place and the name of its problem.
+
+    Rows of a group have the same problems, which are named by its first column and the place.
+    """
+    if (other := packed.groupby(groups).problems.nunique() > 1).any():
+        key = other.index[other.argmax()]
+        named = zip(groups, [key] if len(groups) == 1 else key, strict=True)
+        name = ", ".join(" ".join(pair) for pair in named)
+        raise ValueError(f"{name}: its rows were asked different problems")
+    table = packed.assign(place=packed[values].map(len).map(range))
+    table = table.explode([values, "place"], ignore_index=True)
+    return table.assign(problem=table[groups[0]] + " " + table.place.astype(str))
 
 
 def pack_losses(likelihoods: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -379,10 +390,5 @@ def item_losses(packed: pd.DataFrame) -> pd.DataFrame:
         ValueError: A column is missing, or rows of a task and language are about other problems.
     """
     require_columns(packed, ["lang", "task", "problems", "nats"], "the table of losses")
-    if (other := packed.groupby(["task", "lang"]).problems.nunique() > 1).any():
-        raise ValueError(f"{' in '.join(other.idxmax())}: its rows were asked different problems")
-    values = packed.nats.str.split()
-    table = packed.assign(nats=values, place=values.map(lambda row: range(len(row))))
-    table = table.explode(["nats", "place"], ignore_index=True)
-    names = table.task + " " + table.place.astype(str)
-    return table.assign(problem=names, nats=table.nats.astype(float))
+    table = _by_item(packed.assign(nats=packed.nats.str.split()), "nats", ["task", "lang"])
+    return table.astype({"nats": float})

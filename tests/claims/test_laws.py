@@ -1,7 +1,5 @@
 """Laws of all claims: a perfect table is a yes, the opposite a no, an unfit laboratory neither."""
 
-import gc
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,14 +20,6 @@ from mmlib.claims.rules import (
     decide,
     judge,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _frozen():
-    """Statsmodels collects garbage at every correction: not among what was loaded before."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def test_every_claim_is_planted_or_known_never_to_be_decided():

@@ -126,7 +126,7 @@ def test_as_published_and_float32_agree_on_one_prompt(llama, prompts):
 
 def test_samples_that_share_prompts_are_summed_in_one_pass(llama, prompts, monkeypatch):
     """Each as if its prompts were read one by one, as often as it has them."""
-    counts = torch.tensor([[1, 0, 2, 0, 0, 1, 0], [0, 0, 1, 0, 0, 0, 1]])
+    counts = torch.tensor([[1, 0, 2, 0, 0, 1, 0], [0, 0, 3, 0, 0, 0, 1]])
     read, forward = [], llama.model.forward
 
     def counted(input_ids, **options):

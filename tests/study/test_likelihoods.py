@@ -167,5 +167,5 @@ def test_packed_losses_come_back_and_other_problems_are_refused():
     table = item_losses(packed)
     assert table.nats.tolist() == [0.5, 1.25]
     assert table.problem.tolist() == ["t 0", "t 1"]
-    with pytest.raises(ValueError, match="t in en: its rows were asked different problems"):
+    with pytest.raises(ValueError, match="task t, lang en: its rows were asked different problems"):
         item_losses(pd.concat([packed, packed.assign(problems="x")]))
