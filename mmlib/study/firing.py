@@ -32,6 +32,7 @@ def draw_questions(
     seed: int,
     data_dir: str = "",
     split: str = "calibration",
+    drawing: str = "once",
 ) -> dict[str, list[str]]:
     """Draw the same questions in several languages, as they are asked, without their answers.
 
@@ -39,24 +40,34 @@ def draw_questions(
         task: See `mmlib.tasks.problems.load_problems`.
         languages: ISO 639-1 codes.
         number: Questions per language, without replacement.
-        seed: Of the draw.
+        seed: Of the draw, or the number of the block.
         data_dir: As in `load_problems`.
         split: What is drawn from; layers are selected on text that grades nothing.
+        drawing: "once" or "blocks", see `mmlib.tasks.problems.DRAWINGS`.
 
     Returns:
         Language -> prompts, of the same problems in the same order.
 
     Raises:
-        ValueError: Fewer problems than that are there in all languages.
+        ValueError: Fewer problems than that are there in all languages, or another `drawing`.
     """
+    if drawing not in ("once", "blocks"):
+        raise ValueError(f"drawing={drawing!r}: questions are drawn once, or in blocks")
     prompts = {}
     for code in languages:
         problems = load_problems(task, code, data_dir=data_dir or None, split=split)
         prompts[code] = {problem.id: problem.prompt for problem in problems}
     shared = sorted(set.intersection(*map(set, prompts.values())))
-    if not 0 < number <= len(shared):
-        raise ValueError(f"number={number}: {len(shared)} problems of {task} are in all languages")
-    drawn = np.random.default_rng(seed).choice(shared, number, replace=False)
+    last = number * seed if drawing == "blocks" else number
+    if not 0 < number <= last <= len(shared):
+        raise ValueError(
+            f"number={number} and seed={seed} with drawing={drawing!r}: {len(shared)} problems of "
+            f"{task} are in all languages"
+        )
+    if drawing == "blocks":
+        drawn = np.random.default_rng(1).permutation(shared)[last - number : last]
+    else:
+        drawn = np.random.default_rng(seed).choice(shared, number, replace=False)
     return {code: [texts[i] for i in drawn] for code, texts in prompts.items()}
 
 
@@ -237,7 +248,7 @@ class Readings(NamedTuple):
     overlap: pd.DataFrame
     """Overlap with English: seed, layer, lang, overlap."""
     beside: pd.DataFrame
-    """What it is to be compared with: layer, lang ("ceiling": English with other questions,
+    """What it is to be compared with: layer, control ("ceiling": English with other questions,
     "untrained", "chance": a set of the same size), overlap."""
     resampled: pd.DataFrame
     """By layer: selected and peak (see `bootstrap_layers`), msd (variance over languages, 1e-4)."""
@@ -313,7 +324,7 @@ def _texts(given: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, list[str
     """Questions by what they are and their draw: those of the page, and of other readings."""
     seeds, languages = given["seeds"], given["languages"]
     where = {"number": given["num_questions"], "split": given["split"]}
-    where |= {"languages": languages, "data_dir": given["data_dir"]}
+    where |= {name: given[name] for name in ("languages", "data_dir", "drawing")}
     asked = {("math", s): draw_questions(given["task"], seed=s, **where) for s in seeds}
     fewer = where | {"number": given["fewer"], "seed": seeds[0]}
     if given["control_task"]:
@@ -342,8 +353,8 @@ def _beside(
         "untrained": overlap_with_english(blank, **how).mean(axis=1),
         "chance": pd.DataFrame(sizes).drop(columns=english).mean(axis=1),
     }
-    table = pd.concat(columns, names=["lang", "layer"]).rename("overlap").reset_index()
-    return table[["layer", "lang", "overlap"]]
+    table = pd.concat(columns, names=["control", "layer"]).rename("overlap").reset_index()
+    return table[["layer", "control", "overlap"]]
 
 
 def _changes(selection: pd.DataFrame, given: Mapping[str, Any]) -> pd.Series:
