@@ -322,7 +322,7 @@ def rows(given: Mapping[str, Any]) -> Readings:
 
 def _texts(given: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, list[str]]]:
     """Questions by what they are and their draw: those of the page, and of other readings."""
-    seeds, languages = given["seeds"], given["languages"]
+    seeds = given["seeds"]
     where = {"number": given["num_questions"], "split": given["split"]}
     where |= {name: given[name] for name in ("languages", "data_dir", "drawing")}
     asked = {("math", s): draw_questions(given["task"], seed=s, **where) for s in seeds}
