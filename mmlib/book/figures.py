@@ -345,6 +345,44 @@ def set_sizes(
     return _figure(about, sizes.groupby("model", observed=True), draw, key, **labels)
 
 
+@mpl.rc_context(STYLE)
+def shared_by_layer(table: pd.DataFrame) -> Figure:
+    """Draw how much of every layer is in the set of each language, and who else has it.
+
+    Args:
+        table: `lang, layer, seed, others` (languages that have the weight too), `n_weights,
+            n_scored`, of one model and keep ratio; the mean over seeds is drawn.
+    """
+    needed = ("lang", "layer", "seed", "others", "n_weights", "n_scored")
+    table = _need(table, "shared_by_layer", *needed)
+    most = int(table["others"].max())
+    names = {0: "this language alone", most: f"all {most + 1} languages"}
+    looks = dict(zip(names.values(), (COLOURS[1], COLOURS[0]), strict=True))
+    if most > 1:
+        looks = {names[0]: COLOURS[1], "some others too": COLOURS[5], names[most]: COLOURS[0]}
+    kind = table["others"].map(names).fillna("some others too")
+    percent = 100 * table["n_weights"] / table["n_scored"]
+    by = ["lang", "layer", "seed", "kind"]
+    means = table.assign(kind=kind, percent=percent).groupby(by).percent.sum()
+    means = means.groupby(["lang", "layer", "kind"]).mean().unstack("kind")[list(looks)]
+    languages = _languages(table["lang"])
+    canvas = Canvas(figsize=(_WIDTH, 0.3 + 1.5 * -(-len(languages) // 2)), layout="constrained")
+    grid = canvas.subplots(-(-len(languages) // 2), 2, sharex=True, sharey=True, squeeze=False)
+    notes = []
+    for axes, code in zip(grid.flat, languages, strict=False):
+        rows = means.loc[code]
+        axes.stackplot(rows.index, rows.T, colors=list(looks.values()), lw=0)
+        axes.set(title=_name(code), ylim=0, xlim=(rows.index[0], rows.index[-1]))
+        notes.append(f"{code} {_listed(looks, rows.mean(), '.2f')}")
+    for axes in grid.flat[len(languages) :]:
+        axes.set_visible(False)
+    canvas.supxlabel("layer", fontsize="medium")
+    canvas.supylabel("% of the layer's weights", fontsize="medium")
+    about = "Math-specific weights of every layer, in percent of its weights, by who has them"
+    key = tuple(("■", colour, meaning) for meaning, colour in looks.items())
+    return Figure(f"{about}. Means over layers: {'; '.join(notes)}.", (canvas,), key)
+
+
 def overlap_pairs(
     ours: pd.DataFrame,
     published: pd.DataFrame | None = None,

@@ -30,6 +30,7 @@ from mmlib.book.figures import (
     ratios,
     scatter,
     set_sizes,
+    shared_by_layer,
     token_lengths,
     training_curve,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "scatter",
     "seed_intervals",
     "set_sizes",
+    "shared_by_layer",
     "show",
     "token_lengths",
     "training_curve",
@@ -301,12 +303,18 @@ def published_rows(name: str) -> pd.DataFrame:
     return rules.PUBLISHED[name]()
 
 
-def show(name: str, value: Any) -> None:
-    """Make a number or a figure known to the text of the page, without displaying it."""
+def show(name: str, value: Any) -> Figure | None:
+    """Make a number or a figure known to the text of the page.
+
+    Returns:
+        A figure, so that a cell that ends in this call displays it in JupyterLab; the book has it
+        where its text says, and takes the cell's output away (tag `remove-output`).
+    """
     from myst_nb import glue
 
     # A number of numpy's would be shown with its type.
     glue(name, value.item() if isinstance(value, np.generic) else value, display=False)
+    return value if isinstance(value, Figure) else None
 
 
 def save(name: str, figure: Figure) -> None:

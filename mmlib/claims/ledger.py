@@ -33,6 +33,8 @@ REAL = {
     "overlap": "evidence/desk_overlap",
     "overlap_controls": "evidence/desk_controls",
     "likelihoods": "evidence/desk_likelihoods",
+    "ceilings": "evidence/desk_ceilings",
+    "firing": "evidence/desk_firing",
 }
 """Tables of a real LLM, by the name under which rules need them."""
 

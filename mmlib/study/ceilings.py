@@ -18,6 +18,7 @@ from mmlib.overlap import OVERLAP_COUNTS
 from mmlib.study.evidence import made_by, read_evidence
 from mmlib.study.localisation import Sample, score_samples, set_tables
 from mmlib.study.settings import Loading, Sampling
+from mmlib.study.stats import seed_intervals
 from mmlib.study.tables import RunInfo
 from mmlib.tasks.problems import Calibration
 
@@ -258,3 +259,29 @@ def _growth(
         both = pd.concat([table.assign(line=line) for line, table in lines.items()])
         tables.append(both.assign(num_samples=size))
     return pd.concat(tables).query("group == 'global'")
+
+
+def pair_lines(table: pd.DataFrame, keep_ratio: float) -> pd.DataFrame:
+    """Every pair of languages under every control, and chance at the sizes of its sets.
+
+    Args:
+        table: See `Ceilings`, of one model.
+        keep_ratio: One of its keep ratios.
+
+    Returns:
+        Columns pair, control, mean, low, high, n: the 95 % t interval over calibration seeds.
+    """
+    table = table[(table.group == "global") & (table.keep_ratio == keep_ratio)]
+    table = table[table.lang_a != table.lang_b]
+    table = table.assign(pair=table.lang_a + "-" + table.lang_b)
+    sets = table[table.control == "math-specific"]
+    expected = chance_jaccard(sets.size_a, sets.size_b, sets.expected_intersection)
+    table = pd.concat([table, sets.assign(control="chance, same sizes", jaccard=expected)])
+    by = ["pair", "control"]
+    return seed_intervals(table.set_index(by).jaccard, by).reset_index()
+
+
+def desk() -> tuple[pd.DataFrame, int]:
+    """Overlaps of a real LLM as they are shipped, see `Ceilings.table`; and prompts per block."""
+    table, manifest = read_evidence("desk_ceilings")
+    return table, made_by(manifest)[0]["parameters"]["num_samples"]

@@ -19,6 +19,7 @@ from mmlib.neurons import (
     ranges,
     select_layers,
 )
+from mmlib.study.evidence import made_by, read_evidence
 from mmlib.study.settings import Loading
 from mmlib.study.tables import RunInfo
 from mmlib.tasks.problems import load_problems
@@ -363,3 +364,71 @@ def _changes(selection: pd.DataFrame, given: Mapping[str, Any]) -> pd.Series:
     read = {"text": "math", "aggregation": given["aggregation"], "overlap": measure}
     read["candidates"] = "before the peak"
     return sum((selection[name] != value).astype(int) for name, value in read.items())
+
+
+def desk() -> tuple[Readings, int]:
+    """What was counted in a real LLM and is shipped, and the questions of a draw.
+
+    The questions themselves and the choices of the printed rule by draw are not.
+    """
+    names = ("untrained", "shared", "controls", "layers", "selection")
+    untrained, overlap, beside, layers, selection = (
+        read_evidence(f"desk_firing_{name}")[0] for name in names
+    )
+    firing, manifest = read_evidence("desk_firing")
+    (run,) = made_by(manifest)
+    selection = selection.assign(peak=selection.peak.astype("Int64"))
+    readings = Readings(
+        questions=pd.DataFrame(),
+        firing=firing,
+        untrained=untrained,
+        overlap=overlap,
+        beside=beside,
+        resampled=layers.set_index("layer"),
+        by_draw=pd.DataFrame(),
+        selection=selection,
+        run=RunInfo(**run),
+    )
+    return readings, run["parameters"]["num_questions"]
+
+
+def lines(readings: Readings, trained: str, untrained: str) -> pd.DataFrame:
+    """Firing rates as they are drawn: English beside the other languages, before and after training.
+
+    Args:
+        readings: Result of `rows`.
+        trained: Name of the panel of the trained model.
+        untrained: Name of that of the untrained one.
+    """
+    panels = {trained: readings.firing, untrained: readings.untrained}
+    table = pd.concat([rows.assign(panel=name) for name, rows in panels.items()])
+    return table.assign(line=np.where(table.lang == "en", "English", "other languages"))
+
+
+def told(readings: Readings) -> dict[str, Any]:
+    """Numbers that the page repeats; those of the default reading are of the first draw."""
+    by_layer = readings.firing.groupby("layer").rate.mean()
+    beside = readings.beside.groupby("control").overlap.mean()
+    maths = readings.selection[readings.selection.text == "math"]
+    default = readings.selection[readings.selection.changes == 0].layers.iloc[0]
+    layers = [int(layer) for layer in default.split()]
+    selected, peak = readings.resampled.selected, readings.resampled.peak
+    some = maths[maths.layers != ""]
+    return {
+        "depth": len(by_layer),
+        "rate_first": by_layer.iloc[0],
+        "rate_middle": by_layer.iloc[len(by_layer) // 2],
+        "rate_last": by_layer.iloc[-1],
+        "overlap_trained": readings.overlap.overlap.mean(),
+        "overlap_untrained": beside["untrained"],
+        "overlap_ceiling": beside["ceiling"],
+        "overlap_chance": beside["chance"],
+        "n_variants": len(maths),
+        "n_none": len(maths) - len(some),
+        "n_distinct": some.layers.nunique(),
+        "layers_default": " and ".join(default.split()) or "none",
+        "often_default": selected[layers].min() if layers else 0.0,
+        "often_most": selected.drop(index=layers).max(),
+        "often_printed": int(selected.drop(index=layers).idxmax()),
+        "peak_last": peak.iloc[-1],
+    }

@@ -1,14 +1,16 @@
 """Where the math weights lie and how far languages share them: the pages of sizes and overlaps."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
+import torch
 
-from mmlib.importance import check_keep_ratios
-from mmlib.models import linear_modules, untrained_like
+from mmlib.importance import ImportanceScores, check_keep_ratios
+from mmlib.models import layer_index, linear_modules, untrained_like
 from mmlib.study.evidence import made_by, read_evidence
-from mmlib.study.localisation import score_samples, set_tables
+from mmlib.study.localisation import Sample, score_samples, set_tables
 from mmlib.study.settings import Loading, Sampling
 from mmlib.study.stats import summarize
 from mmlib.study.tables import MATH_PARTS, RunInfo, item_grades, published
@@ -32,6 +34,8 @@ class Localised(NamedTuple):
     controls: pd.DataFrame
     """The ceiling likewise and, with `untrained`, the overlap in the same architecture with
     freshly drawn weights; told apart by `control`."""
+    parts: pd.DataFrame
+    """See `parts`, at the `keep_ratio` of the page."""
     run: RunInfo
 
 
@@ -74,8 +78,45 @@ def rows(given: Mapping[str, Any]) -> Localised:
         overlap=tables.overlap.assign(model=run.model),
         # A ceiling of one seed has no rows, and no types either.
         controls=pd.concat([t for t in controls if len(t)] or controls).assign(model=run.model),
+        parts=parts(scores, sampling, given["keep_ratio"]).assign(model=run.model),
         run=run,
     )
+
+
+def parts(
+    scores: Mapping[Sample, ImportanceScores], sampling: Sampling, keep_ratio: float
+) -> pd.DataFrame:
+    """How many weights of every layer are in the set of a language, by how many others have them.
+
+    Args:
+        scores: Result of `localisation.score_samples`.
+        sampling: Which samples they are of.
+        keep_ratio: Share of each matrix that is kept.
+
+    Returns:
+        Columns lang, layer, seed, others (languages whose set has the weight too), n_weights,
+        n_scored, keep_ratio. The head is left out.
+    """
+    rows = []
+    for seed, module in itertools.product(sampling.seeds, next(iter(scores.values())).weights):
+        levels = {
+            (code, task): scores[Sample(code, task, seed)].levels_of(module, [keep_ratio])
+            for code in sampling.languages
+            for task in (sampling.math, sampling.nonmath)
+        }
+        members = {
+            code: levels[code, sampling.math] > levels[code, sampling.nonmath]
+            for code in sampling.languages
+        }
+        having = sum(member.to(torch.uint8) for member in members.values())
+        for code, member in members.items():
+            counts = having[member].bincount(minlength=len(members) + 1)[1:].tolist()
+            place = {"lang": code, "layer": layer_index(module), "seed": seed}
+            place["n_scored"] = member.numel()
+            rows += [place | {"others": n, "n_weights": found} for n, found in enumerate(counts)]
+    table = pd.DataFrame(rows).dropna(subset="layer").astype({"layer": int})
+    by = ["lang", "layer", "seed", "others"]
+    return table.groupby(by, sort=False).sum().reset_index().assign(keep_ratio=keep_ratio)
 
 
 def math_accuracy(model: str) -> dict[str, pd.DataFrame]:
@@ -102,13 +143,16 @@ class Desk(NamedTuple):
     """As in `Localised`, without single matrices; `seed` is the number of the block."""
     controls: pd.DataFrame
     """Likewise."""
+    parts: pd.DataFrame
+    """Likewise."""
 
 
 def desk() -> Desk:
     """What was computed on a real LLM and is shipped."""
     overlap, manifest = read_evidence("desk_overlap")
     (run,) = made_by(manifest)
-    return Desk(run["parameters"]["num_samples"], overlap, read_evidence("desk_controls")[0])
+    controls, parts = (read_evidence(f"desk_{name}")[0] for name in ("controls", "parts"))
+    return Desk(run["parameters"]["num_samples"], overlap, controls, parts)
 
 
 def desk_sizes() -> pd.DataFrame:

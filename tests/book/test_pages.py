@@ -356,6 +356,11 @@ SMALLEST = """
 Math.min(99, ...[...document.querySelectorAll('.mm-figure text')].map(e =>
   parseFloat(getComputedStyle(e).fontSize) * Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b)))
 """
+# Where the first figure of a page begins at the last width, in pixels from the top; 0 without one.
+FIRST = """
+Math.max(0, ...[...document.querySelectorAll('.mm-figure')].slice(0, 1).map(e =>
+  e.getBoundingClientRect().top + scrollY))
+"""
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -370,6 +375,7 @@ def test_a_page_reads_offline_on_a_phone_and_in_the_dark(page, built, browser):
         assert browser.run(WIDE) == [], (width, theme)
         assert browser.run(CONTRAST) == [], (width, theme)
         assert browser.run(SMALLEST) >= 9, (width, theme)
+    assert browser.run(FIRST) <= 1500
     assert browser.run("[...document.querySelectorAll('mjx-merror')].length") == 0
     urls = [event["request"]["url"] for event in browser.seen("Network.requestWillBeSent")]
     assert [url for url in urls if not url.startswith(("file:", "data:"))] == []
