@@ -393,7 +393,7 @@ def desk() -> tuple[Readings, int]:
 
 
 def lines(readings: Readings, trained: str, untrained: str) -> pd.DataFrame:
-    """Firing rates as they are drawn: English beside the other languages, before and after training.
+    """Firing rates as they are drawn: English beside the others, before and after training.
 
     Args:
         readings: Result of `rows`.
