@@ -2,11 +2,13 @@
 
 import contextlib
 import os
-import sys
 from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-sys.modules.setdefault("rfc3987_syntax", None)  # as `mmlib.book` does, before jsonschema comes
+
+import mmlib.book  # noqa: F401 (it keeps jsonschema from a slow import)
+
+# isort: split
 
 import pandas as pd
 import pytest
