@@ -224,6 +224,14 @@ def test_no_page_shows_an_error_or_an_unfinished_number(page, soup):
     assert "{glue:" not in words
 
 
+def test_the_readme_has_the_findings_of_the_index(soup):
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("## What came out")[1]
+    text = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text.split("\n\n")[1].replace("**", ""))
+    told = [" ".join(item.split()) for item in re.split(r"^\d+\. ", text, flags=re.M)[1:]]
+    shown = soup("index").select_one("article ol").find_all("li", recursive=False)
+    assert told == [" ".join(item.get_text().split()) for item in shown]
+
+
 def test_our_ids_are_unique_on_a_page(soup):
     for page in PAGES:
         figures = soup(page).select(".mm-figure [id]")
