@@ -338,3 +338,21 @@ def test_bad_tables_are_refused_with_the_way_out():
 def test_an_unknown_language_is_drawn_under_its_code():
     figure = plotting.accuracy(answers().replace("hi", "yo"))
     assert "yo" in [t.get_text() for t in figure.panels[0].axes[0].get_yticklabels()]
+
+
+def test_shares_of_a_layer_are_stacked_by_who_has_them():
+    kinds = {0: 4, 1: 2, 2: 1}  # of three languages
+    table = pd.DataFrame(
+        {"lang": lang, "layer": layer, "seed": seed, "others": n, "n_scored": 200}
+        | {"n_weights": count * (seed + layer)}
+        for lang in ("hi", "en")
+        for layer in (0, 1)
+        for seed in (1, 3)
+        for n, count in kinds.items()
+    )
+    (canvas,) = plotting.shared_by_layer(table).panels
+    assert [axes.get_title() for axes in canvas.axes] == ["English (en)", "Hindi (hi)"]
+    bands = [band.get_paths()[0].vertices for band in canvas.axes[0].collections]
+    assert [band[band[:, 0] == 0, 1].max() for band in bands] == pytest.approx([4.0, 6.0, 7.0])
+    figure = plotting.shared_by_layer(table)
+    assert "en this language alone 5.00, some others too 2.50, all 3 languages 1.25" in figure.alt

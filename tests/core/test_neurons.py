@@ -253,6 +253,16 @@ def test_questions_are_parallel():
         draw_questions("organism-math", ["en"], number=5000, seed=1)
 
 
+def test_blocks_of_questions_are_disjoint():
+    blocks = {"number": 300, "drawing": "blocks"}
+    drawn = [draw_questions("organism-math", ["en"], seed=s, **blocks)["en"] for s in (1, 2, 3)]
+    assert len({text for texts in drawn for text in texts}) == 900
+    with pytest.raises(ValueError, match="number=300 and seed=9 with drawing='blocks'"):
+        draw_questions("organism-math", ["en"], seed=9, **blocks)
+    with pytest.raises(ValueError, match="drawing='replacement'"):
+        draw_questions("organism-math", ["en"], seed=1, number=5, drawing="replacement")
+
+
 def test_sensitivity_lists_what_the_functions_say():
     rng = np.random.default_rng(0)
     firings = {x: toy(rng.integers(0, 11, (6, 5, 8)), np.full(6, 10)) for x in ("en", "de", "hi")}

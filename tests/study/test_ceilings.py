@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from mmlib.study.ceilings import (
     chance,
     coefficient,
     growing_scores,
+    pair_lines,
     published_chance,
     shuffled,
 )
@@ -148,3 +150,17 @@ def test_sums_of_matrices_cannot_be_shuffled(scored):
     summed = score_samples(model, tokenizer, {key: samples[key]}, accumulation="as-published")
     with pytest.raises(ValueError, match="float32 accumulation"):
         shuffled(summed)
+
+
+def test_lines_of_a_pair_are_means_over_seeds_beside_chance():
+    row = {"group": "global", "keep_ratio": 0.1, "lang_a": "en", "lang_b": "de", "size_a": 20}
+    row |= {"size_b": 30, "expected_intersection": 5.0, "control": "math-specific"}
+    rows = [row | {"seed": seed, "jaccard": value} for seed, value in enumerate((0.2, 0.4))]
+    rows += [{**rows[0], "control": "untrained", "jaccard": 0.1}]
+    rows += [{**rows[0], "lang_b": "en", "control": "same language"}]
+    lines = pair_lines(pd.DataFrame(rows), 0.1).set_index(["pair", "control"])
+    assert lines["mean"].to_dict() == {
+        ("en-de", "math-specific"): pytest.approx(0.3),
+        ("en-de", "untrained"): pytest.approx(0.1),
+        ("en-de", "chance, same sizes"): pytest.approx(5 / 45),
+    }
