@@ -1,6 +1,6 @@
 """Run chapters and make what they read: `python -m mmlib COMMAND`.
 
-Exit codes: 0 done, 1 a chapter failed or is stale, 2 the request was wrong.
+Exit codes: 0 done, 1 a chapter failed or is stale or something is to mend, 2 a wrong request.
 """
 
 import argparse
@@ -70,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
         help="FILE is its GGUF (default: hub, and packages where the hub does not answer)",
     )
     get.add_argument("--accept", action="store_true", help="accept the terms that are shown")
+
+    commands.add_parser("doctor", help="look at this machine and say what to mend")
 
     norms = commands.add_parser("norms", help="ship the norms that runs have left in their cache")
     norms.add_argument("cache", type=Path, help="what MMLIB_CACHE was in these runs")
@@ -230,6 +232,18 @@ def _fetch(project: Project, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(project: Project, arguments: argparse.Namespace) -> int:
+    from mmlib.book.doctor import checks
+
+    mends = 0
+    for check in checks(project.root):
+        print(f"{'mend' if check.mend else 'ok':<5}{check.name}: {check.told}", flush=True)
+        if check.mend:
+            print(f"     {check.mend}")
+            mends += 1
+    return int(bool(mends))
+
+
 def _norms(project: Project, arguments: argparse.Namespace) -> int:
     from mmlib.study.norms import ship_norms
 
@@ -258,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command; wrong input is one message, never a traceback."""
     arguments = parser().parse_args(argv)
     commands = {"list": _list, "run": _run, "sweep": _sweep, "status": _status, "train": _train}
-    commands |= {"fetch": _fetch, "norms": _norms, "random-model": _random_model}
+    commands |= {"fetch": _fetch, "doctor": _doctor, "norms": _norms, "random-model": _random_model}
     command = commands[arguments.command]
     try:
         return command(Project(arguments.root.resolve()), arguments)
