@@ -33,9 +33,9 @@ class Firing:
     tokens: np.ndarray
     """Tokens that count, int64 (questions,)."""
 
-    def first(self, number: int) -> "Firing":
-        """The same of the first questions only."""
-        return Firing(self.counts[:number], self.last[:number], self.tokens[:number])
+    def take(self, places: slice | np.ndarray) -> "Firing":
+        """The same of some of the questions, or in another order."""
+        return Firing(self.counts[places], self.last[places], self.tokens[places])
 
     def rates(
         self,

@@ -90,11 +90,14 @@ def question_firing(
         batch_size: Questions per forward pass.
     """
     skip = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    batching = {"batch_size": batch_size, "sort": False}
-    return {
-        code: firing_rates(model, batches(tokenizer, texts, **batching), skip=skip)
-        for code, texts in questions.items()
-    }
+    counted = {}
+    for code, texts in questions.items():
+        # Longest first: questions of one length have no padding to read.
+        lengths = np.array([len(ids) for ids in tokenizer(list(texts)).input_ids])
+        order = np.argsort(-lengths, kind="stable")
+        read = batches(tokenizer, [texts[i] for i in order], batch_size=batch_size, sort=False)
+        counted[code] = firing_rates(model, read, skip=skip).take(np.argsort(order))
+    return counted
 
 
 def overlap_by_question(
@@ -278,7 +281,7 @@ def rows(given: Mapping[str, Any]) -> Readings:
         key: question_firing(lm, tokenizer, texts, **batching) for key, texts in asked.items()
     }
     first, english = firings["math", seeds[0]], languages[0]
-    few = {code: counted.first(given["fewer"]) for code, counted in first.items()}
+    few = {code: counted.take(slice(given["fewer"])) for code, counted in first.items()}
     firings["fewer questions", seeds[0]] = few
     counting = (given["aggregation"], None, given["threshold"])
     rates = {

@@ -107,7 +107,7 @@ def test_the_first_questions_alone():
     both = toy([[[1, 0]], [[4, 2]]], [2, 4])
     for aggregation in ("token_rate", "any_token", "last_token"):
         weighted = both.rates(aggregation, np.array([1, 0]))
-        assert np.array_equal(both.first(1).rates(aggregation), weighted)
+        assert np.array_equal(both.take(slice(1)).rates(aggregation), weighted)
 
 
 def test_weights_repeat_questions():
