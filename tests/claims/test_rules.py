@@ -75,6 +75,14 @@ def test_the_minimum_over_cells_would_say_no_to_a_null_claim():
     assert decide(claim(unit="trainings"), values).verdict == "undecided"
 
 
+def test_one_cell_of_many_refutes_a_claim_only_by_holm():
+    """One that lies 2.2 standard errors below: alone it does (p = .028), among six it does not."""
+    rule = claim(unit="calibration draws and items")
+    cells = pd.DataFrame({"effect": [-2.2, *[9.0] * 5], "se": 1.0}, pd.Index(LANGS, name="lang"))
+    assert decide(rule, cells.head(1)).verdict == "no"
+    assert decide(rule, cells).verdict == "undecided"
+
+
 def test_a_claim_with_one_replicate_or_few_trainings_is_undecided():
     one = decide(claim(unit="calibration blocks"), effects([0.5], n=1, level="seed"))
     assert one.verdict == "undecided"
@@ -136,6 +144,17 @@ def test_a_rule_changed_after_a_look_is_exploratory(recorded):
     recorded(changed="the rate was chosen again")
     for mean, verdict in ((0.5, "exploratory yes"), (-0.5, "exploratory no"), (0, "undecided")):
         assert judge("X1", {"toy": table([mean])}).verdict == verdict
+
+
+def test_the_verdict_on_published_numbers_follows_them_not_the_record(monkeypatch):
+    points = pd.Series([0.5, 0.2], pd.Index(["en", "de"], name="lang"))
+    for number, (sign, verdict) in enumerate([(1, "yes"), (-1, "no")]):
+        name = f"X{number + 2}"  # verdicts are kept by name
+        check = lambda tables: tables["toy"]  # noqa: E731
+        rule = replace(claim(satisfied="yes", keep_ratios=rules.SHARED_KEEP_RATIOS), check=check)
+        monkeypatch.setitem(CLAIMS, name, rule)
+        monkeypatch.setitem(rules.PUBLISHED, "toy", lambda sign=sign: sign * points)
+        assert rules.published_outcome(name).verdict == verdict
 
 
 def test_tables_that_are_not_there_mean_no_run(recorded):

@@ -197,6 +197,21 @@ def test_half_precision_models_have_float32_sums(llama, prompts, dtype):
         torch.testing.assert_close(rough[name], exact[name], rtol=0.05, atol=1e-3)
 
 
+def test_large_activations_in_float16_have_a_finite_norm():
+    """Their squares are beyond what float16 holds."""
+    x = torch.full((1, 4, 2), 1000.0, dtype=torch.float16)
+    norms = prompt_norms("w", x, torch.Size([1, 4]), None)
+    assert torch.equal(norms, torch.full((1, 2), 2000.0))
+
+
+def test_the_math_specific_set_is_top_math_less_top_nonmath(llama, prompts):
+    math, other = collect_norms(llama, [pad(prompts[:3])]), collect_norms(llama, [pad(prompts[3:])])
+    tops = [norms.scores(llama).top(0.1) for norms in (math, other)]
+    found = math.math_specific(other, llama, keep_ratio=0.1)
+    assert found == tops[0] - tops[1]
+    assert found != tops[1] - tops[0]
+
+
 def test_norms_of_another_model_are_refused(llama, prompts):
     norms = collect_norms(llama, one_by_one(prompts))
     with pytest.raises(ValueError, match="another model"):

@@ -103,6 +103,16 @@ def test_every_tensor_of_a_layer_moves(family):
         assert any(n.endswith(kind) for n in layers)
 
 
+def test_a_weight_is_the_share_of_the_language_expert():
+    base = build("llama")
+    math, language, weights = tuned(base, 1), tuned(base, 2), (0.25, 0.9, 0.0)
+    made = merged(math, language, LayerPlan(weights), others="math")
+    for index, weight in enumerate(weights):
+        name = f"model.layers.{index}.mlp.up_proj.weight"
+        expected = weight * dense(language)[name] + (1 - weight) * dense(math)[name]
+        assert torch.allclose(made[name], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("others", ["average", "math", "language", "base"])
 def test_tensors_outside_of_the_layers(family, others):
     base, math, language = family
@@ -299,6 +309,8 @@ def test_update_magnitudes(family):
     assert (row.layer, row.module) == (2, "mlp.down_proj")
     assert row.absolute == pytest.approx(moved)
     assert row.relative == pytest.approx(moved / dense(base)[name].abs().mean().item())
+    sums = {n: (dense(math)[n] - t).abs().sum().item() for n, t in dense(base).items()}
+    assert row.share == pytest.approx(sums[name] / sum(sums.values()))
     assert table.share.sum() == pytest.approx(1)
     assert table.layer.isna().sum() == (2 if base.config.tie_word_embeddings else 3)
     whole = (table.absolute * table.n).sum() / table.n.sum()

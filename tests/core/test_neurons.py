@@ -10,8 +10,15 @@ from conftest import ARCHITECTURES, build, pad
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmlib.models import load_model
 from mmlib.neurons import Firing, firing_rates, overlap_with_english, ranges, select_layers
-from mmlib.study.firing import bootstrap_layers, draw_questions, overlap_by_question, sensitivity
+from mmlib.study.firing import (
+    bootstrap_layers,
+    draw_questions,
+    overlap_by_question,
+    question_firing,
+    sensitivity,
+)
 from mmlib.study.forgetting import prediction_consistency
 from mmlib.tasks.problems import load_problems
 
@@ -86,6 +93,22 @@ def test_tokens_are_left_out_on_either_side_of_padding(llama, side, prompts):
     assert found.tokens.tolist() == [len(ids) - 1 for ids in rows]
     assert (found.counts == np.stack([f[:, 1:].sum(1) for f in fires])).mean() > 0.999
     assert (found.last == np.stack([f[:, -1] for f in fires])).mean() > 0.999
+
+
+def test_a_gate_of_zero_does_not_fire(llama):
+    llama.model.layers[1].mlp.gate_proj.weight.data.zero_()
+    found = firing_rates(llama, [pad([torch.tensor([1, 5, 6])])])
+    assert found.counts[0].any(axis=1).tolist() == [True, False, True]
+    assert not found.last[0, 1].any()
+
+
+def test_questions_keep_their_order_and_count_without_what_begins_them():
+    model, tokenizer = load_model("organism-skewed", dtype="float32")
+    texts = ["1 + 2", "12 + 30 = 42", "7"]
+    ids = [tokenizer(text).input_ids for text in texts]
+    assert all(row[0] == tokenizer.bos_token_id for row in ids)
+    found = question_firing(model, tokenizer, {"en": texts}, batch_size=2)["en"]
+    assert found.tokens.tolist() == [len(row) - 1 for row in ids]
 
 
 def test_what_is_not_gated_is_refused(llama):
@@ -180,6 +203,14 @@ def test_selection_of_a_table():
     assert chosen.msd.tolist() == pytest.approx([0.02 / 3, 0, 0.0006, 0])
     assert chosen.threshold == pytest.approx(0.01 / 3)
     assert select_layers(FOUR, PEAK_AT_2, inclusive=True).threshold == pytest.approx(0.0218 / 9)
+
+
+def test_at_a_threshold_is_not_above_it():
+    half = {"en": np.array([[0.5, 0.9]]), "de": np.array([[0.9, 0.9]])}
+    assert overlap_with_english(half, of="other").de.tolist() == [1 / 2]
+    assert toy([[[1, 2]]], [2]).rates("set").tolist() == [[0, 1]]
+    alike = pd.DataFrame({"en": [0.1] * 4, "de": [0.3] * 4})
+    assert select_layers(alike, PEAK_AT_2).layers == []  # no layer differs more than the others
 
 
 @settings(deadline=None)

@@ -120,6 +120,13 @@ def test_holes_and_missing_values_are_refused():
         stats.cell_tests(effects.replace(0, np.nan))
 
 
+def test_answers_to_one_problem_are_one_cluster():
+    """Asked in another language, or under another draw, it is no second problem."""
+    values = np.random.default_rng(9).choice([-1.0, 0.0, 1.0], p=[0.2, 0.5, 0.3], size=100)
+    once = series(values, "problem")
+    pd.testing.assert_frame_equal(stats.cell_tests(pd.concat([once] * 4)), stats.cell_tests(once))
+
+
 @pytest.mark.parametrize(("n", "df"), [(4, 3), (200, np.inf)])
 def test_the_detectable_effect_is_found_four_times_in_five(n, df):
     effect = stats.detectable_effect(1 / np.sqrt(n), df)

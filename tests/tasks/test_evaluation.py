@@ -120,6 +120,14 @@ def test_numbers_are_graded_by_value(response, language, correct):
     assert row["prediction"] in ("2125", "2126", "2.125", None)
 
 
+def test_the_most_likely_choice_is_the_answer():
+    doc = {"id": "0", "target": "a cat", "choices": ["a dog", "a cat", "a hen"], "gold": 1}
+    for likelihoods, text in (([-3.0, -1.0, -2.0], "a cat"), ([-3.0, -4.0, -2.0], "a hen")):
+        responses = [(value, False) for value in likelihoods]
+        (row,) = evaluation._rows(doc, responses, "organism-choice-ranked", "en")
+        assert (row["prediction"], row["correct"]) == (text, text == "a cat")
+
+
 def test_unknown_mode_and_language_name_the_choices():
     with pytest.raises(ValueError, match="strict, flexible"):
         extract_number("7", "en", "lenient")
