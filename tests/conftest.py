@@ -9,6 +9,7 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALL
 import pandas as pd
 import pytest
 import torch
+from browsers import browser, built  # noqa: F401 (fixtures of the pages)
 from checkouts import executed, fresh, project  # noqa: F401 (fixtures of the runner)
 from hypothesis import HealthCheck, settings
 from jupyter_client.provisioning import local_provisioner
