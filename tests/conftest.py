@@ -13,6 +13,7 @@ import mmlib.book  # noqa: F401 (it keeps jsonschema from a slow import)
 import pandas as pd
 import pytest
 import torch
+from browsers import browser, built  # noqa: F401 (fixtures of the pages)
 from checkouts import executed, fresh, project  # noqa: F401 (fixtures of the runner)
 from hypothesis import HealthCheck, settings
 from jupyter_client.provisioning import local_provisioner

@@ -39,7 +39,13 @@ ROOMS = {
 }
 """What a room may import besides itself and the thin package."""
 WITHOUT_TORCH = ("files", "masks", "study.tables", "study.stats", "claims.ledger", "book.page")
-WITHOUT_TORCH += ("book.figures", "book.runner", "book.exercises", "tasks.problems")
+WITHOUT_TORCH += (
+    "book.figures",
+    "book.runner",
+    "book.exercises",
+    "book.explorer",
+    "tasks.problems",
+)
 WITHOUT_TORCH += ("organism.corpus",)
 LIBRARIES = {
     "papermill": {"book"},

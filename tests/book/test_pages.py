@@ -1,17 +1,9 @@
 """The book as it is read: it builds without a warning, offline, on a phone and in the dark."""
 
 import ast
-import contextlib
 import json
-import os
 import re
 import shlex
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
-import urllib.request
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
+from browsers import SETTLED
 from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).parents[2]
@@ -140,28 +133,6 @@ def test_versions_agree():
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory):
-    """The book built once, also where several processes run tests."""
-    from filelock import FileLock
-
-    shared = tmp_path_factory.getbasetemp()
-    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
-    html = shared / "book" / "_build" / "html"
-    with FileLock(shared / "book.lock"):
-        if not (shared / "book" / "built").exists():
-            where = ["--path-output", str(shared / "book"), "-W", "-n", "--keep-going"]
-            command = [shutil.which("jupyter-book", path=Path(sys.executable).parent), "build"]
-            done = subprocess.run(
-                [*command, str(BOOK), "--config", str(ROOT / "_config.yml"), *where],
-                capture_output=True, text=True, check=False, timeout=300,
-            )  # fmt: skip
-            warnings = re.findall(r".*WARNING.*", done.stdout + done.stderr)
-            assert done.returncode == 0, "\n".join(warnings) or done.stderr[-2000:]
-            (shared / "book" / "built").touch()
-    return html
-
-
-@pytest.fixture(scope="session")
 def soup(built):
     """A function from a page to its parsed HTML."""
     parsed = {}
@@ -242,92 +213,6 @@ def test_our_ids_are_unique_on_a_page(soup):
 # --- the pages in a browser ---------------------------------------------------------------------
 
 
-class Browser:
-    """Headless Chromium, spoken to through its debugging socket."""
-
-    def __init__(self, binary, folder):
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"]
-        options += ["--no-first-run", "--disable-background-networking", "--disable-sync"]
-        options += ["--disable-component-update", "--remote-allow-origins=*"]
-        options += ["--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
-        self.process = subprocess.Popen([binary, *options], stderr=subprocess.DEVNULL)
-        self.count, self.events = 0, []
-        self.socket = self._connect(Path(folder) / "DevToolsActivePort")
-        for domain in ("Page", "Network", "Runtime", "Log"):
-            self.call(f"{domain}.enable")
-
-    def _connect(self, port_file):
-        import websocket
-
-        for _ in range(300):
-            if port_file.exists() and "\n" in port_file.read_text():
-                break
-            time.sleep(0.1)
-        port = port_file.read_text().split()[0]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
-            tab = next(tab for tab in json.load(answer) if tab["type"] == "page")
-        return websocket.create_connection(tab["webSocketDebuggerUrl"], timeout=60)
-
-    def call(self, method, **parameters):
-        self.count += 1
-        self.socket.send(json.dumps({"id": self.count, "method": method, "params": parameters}))
-        while (message := json.loads(self.socket.recv())).get("id") != self.count:
-            self.events.append(message)
-        assert "error" not in message, message
-        return message["result"]
-
-    def run(self, script):
-        found = self.call(
-            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
-        )
-        return found["result"].get("value")
-
-    def look(self, width, theme):
-        """Give the page a width and the reader a preference, as a phone or a laptop would."""
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.call("Emulation.setDeviceMetricsOverride", **size)
-        preference = [{"name": "prefers-color-scheme", "value": theme}]
-        self.call("Emulation.setEmulatedMedia", features=preference)
-
-    def open(self, path):
-        self.events.clear()
-        self.call("Page.navigate", url=path.as_uri())
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self.events.append(json.loads(self.socket.recv()))
-        self.run("window.MathJax?.startup?.promise?.then(() => 0)")
-
-    def seen(self, method):
-        return [event["params"] for event in self.events if event.get("method") == method]
-
-    def close(self):
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait(timeout=20)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    binary = next(filter(None, map(shutil.which, names)), None)
-    if not binary:
-        pytest.skip(f"no browser: none of {', '.join(names)} is installed")
-    pytest.importorskip("websocket")
-    # a profile outside pytest's folders, which Chromium may still write to while it ends
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        browser = Browser(binary, folder)
-        with contextlib.closing(browser):
-            yield browser
-
-
-# The page has taken on theme and width (colours may fade in), or ten seconds have passed.
-SETTLED = """
-(async () => {
-  const done = () => document.documentElement.dataset.theme == '%s' && innerWidth == %d
-    && document.getAnimations().every(a => a.playState != 'running');
-  for (let i = 0; i < 200 && !done(); i++) await new Promise(r => setTimeout(r, 50));
-  await new Promise(r => requestAnimationFrame(() => setTimeout(r, 50)));
-})()
-"""
 # Contrast of our own text with the first opaque background behind it (WCAG 2 formula).
 CONTRAST = """
 (() => {
@@ -341,7 +226,8 @@ CONTRAST = """
   const bad = [];
   for (const e of document.querySelectorAll(
       '.mm-figure text, .mm-figure li, .mm-badge, .mm-ledger td, .mm-ledger th, .mm-ledger small,' +
-      '.mm-ledger caption, .mm-provenance dt, .mm-provenance dd')) {
+      '.mm-ledger caption, .mm-provenance dt, .mm-provenance dd, ' +
+      '#mm-explorer :is(th, td, caption, legend, label, p)')) {
     const style = getComputedStyle(e), ink = e.tagName == 'text' ? style.fill : style.color;
     if (e.tagName == 'text' && ink != getComputedStyle(e.ownerSVGElement).color) continue;
     const [a, b] = [light(ink), light(behind(e))].sort((x, y) => y - x);
