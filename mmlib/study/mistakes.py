@@ -1,13 +1,15 @@
 """In which way answers are wrong: kinds of error, by a rule that raters were asked to follow."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from mmlib.study.evidence import read_evidence
 from mmlib.study.settings import Asking
-from mmlib.study.stats import agreement, paired_changes
+from mmlib.study.stats import paired_changes
 from mmlib.study.sweeps import CELL, PROBLEM, worked_solutions
 from mmlib.study.tables import RunInfo, unpack_answers
 from mmlib.tasks import skills
@@ -75,8 +77,25 @@ def rows(given: Mapping[str, Any]) -> Mistakes:
 
 
 def rater_agreement(labelled: pd.DataFrame) -> pd.DataFrame:
-    """Cohen's kappa of every two of both raters and the classifier."""
-    return agreement(labelled[["rater_a", "rater_b", "classifier"]], KINDS)
+    """How far both raters and the classifier agree beyond chance, by statsmodels.
+
+    Args:
+        labelled: See `Mistakes`.
+
+    Returns:
+        One row per pair: rater_a, rater_b, n, same (answers with the same label), kappa (Cohen's),
+        low, high (asymptotic 95 % interval, cut at 1).
+    """
+    from statsmodels.stats.inter_rater import cohens_kappa
+
+    rows = []
+    for a, b in itertools.combinations(["rater_a", "rater_b", "classifier"], 2):
+        counts = pd.crosstab(labelled[a], labelled[b])
+        counts = counts.reindex(index=KINDS, columns=KINDS, fill_value=0).to_numpy()
+        kappa = cohens_kappa(counts)
+        same, high = int(np.trace(counts)), min(float(kappa.kappa_upp), 1.0)
+        rows.append((a, b, len(labelled), same, float(kappa.kappa), float(kappa.kappa_low), high))
+    return pd.DataFrame(rows, columns=["rater_a", "rater_b", "n", "same", "kappa", "low", "high"])
 
 
 def shares(answers: pd.DataFrame) -> pd.DataFrame:
