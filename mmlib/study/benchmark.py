@@ -407,16 +407,9 @@ def pipeline_cost(
     """Time edit and grading in place against a fresh copy from disk, and against a bare loop.
 
     The original code loads the checkpoint anew for every edit. Both ways edit the same weights, one
-    in fifty, of an organism and are asked the same problems, 256 at a time.
-
-    Args:
-        items: English problems that are graded; an edit is graded on the first tenth of them.
-        repeats: Interleaved repeats.
-        dtype: Of the weights.
-        device: "cpu" or "cuda".
-
-    Returns:
-        Rows as those of `report`, without the columns that name a `Setup`.
+    in fifty, of an organism and are asked the same English problems, 256 at a time; an edit is
+    graded on the first tenth of them. Rows as those of `report`, without the columns that name a
+    `Setup`.
     """
     load = {"dtype": dtype, "device_map": None if device == "cpu" else device}
     model, tokenizer = load_model(ORGANISM, **load)
@@ -484,11 +477,7 @@ class Costs(NamedTuple):
 
 
 def rows(given: Mapping[str, Any]) -> Costs:
-    """Measure what the page shows, and take the larger shapes from what is shipped.
-
-    Args:
-        given: Parameters of the page.
-    """
+    """Measure what the page shows; larger shapes may be taken as shipped."""
     where = {name: given[name] for name in ("device", "dtype")}
     setup, items = partial(Setup.of, given), given["graded"]
     run = RunInfo.collect("random weights", dtype=given["dtype"], parameters=given)

@@ -50,18 +50,11 @@ def shape_fits(x: Sequence[float], y: Sequence[float]) -> pd.DataFrame:
 
 
 def fit_curves(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Fit `shape_fits` to every curve of a table of fractions.
+    """`shape_fits` of every curve of a table of fractions: columns `by` and those of `shape_fits`.
 
-    Draws of one fraction are asked the same problems, so that a curve has one point per fraction:
-    their mean.
-
-    Args:
-        table: Columns `by`, fraction, value, and base, the value where nothing is edited, which is
-            the curve's point at fraction 0.
-        by: What tells the curves apart.
-
-    Returns:
-        Columns `by` and those of `shape_fits`.
+    The table has the columns `by`, fraction, value, and base, the value where nothing is edited,
+    which is the curve's point at fraction 0. Draws of one fraction are asked the same problems, so
+    that a curve has one point per fraction: their mean.
     """
     fits = []
     for key, curve in table.groupby(list(by), sort=False):
@@ -124,14 +117,9 @@ def seed_interval(values: Iterable[float]) -> Interval:
 
 
 def seed_intervals(values: pd.Series, by: str | Sequence[str]) -> pd.DataFrame:
-    """`seed_interval` of every group.
+    """`seed_interval` of every group of values, one per replicate, by levels of their index.
 
-    Args:
-        values: One value per replicate and group.
-        by: Levels of its index that name a group.
-
-    Returns:
-        Index `by`, in the order in which the groups occur; columns of `Interval`.
+    Index `by`, in the order in which the groups occur; columns of `Interval`.
     """
     groups = values.groupby(by, sort=False)
     index = groups.size().index
@@ -141,12 +129,7 @@ def seed_intervals(values: pd.Series, by: str | Sequence[str]) -> pd.DataFrame:
 def summarize(answers: pd.DataFrame, by: Sequence[str] = ("lang", "task")) -> pd.DataFrame:
     """Accuracy of each group with its 95 % Wilson interval.
 
-    Args:
-        answers: one row per problem, with a boolean column `correct`.
-        by: columns that define the groups.
-
-    Returns:
-        One row per group: `by`, accuracy, n, n_correct, low, high.
+    From one row per problem, with a boolean `correct`: `by`, accuracy, n, n_correct, low, high.
     """
     from statsmodels.stats.proportion import proportion_confint
 
@@ -297,12 +280,8 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def halfway(values: pd.Series) -> float:
     """The first step at which a quantity is halfway from its first value to its last one.
 
-    Args:
-        values: The quantity, by step, in their order.
-
-    Returns:
-        The step, linear between two; not a number for a quantity that does not end above its
-        beginning.
+    The values stand by step, in their order. The step is linear between two; not a number for a
+    quantity that does not end above its beginning.
     """
     first, last = values.iloc[0], values.iloc[-1]
     if not last > first:
@@ -437,10 +416,8 @@ _ESTIMATES = {
 def detectable_effect(se: float, df: float, *, level: float = 0.95) -> float:
     """The effect, beyond the threshold, that a two-sided test of this design finds in 80 %.
 
-    Args:
-        se: Standard error of the estimate.
-        df: Degrees of freedom; infinite for a normal one.
-        level: 1 - the size of the test.
+    By the standard error of the estimate, its degrees of freedom (infinite for a normal one), and
+    `level`, 1 - the size of the test.
     """
     from scipy.optimize import brentq
     from scipy.stats import nct, norm, t
