@@ -54,6 +54,7 @@ class System(NamedTuple):
 
 
 NAME = list(System._fields)
+STUDIES = ("layers", "weights")
 BASE, ALL_LAYERS, MIDDLE = System("base"), System("all"), System("middle")
 
 
@@ -96,11 +97,7 @@ def weight_sets(
 ) -> dict[System, ParameterMask]:
     """What only a language's set has, what all sets share, and random weights: as many each.
 
-    Args:
-        sets: Language -> its math-specific set, two or more.
-        target: The language to be helped.
-        draws: Sets of random weights.
-        seed: Of the draws.
+    From the math-specific sets of two languages or more, for one `target` that is to be helped.
 
     Returns:
         "own", "shared" and "random", by draw; of every matrix as many weights as the smaller one of
@@ -118,17 +115,14 @@ def weight_sets(
     like = ParameterMask(smaller)
     if not len(like):
         raise ValueError("no matrix has both own and shared weights: give a larger keep ratio")
-    parts_drawn = {
-        System(name): random_mask(like, seed=seed, among=part)
-        for name, part in (("own", own), ("shared", shared))
-    }
-    return parts_drawn | random_sets(like, draws=draws, seed=seed)
+    halves = {System("own"): own, System("shared"): shared}
+    drawn = {name: random_mask(like, seed=seed, among=part) for name, part in halves.items()}
+    return drawn | random_sets(like, draws=draws, seed=seed)
 
 
 def random_sets(like: ParameterMask, *, draws: int, seed: int) -> dict[System, ParameterMask]:
     """As many weights of every matrix as a set has, drawn at random so many times."""
-    numbers = range(1, draws + 1)
-    return {System("random", i): random_mask(like, seed=seed + i) for i in numbers}
+    return {System("random", i): random_mask(like, seed=seed + i) for i in range(1, draws + 1)}
 
 
 @contextmanager
@@ -141,12 +135,8 @@ def tuned(
 ) -> Iterator[State]:
     """The change of a variant that is a copy of a model of which only some weights were tuned.
 
-    Args:
-        base: In float32; unchanged.
-        mask: These weights.
-        examples: See `mmlib.finetune.encode`.
-        out: Folder of the run; one that is finished is not trained again.
-        **options: Further arguments of `mmlib.finetune.fine_tune`.
+    The base is in float32 and unchanged; for `examples`, `out` and the options see
+    `mmlib.finetune.fine_tune`.
 
     Yields:
         The model, n_weights and the "log".
@@ -205,7 +195,7 @@ class _Bench:
         self.recipes = layer_systems(len(decoder_layers(self.base)[1]), draws=given["draws"])
         self.phrases, shots = two_closings(given["closing"]), given["shots"]
         self.forms = [(0, self.phrases[0]), *((shots, phrase) for phrase in self.phrases)]
-        self.random = [System("random", number + 1) for number in range(given["draws"])]
+        self.random = [System("random", number) for number in range(1, given["draws"] + 1)]
         self.seeds = dict(zip(given["seeds"], given["samples"], strict=True))
         # Each is drawn once and serves several trainings.
         self.examples, self.weight_sets = cache(self._examples), cache(self._weight_sets)
@@ -298,7 +288,7 @@ class _Bench:
 
     def closings(self) -> pd.DataFrame:
         """Train organisms that close in two ways, prune them, and see how they close."""
-        given, tables = self.given, []
+        given = self.given
         asking = {"tokenizer": self.tokenizer, "batch_size": given["batch_size"]}
         with tempfile.TemporaryDirectory() as place:
             items = {"items": given["form_items"], "data_dir": given["form_dir"]}
@@ -309,10 +299,9 @@ class _Bench:
                 for index, form in enumerate(self.forms)
             }
             closes = partial(closing_answers, folders=folders, **asking)
-            for seed in self.seeds:
-                pruned = self._pruned(seed)
-                tables.append(measured(pruned, lambda model: {"forms": closes(model)})["forms"])
-        return pd.concat(tables, ignore_index=True).drop(columns=["n_weights", "mask"])
+            pruned = itertools.chain.from_iterable(map(self._pruned, self.seeds))
+            table = measured(pruned, lambda model: {"forms": closes(model)})["forms"]
+        return table.drop(columns=["n_weights", "mask"])
 
     def _pruned(self, seed: int) -> Iterator[Variant]:
         """A model that closes in two ways: whole, and without sets of its weights."""
@@ -352,15 +341,7 @@ class _Bench:
 
 
 def rows(given: Mapping[str, Any]) -> Advice:
-    """Try the three pieces of advice, or take what is shipped and do a part of it again.
-
-    Args:
-        given: Parameters of the page. With `sweep` everything is trained.
-
-    Raises:
-        ValueError: As in `mmlib.study.evidence.shipped`, `layer_systems` and `weight_sets`.
-        AuditError: What was computed again is not what was shipped.
-    """
+    """Try the three pieces of advice, or take what is shipped and do a part of it again."""
     bench = _Bench(given)
     told = {"model": bench.run.model, "steps": given["steps"]}
     if given["sweep"]:
@@ -368,24 +349,23 @@ def rows(given: Mapping[str, Any]) -> Advice:
         tables = {"answers": made["answers"], "log": made["log"], "forms": bench.closings()}
         tables = {name: table.drop_duplicates().assign(**told) for name, table in tables.items()}
     else:
-        tables = {
-            name: shipped(
-                table.assign(**told),
-                *read_evidence(f"advice_{name}"),
-                bench.run,
-                made_with=MADE_WITH,
-            )
-            for name, table in bench.wanted().items()
-        }
+        tables = {}
+        for name, table in bench.wanted().items():
+            there = read_evidence(f"advice_{name}")
+            tables[name] = shipped(table.assign(**told), *there, bench.run, made_with=MADE_WITH)
         log = read_evidence("advice_log")[0]
         tables["log"] = log[(log[list(told)] == pd.Series(told)).all(axis=1)]
 
-    answers, log = unpack_answers(tables["answers"], bench.problems), tables["log"]
+    packed, log = tables["answers"], tables["log"]
+    answers = unpack_answers(packed, bench.problems)
     by_system = ["study", "target", *NAME, "learning_rate", "seed"]
     losses = log.dropna(subset="heldout_loss").sort_values("step")
     losses = losses.groupby(by_system, sort=False).heldout_loss.last().reset_index()
     texts = {"number": 2, "seed": given["seeds"][0], "shots": given["shots"]}
     example = closing_examples(bench.tokenizer, bench.phrases, **texts)[1]
+    names = ["model", *NAME, "target", "seed", "learning_rate", "lang", "part"]
+    names += ["problems", "correct"]
+    decided = {f"advice_{name}": packed[packed.study == name][names] for name in STUDIES}
     kinds = answers.part.isin(NEW_MATH_PARTS).map({True: "new", False: "known"})
     return Advice(
         halves=_halves(bench.recipes),
@@ -394,7 +374,7 @@ def rows(given: Mapping[str, Any]) -> Advice:
         losses=losses.assign(label=labels(losses, System)),
         answers=answers.assign(label=labels(answers, System), problems=kinds),
         forms=tables["forms"],
-        decided=_decided(tables["answers"], losses) | {"advice_format": tables["forms"]},
+        decided=decided | {"advice_losses": losses, "advice_format": tables["forms"]},
         tuned=log[log.study == "weights"].n_weights,
         inside=sum(p.numel() for p in decoder_layers(bench.base)[1].parameters()),
         audited=_audit(bench, answers),
@@ -402,14 +382,6 @@ def rows(given: Mapping[str, Any]) -> Advice:
         made={f"advice_{name}": t for name, t in tables.items()} if given["sweep"] else {},
         run=bench.run,
     )
-
-
-def _decided(packed: pd.DataFrame, losses: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    names = ["model", *NAME, "target", "seed", "learning_rate", "lang", "part"]
-    rows = packed[["study", *names, "problems", "correct"]]
-    studies = {name: rows[rows.study == name] for name in ("layers", "weights")}
-    tables = {f"advice_{name}": table.drop(columns="study") for name, table in studies.items()}
-    return tables | {"advice_losses": losses}
 
 
 def _halves(recipes: Mapping[System, Sequence[Stage]]) -> pd.DataFrame:

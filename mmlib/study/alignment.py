@@ -46,9 +46,6 @@ class Bench:
     def __init__(self, given: Mapping[str, Any]):
         """Load the model, and train it as the system `start` first, if there is one.
 
-        Args:
-            given: Parameters of the page.
-
         Raises:
             ValueError: As in `choose`, `mmlib.neurons.select_layers` and the loaders of texts.
         """
@@ -136,9 +133,7 @@ class Bench:
     def made(self, *, ask: Ask | None, look: bool = True) -> dict[str, pd.DataFrame]:
         """Train, ask and look at everything in a sweep, else at the model itself only.
 
-        Args:
-            ask: Called with every model, that itself first; None: no model is asked.
-            look: Whether they are looked at, see `mmlib.study.states.views`.
+        `ask` is called with every model, that itself first; `look`: see `mmlib.study.states.views`.
 
         Returns:
             Kind -> table, see `mmlib.study.systems.compared` and `heard`, with columns `RECIPE`.
@@ -179,11 +174,7 @@ class Bench:
         return {"evidence/system_log": log, "evidence/rate_answers": self.tried("answers", made)}
 
     def answers(self, made: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-        """Graded answers of every training, made or shipped, one row per problem.
-
-        Raises:
-            ValueError: As in `mmlib.study.evidence.shipped`.
-        """
+        """Graded answers of every training, made or shipped, one row per problem."""
         asked = self.problems()
         packed = made.get("answers")
         if not self.given["sweep"]:
@@ -253,13 +244,8 @@ class Alignment(NamedTuple):
 def rows(given: Mapping[str, Any]) -> Alignment:
     """Train the systems and ask them, or take what is shipped and repeat a part of it.
 
-    Args:
-        given: Parameters of the page. With `sweep` every system is trained; without, the model
-            itself is asked `audit_items` problems in two languages, and SLAM's training begun.
-
-    Raises:
-        ValueError: As in `Bench` and `mmlib.study.evidence.shipped`.
-        AuditError: What was computed again is not what was shipped.
+    That part: the model itself is asked `audit_items` problems in two languages, and SLAM's
+    training is begun.
     """
     bench, sweep = Bench(given), given["sweep"]
     asked: list[pd.DataFrame] = []
@@ -272,11 +258,14 @@ def rows(given: Mapping[str, Any]) -> Alignment:
     answers, plain = bench.answers(made), asked[0]
     again = with_problems(unpack_answers(made["answers"], bench.problems(again=True)))
     log = bench.taken("log", made)
+    where = {"language": given["languages"][0], "data_dir": given["data_dir"] or None}
+    held = [problem.prompt for name in given["tasks"] for problem in load_problems(name, **where)]
+    pairs = bench.pairs.english.unique()
     begun = made["log"].dropna(subset="loss") if sweep else _begin(bench, "SLAM")[0]
     on = ["system", "seed", "stage", "step"]
     return Alignment(
         pairs=bench.pairs,
-        asked_too=_asked_too(bench.pairs, given),
+        asked_too=sum(any(text in prompt for prompt in held) for text in pairs),
         described=bench.described(),
         layers=bench.layers,
         answers=answers,
@@ -290,13 +279,6 @@ def rows(given: Mapping[str, Any]) -> Alignment:
         laboratory=bench.laboratory(made),
         run=bench.run,
     )
-
-
-def _asked_too(pairs: pd.DataFrame, given: Mapping[str, Any]) -> int:
-    where = {"data_dir": given["data_dir"] or None}
-    held = [load_problems(name, given["languages"][0], **where) for name in given["tasks"]]
-    prompts = [problem.prompt for problems in held for problem in problems]
-    return sum(any(text in prompt for prompt in prompts) for text in pairs.english.unique())
 
 
 def _begin(bench: Bench, system: str, **options: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -358,8 +340,7 @@ def gains(answers: pd.DataFrame) -> pd.DataFrame:
 def leads(means: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of SLAM (mean of the languages) minus that of others, with an interval over seeds.
 
-    Args:
-        means: Result of `accuracies` by problems.
+    `means` are `accuracies` by problems.
     """
     trained = means[means.seed > 0].groupby(["problems", "system", "seed"], sort=False)
     wide = trained.accuracy.mean().unstack(["problems", "system"])
@@ -374,8 +355,7 @@ def leads(means: pd.DataFrame) -> pd.DataFrame:
 def beside_published(across: pd.DataFrame) -> pd.DataFrame:
     """Published averages over languages, in percent, and ours of the systems that we have.
 
-    Args:
-        across: Accuracies by problems and system, a column per language.
+    `across` are accuracies by problems and system, a column per language.
     """
     theirs = published("slam_accuracy")
     theirs = theirs[theirs.table.isin([2, 3, 4]) & (theirs.lang == "avg")]

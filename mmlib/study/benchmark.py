@@ -12,7 +12,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from mmlib.edits import pruned
@@ -34,7 +32,7 @@ from mmlib.study.localisation import Sample, collect_scores, set_tables
 from mmlib.study.settings import Settings
 from mmlib.study.tables import RunInfo
 from mmlib.tasks import skills
-from mmlib.tasks.evaluation import evaluate, gold_likelihood
+from mmlib.tasks.evaluation import evaluate
 
 SHAPES = {
     "1M": (128, 256, 4, 4, 4, 32, 1_000, True),
@@ -69,6 +67,12 @@ class Setup(Settings):
     """Interleaved repeats of each timing."""
     device: str = "cpu"
     dtype: str = "bfloat16"
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What names it in a table."""
+        where = {"shape": self.shape, "device": self.device, "dtype": self.dtype}
+        return where | {"prompts": len(self.lengths), "tokens": sum(self.lengths)}
 
     def model(self) -> PreTrainedModel:
         """A Llama of this shape.
@@ -137,8 +141,7 @@ def interleaved(
 ) -> pd.DataFrame:
     """Time several pieces of work in turn, after one warm-up each, so that drift hits all alike.
 
-    Returns:
-        One row per work and repeat: `work`, `repeat`, `seconds`.
+    One row per work and repeat: `work`, `repeat`, `seconds`.
     """
     for work in works.values():
         work()
@@ -154,10 +157,8 @@ def interleaved(
 def localisation_cost(setup: Setup, model: PreTrainedModel) -> pd.DataFrame:
     """Time the forward pass, our norms and the published accumulation on the same prompts.
 
-    The published code runs one prompt at a time, so its own bare forward pass is timed too.
-
-    Returns:
-        Rows of `interleaved` for forward, localisation, forward_single and as_published.
+    The published code runs one prompt at a time, so its own bare forward pass is timed too: rows of
+    `interleaved` for forward, localisation, forward_single and as_published.
     """
     together, single = setup.batches(), setup.batches(single=True)
     works = {
@@ -169,45 +170,10 @@ def localisation_cost(setup: Setup, model: PreTrainedModel) -> pd.DataFrame:
     return interleaved(works, model.device, repeats=setup.repeats)
 
 
-def sweep_cost(setup: Setup, model: PreTrainedModel, lengths: Sequence[int]) -> dict[str, float]:
-    """Time the sweep of all keep ratios and languages, our way and the published way, in full.
-
-    Ours: two passes per language, then one selection per matrix for all keep ratios, and all
-    overlaps. Published: for every keep ratio and language the two accumulations again, a top-K
-    per matrix, and the set difference (no overlaps).
-
-    Returns:
-        Seconds of sweep and sweep_as_published.
-    """
-    together, single = (setup.batches(single=one, lengths=lengths) for one in (False, True))
-
-    def ours() -> None:
-        norms = [[collect_norms(model, together) for _ in range(2)] for _ in LANGUAGES]
-        pairs = zip(LANGUAGES, norms, strict=True)
-        scores = {code: tuple(n.scores(model) for n in pair) for code, pair in pairs}
-        overlap_sweep(scores, usable_ratios(model))
-
-    return {
-        "sweep": seconds(ours, model.device),
-        "sweep_as_published": seconds(lambda: _published_sweep(model, single), model.device),
-    }
-
-
 def usable_ratios(model: PreTrainedModel) -> list[float]:
     """The ratios of the published grid that select something in every matrix."""
     smallest = min(module.weight.numel() for module in linear_modules(model).values())
     return [ratio for ratio in KEEP_RATIOS if smallest * ratio >= 1]
-
-
-def _published_sweep(model: PreTrainedModel, single: Sequence[Batch]) -> None:
-    for ratio in usable_ratios(model):
-        for _ in LANGUAGES:
-            pair = [collect_scores(model, single, accumulation="as-published") for _ in range(2)]
-            for name in pair[0].weights:
-                sums = [scores.weights[name].flatten() for scores in pair]
-                size = selection_size(len(sums[0]), ratio)
-                math, nonmath = (largest(flat, [size], "topk")[0] for flat in sums)
-                math & ~nonmath
 
 
 def selection_cost(setup: Setup, model: PreTrainedModel) -> pd.DataFrame:
@@ -249,9 +215,8 @@ def stored_bytes(setup: Setup, model: PreTrainedModel) -> dict[str, int]:
 def peak_memory(works: Sequence[str], setup: Setup) -> dict[str, int]:
     """Peak memory in bytes of some works, each in its own process.
 
-    Works are none (the model alone), forward, localisation, as_published and tables.
-
-    On a CPU the operating system's peak of the process is read, which needs Linux.
+    Works are none (the model alone), forward, localisation, as_published and tables. On a CPU the
+    operating system's peak of the process is read, which needs Linux.
     """
     context = get_context("forkserver")  # its process imports this module once, for all works
     context.set_forkserver_preload([__name__])
@@ -263,7 +228,11 @@ def peak_memory(works: Sequence[str], setup: Setup) -> dict[str, int]:
 def _peak(work: str, setup: Setup) -> int:
     model, batches = setup.model(), setup.batches(single=work == "as_published")
     samples = _samples(setup, model) if work == "tables" else {}
-    _forget_peak(model.device)
+    cuda = model.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    else:  # leave out what making the model took (Linux; a process inherits no peak this way)
+        Path("/proc/self/clear_refs").write_text("5")
     if work == "forward":
         bare_forward(model, batches)
     elif work == "tables":
@@ -271,17 +240,9 @@ def _peak(work: str, setup: Setup) -> int:
     elif work != "none":
         accumulation = {"localisation": "float32", "as_published": "as-published"}[work]
         collect_scores(model, batches, accumulation=accumulation)
-    if model.device.type == "cuda":
+    if cuda:
         return torch.cuda.max_memory_allocated()
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
-
-
-def _forget_peak(device: torch.device) -> None:
-    """Leave out what making the model took (Linux; a process inherits no peak this way)."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def paired_ratio(times: pd.DataFrame, top: str, bottom: str) -> dict[str, float]:
@@ -326,7 +287,7 @@ def report(setup: Setup, sweep_lengths: Sequence[int]) -> pd.DataFrame:
     for work in ("localisation", "as_published"):
         extra = memory[work] - memory["forward"]
         rows[f"extra memory, {work}"] = {"value": extra, "unit": "bytes"}
-    return _told(rows, setup)
+    return _told(rows, **setup.columns)
 
 
 def selection_report(setup: Setup) -> pd.DataFrame:
@@ -354,35 +315,54 @@ def selection_report(setup: Setup) -> pd.DataFrame:
         "selection and tables / forward pass of 400 prompts": ratio | share | {"aim": 0.1},
         "peak memory of selection and tables / model": {"value": peak, "aim": 1.3},
     }
-    return _told({name: row | {"direction": "at most"} for name, row in rows.items()}, setup)
+    rows = {name: row | {"direction": "at most"} for name, row in rows.items()}
+    return _told(rows, **setup.columns)
 
 
-ROW = ("value", "low", "high", "n", "unit", "aim", "direction")
-
-
-def _told(rows: Mapping[str, dict], setup: Setup) -> pd.DataFrame:
+def _told(rows: Mapping[str, dict], **columns: Any) -> pd.DataFrame:
     """One row per quantity, see `report`."""
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("quantity").reset_index()
+    names = ["quantity", "value", "low", "high", "n", "unit", "aim", "direction"]
     blank = {"unit": "ratio", "direction": "", "n": 1}
-    table = table.reindex(columns=["quantity", *ROW]).fillna(blank).astype({"n": int})
-    where = {"shape": setup.shape, "device": setup.device, "dtype": setup.dtype}
-    return table.assign(**where, prompts=len(setup.lengths), tokens=sum(setup.lengths))
+    return table.reindex(columns=names).fillna(blank).astype({"n": int}).assign(**columns)
 
 
 def _sweep_rows(
     setup: Setup, model: PreTrainedModel, times: pd.DataFrame, lengths: Sequence[int]
 ) -> dict[str, dict]:
-    """The sweep as measured, and carried on to 500 prompts per sample at the measured rates."""
-    sweep, more = sweep_cost(setup, model, lengths), 500 - len(lengths)
-    per_prompt = times.groupby("work").seconds.median() / len(setup.lengths)
-    ours = sweep["sweep"] + 2 * 4 * more * per_prompt["localisation"]
-    passes = 2 * 4 * len(usable_ratios(model))
-    theirs = sweep["sweep_as_published"] + passes * more * per_prompt["as_published"]
+    """The sweep of all keep ratios and languages, our way and the published way, in full.
+
+    Ours: two passes per language, then one selection per matrix for all keep ratios, and all
+    overlaps. Published: for every keep ratio and language the two accumulations again, a top-K
+    per matrix, and the set difference (no overlaps). As measured on some prompts per sample, and
+    carried on to 500 at the measured rates.
+    """
+    together, single = (setup.batches(single=one, lengths=lengths) for one in (False, True))
+    ratios = usable_ratios(model)
+
+    def sweep() -> None:
+        norms = [[collect_norms(model, together) for _ in range(2)] for _ in LANGUAGES]
+        pairs = zip(LANGUAGES, norms, strict=True)
+        overlap_sweep({code: tuple(n.scores(model) for n in pair) for code, pair in pairs}, ratios)
+
+    def as_published() -> None:
+        for ratio, _ in itertools.product(ratios, LANGUAGES):
+            pair = [collect_scores(model, single, accumulation="as-published") for _ in range(2)]
+            for name in pair[0].weights:
+                sums = [scores.weights[name].flatten() for scores in pair]
+                size = selection_size(len(sums[0]), ratio)
+                math, nonmath = (largest(flat, [size], "topk")[0] for flat in sums)
+                math & ~nonmath
+
+    ours, theirs = (seconds(work, model.device) for work in (sweep, as_published))
+    rate = times.groupby("work").seconds.median() / len(setup.lengths)
+    passes = 2 * len(LANGUAGES) * (500 - len(lengths))
+    all_ours = ours + passes * rate["localisation"]
+    all_theirs = theirs + passes * len(ratios) * rate["as_published"]
     aim = {"aim": 20, "direction": "at least"}
-    measured = f"sweep, published / ours ({len(lengths)} prompts, measured)"
     return {
-        measured: {"value": sweep["sweep_as_published"] / sweep["sweep"]},
-        "sweep, published / ours (500 prompts, projected)": {"value": theirs / ours} | aim,
+        f"sweep, published / ours ({len(lengths)} prompts, measured)": {"value": theirs / ours},
+        "sweep, published / ours (500 prompts, projected)": {"value": all_theirs / all_ours} | aim,
     }
 
 
@@ -401,9 +381,8 @@ def some_weights(model: PreTrainedModel, share: float) -> ParameterMask:
 
 
 @torch.no_grad()
-def bare_answers(model, tokenizer, prompts: Sequence[str], *, cap: int, batch_size: int) -> int:
-    """What grading cannot do without: tokenise, generate greedily, decode; returns the answers."""
-    answers = []
+def bare_answers(model, tokenizer, prompts: Sequence[str], *, cap: int, batch_size: int) -> None:
+    """What grading cannot do without: tokenise, generate greedily, decode."""
     ordered = sorted(prompts, key=len, reverse=True)
     for start in range(0, len(ordered), batch_size):
         batch = tokenizer(
@@ -415,8 +394,7 @@ def bare_answers(model, tokenizer, prompts: Sequence[str], *, cap: int, batch_si
         ).to(model.device)
         options = {"do_sample": False, "pad_token_id": tokenizer.pad_token_id}
         tokens = model.generate(**batch, max_new_tokens=cap, **options)
-        answers += tokenizer.batch_decode(tokens[:, batch.input_ids.shape[1] :])
-    return len(answers)
+        tokenizer.batch_decode(tokens[:, batch.input_ids.shape[1] :])
 
 
 ORGANISM = "organism-skewed"
@@ -429,17 +407,9 @@ def pipeline_cost(
     """Time edit and grading in place against a fresh copy from disk, and against a bare loop.
 
     The original code loads the checkpoint anew for every edit. Both ways edit the same weights, one
-    in fifty, of an organism and are asked the same problems, 256 at a time.
-
-    Args:
-        items: English problems that are graded; an edit is graded on the first tenth of them.
-        repeats: Interleaved repeats.
-        dtype: Of the weights.
-        device: "cpu" or "cuda".
-
-    Returns:
-        Rows as those of `report`, without its last columns: quantity, value, low, high, n, unit,
-        aim, direction.
+    in fifty, of an organism and are asked the same English problems, 256 at a time; an edit is
+    graded on the first tenth of them. Rows as those of `report`, without the columns that name a
+    `Setup`.
     """
     load = {"dtype": dtype, "device_map": None if device == "cpu" else device}
     model, tokenizer = load_model(ORGANISM, **load)
@@ -487,55 +457,7 @@ def pipeline_cost(
         "answers graded per second": {"value": rate.median(), "low": rate.min(), "high": rate.max()}
         | {"n": repeats, "unit": "1/s", "aim": 150, "direction": "at least"},
     }
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("quantity").reset_index()
-    return table.reindex(columns=["quantity", *ROW]).fillna({"unit": "ratio", "direction": ""})
-
-
-def asking_cost(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    tasks: Mapping[str, Sequence[str]],
-    *,
-    items: int,
-    repeats: int,
-    language: str = "en",
-    batch_size: int = 8,
-    data_dir: str | None = None,
-) -> pd.DataFrame:
-    """Time asking, which reads shared tokens once, against the harness' own class of models.
-
-    Args:
-        model: The model that is asked.
-        tokenizer: Its tokenizer.
-        tasks: Of each task "answers" (written or ranked ones), "gold likelihood" or both.
-        items: Items of each task.
-        repeats: Interleaved repeats of each timing.
-        language: ISO 639-1 code.
-        batch_size: Prompts per batch.
-        data_dir: As in `evaluate`.
-
-    Returns:
-        One row per task and measure: quantity, and the ratio of seconds (harness / ours) as in
-        `paired_ratio`.
-    """
-    measures = {"answers": evaluate, "gold likelihood": gold_likelihood}
-    asked = {"languages": [language], "limit": items, "batch_size": batch_size}
-    rows = []
-    for task, wanted in tasks.items():
-        for measure in wanted:
-            ask = partial(measures[measure], model, tokenizer, task, data_dir=data_dir, **asked)
-            works = {"ours": ask, "harness": partial(_by_harness, ask)}
-            times = interleaved(works, model.device, repeats=repeats)
-            ratio = paired_ratio(times, "harness", "ours")
-            rows.append({"quantity": f"{task}: {measure}"} | ratio)
-    return pd.DataFrame(rows)
-
-
-def _by_harness(ask: Callable[[], object]) -> object:
-    from mmlib.tasks import asking  # its packages come with the extra `tasks`
-
-    with patch.object(asking, "_Harness", asking.HFLM):
-        return ask()
+    return _told(rows)
 
 
 class Costs(NamedTuple):
@@ -555,11 +477,7 @@ class Costs(NamedTuple):
 
 
 def rows(given: Mapping[str, Any]) -> Costs:
-    """Measure what the page shows, and take the larger shapes from what is shipped.
-
-    Args:
-        given: Parameters of the page.
-    """
+    """Measure what the page shows; larger shapes may be taken as shipped."""
     where = {name: given[name] for name in ("device", "dtype")}
     setup, items = partial(Setup.of, given), given["graded"]
     run = RunInfo.collect("random weights", dtype=given["dtype"], parameters=given)

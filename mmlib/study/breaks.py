@@ -1,6 +1,7 @@
 """What breaks when sets of weights are pruned or scaled, skill by skill, and what does not."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -10,10 +11,10 @@ from mmlib.masks import ParameterMask
 from mmlib.study.evidence import Sweep
 from mmlib.study.settings import Ask
 from mmlib.study.stats import paired_changes
-from mmlib.study.sweeps import CELL, PROBLEM, cells, grader, swept
-from mmlib.study.tables import MATH_PARTS, RunInfo, published
+from mmlib.study.sweeps import CELL, PROBLEM, Swept, cells, grader, swept
+from mmlib.study.tables import MATH_PARTS, published
 
-SWEEP = Sweep("interventions", name=[*CELL, "part"], per=["condition"])
+SWEEP = Sweep("interventions", name=[*CELL, "part"], per=["condition"], by=["lang", "condition"])
 SKILLS = {
     "math": [*MATH_PARTS, "gsm8k"],
     "math, ranked": ["choice-ranked"],
@@ -34,22 +35,14 @@ class Example(NamedTuple):
     ask: Ask
 
 
-class Breaks(NamedTuple):
-    """What `rows` gives."""
+@dataclass(frozen=True)
+class Breaks(Swept):
+    """What `rows` gives; the answers have a column `skill`."""
 
-    answers: pd.DataFrame
-    """One row per cell and problem: `CELL`, part, skill, problem_id, correct, …"""
-    audited: pd.DataFrame
-    """See `mmlib.study.evidence.audit`."""
-    packed: pd.DataFrame
-    """The answers as they are shipped, see `mmlib.study.tables.pack_answers`."""
-    made: pd.DataFrame
-    """Those of them that this run computed."""
     masks: pd.DataFrame
     """Sets that this run edited: `CELL`, part, mask, shipped (its digest there) and same."""
     example: Example
     """Math-specific set of the first language."""
-    run: RunInfo
 
 
 def planned(given: Mapping[str, Any]) -> pd.DataFrame:
@@ -79,46 +72,32 @@ def planned(given: Mapping[str, Any]) -> pd.DataFrame:
 def rows(given: Mapping[str, Any]) -> Breaks:
     """Prune and scale sets of every language and ask it, or take what is shipped.
 
-    Args:
-        given: Parameters of the page. With `sweep` every cell is asked; without, one of every
-            condition on `audit_items` items per part, and compared with the shipped answers.
-
-    Raises:
-        ValueError: As in `mmlib.study.sweeps.cells` and `mmlib.study.evidence.shipped`.
-        AuditError: What was computed again is not what was shipped.
+    Then one cell of every condition is asked `audit_items` items per part.
     """
     seeds = given["seeds"]
     used = seeds if given["sweep"] else [seeds[given["audit_seed"] % len(seeds)]]
     options = {"seeds": used, "dtypes": given["edit_dtypes"], "grade": grader(given)}
     done = swept(given, planned(given), SWEEP, **options)
     skills = {part: skill for skill, parts in SKILLS.items() for part in parts}
-    made, table = done.made, done.rows.table
     name = ["model", *CELL, "part"]
-    masks = made.loc[made.condition != "none", [*name, "mask"]]
-    masks = masks.merge(table[[*name, "mask"]].rename(columns={"mask": "shipped"}), on=name)
+    masks = done.made.loc[done.made.condition != "none", [*name, "mask"]]
+    masks = masks.merge(done.packed[[*name, "mask"]].rename(columns={"mask": "shipped"}), on=name)
     first = {"lang": given["languages"][0], "seed": used[0], "keep_ratio": given["keep_ratio"]}
     cell = first | {"condition": "math-specific", "fraction": 1.0, "sample_seed": 0}
     model = done.models[given["edit_dtypes"][0]]
+    answers = done.answers.assign(skill=done.answers.part.replace(skills))
     return Breaks(
-        answers=done.answers.assign(skill=done.answers.part.replace(skills)),
-        audited=done.audited,
-        packed=table,
-        made=made,
+        **vars(done) | {"answers": answers},
         masks=masks.assign(same=masks["mask"] == masks.shipped),
         example=Example(model, done.sets.mask(cell), done.ask),
-        run=done.run,
     )
 
 
 def changes(answers: pd.DataFrame) -> pd.DataFrame:
     """What every edit does to every skill of a language, over calibration seeds.
 
-    Args:
-        answers: See `Breaks`.
-
-    Returns:
-        Rows of `mmlib.study.stats.paired_changes` by dtype, lang, condition, factor, keep_ratio
-        and skill; `falls` marks a change for the worse that counts.
+    From `Breaks.answers`: rows of `mmlib.study.stats.paired_changes` by dtype, lang, condition,
+    factor, keep_ratio and skill; `falls` marks a change for the worse that counts.
     """
     plain = answers.condition == "none"
     by = ["dtype", "lang", "condition", "factor", "keep_ratio", "skill"]
@@ -129,12 +108,9 @@ def changes(answers: pd.DataFrame) -> pd.DataFrame:
 def math_specific(pruned: pd.DataFrame) -> pd.DataFrame:
     """May a set be called math-specific? The rule of chapter 06, by keep ratio and language.
 
-    Args:
-        pruned: Result of `changes` in one precision, pruned sets only.
-
-    Returns:
-        Index keep_ratio and lang; a boolean column per condition, and `math-specific`, all of them.
-        A skill that was not asked neither falls nor is kept.
+    From `changes` in one precision, of pruned sets only: index keep_ratio and lang; a boolean
+    column per condition, and `math-specific`, all of them. A skill that was not asked neither falls
+    nor is kept.
     """
     table = pruned[pruned.condition == "math-specific"].set_index(["keep_ratio", "lang", "skill"])
     falls = table.falls.unstack().reindex(columns=["math", "math, ranked"]).fillna(value=False)

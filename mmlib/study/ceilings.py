@@ -30,11 +30,8 @@ def shuffled(scores: Mapping[Sample, ImportanceScores]) -> dict[Sample, Importan
     """Scores whose input norms are permuted, in every language and calibration seed otherwise.
 
     The weights and the values of the norms stay, and so does which norms of the math and of the
-    non-math text belong together; what is lost is which feature has them. The sets of two
-    languages then have in common only what |W| gives them.
-
-    Args:
-        scores: Result of `mmlib.study.localisation.score_samples` with float32 accumulation.
+    non-math text belong together; what is lost is which feature has them. The sets of two languages
+    then have in common only what |W| gives them.
 
     Raises:
         ValueError: The scores are sums of matrices, which have no norms.
@@ -56,12 +53,9 @@ def shuffled(scores: Mapping[Sample, ImportanceScores]) -> dict[Sample, Importan
 def by_part(overlap: pd.DataFrame) -> pd.DataFrame:
     """Pool an overlap table over the attention and the MLP matrices of all layers.
 
-    Args:
-        overlap: With rows of the group "module", see `mmlib.overlap.add_groups`.
-
-    Returns:
-        One row per comparison and part: the columns that name the comparison, `group` (attention
-        or MLP), the pooled counts, union, jaccard and coefficient.
+    It needs rows of the group "module", see `mmlib.overlap.add_groups`. One row per comparison and
+    part: the columns that name the comparison, `group` (attention or MLP), the pooled counts,
+    union, jaccard and coefficient.
 
     Raises:
         ValueError: A module belongs to neither.
@@ -112,10 +106,7 @@ def chance(overlap: pd.DataFrame) -> pd.DataFrame:
     """Chance of two sets of the same sizes in every matrix: in closed form, and by permutation.
 
     A permutation of the members within each matrix gives a hypergeometric intersection, which is
-    drawn directly.
-
-    Args:
-        overlap: With rows of the group "module", see `mmlib.overlap.add_groups`.
+    drawn directly. `overlap` needs rows of the group "module", see `mmlib.overlap.add_groups`.
 
     Returns:
         One row per pair, keep ratio and seed: lang_a, lang_b, keep_ratio, seed, closed (Jaccard of
@@ -143,13 +134,6 @@ def growing_scores(
     batch_size: int = 32,
 ) -> dict[int, ImportanceScores]:
     """Scores on the first n texts of a sample, for every n of `sizes`, each text read once.
-
-    Args:
-        model: As in `mmlib.importance.collect_norms`.
-        tokenizer: Its tokenizer.
-        sample: Calibration texts.
-        sizes: Rising numbers of texts.
-        batch_size: Prompts per forward pass.
 
     Raises:
         ValueError: The sizes do not rise from 1 or more to at most the size of the sample.
@@ -189,15 +173,8 @@ class Ceilings(NamedTuple):
 
 
 def rows(given: Mapping[str, Any]) -> Ceilings:
-    """Overlaps of all languages, and everything that they are to be compared with.
-
-    Args:
-        given: Parameters of the page.
-
-    Raises:
-        ValueError: As in `localisation.draw_samples` and `mmlib.importance.check_keep_ratios`.
-    """
-    loading, sampling = Loading.of(given), Sampling.of(given)
+    """Overlaps of all languages, and everything that they are to be compared with."""
+    loading, sampling, ratio = Loading.of(given), Sampling.of(given), given["keep_ratio"]
     model, tokenizer = loading.load()
     run = loading.run(model, given)
     samples, batching = sampling.draw(), {"batch_size": given["batch_size"]}
@@ -224,41 +201,25 @@ def rows(given: Mapping[str, Any]) -> Ceilings:
         for key, sample in samples.items()
         if key.seed in sampling.seeds[:2]
     }
+    growth = []
+    for size in (*sizes, sampling.num_samples):
+        first = set_tables({key: of[size] for key, of in grown.items()}, *by_tasks[:2], [ratio])
+        lines = {"two languages": first.overlap, "same language": first.ceiling}
+        both = pd.concat([part.assign(line=line) for line, part in lines.items()])
+        growth.append(both.assign(num_samples=size))
+    codes, seed = sampling.languages, sampling.seeds[0]
+    alone = magnitude(scores[Sample(codes[0], sampling.math, seed)]).top(ratio)
+    shares = {
+        task: {code: jaccard(scores[Sample(code, task, seed)].top(ratio), alone) for code in codes}
+        for task in (sampling.math, sampling.nonmath)
+    }
     return Ceilings(
         table=pd.concat([table, by_part(table)]),
         chance=chance(trained.overlap),
-        magnitude=_by_magnitude(scores, sampling, given["keep_ratio"]),
-        growth=_growth(grown, sampling, given["keep_ratio"]),
+        magnitude=pd.DataFrame(shares).T,
+        growth=pd.concat(growth).query("group == 'global'"),
         run=run,
     )
-
-
-def _by_magnitude(
-    scores: Mapping[Sample, ImportanceScores], sampling: Sampling, keep_ratio: float
-) -> pd.DataFrame:
-    languages, seed = sampling.languages, sampling.seeds[0]
-    alone = magnitude(scores[Sample(languages[0], sampling.math, seed)]).top(keep_ratio)
-    shares = {
-        task: {
-            code: jaccard(scores[Sample(code, task, seed)].top(keep_ratio), alone)
-            for code in languages
-        }
-        for task in (sampling.math, sampling.nonmath)
-    }
-    return pd.DataFrame(shares).T
-
-
-def _growth(
-    grown: Mapping[Sample, Mapping[int, ImportanceScores]], sampling: Sampling, keep_ratio: float
-) -> pd.DataFrame:
-    tables = []
-    for size in next(iter(grown.values())):
-        scores = {key: scored[size] for key, scored in grown.items()}
-        found = set_tables(scores, sampling.math, sampling.nonmath, [keep_ratio])
-        lines = {"two languages": found.overlap, "same language": found.ceiling}
-        both = pd.concat([table.assign(line=line) for line, table in lines.items()])
-        tables.append(both.assign(num_samples=size))
-    return pd.concat(tables).query("group == 'global'")
 
 
 def pair_lines(table: pd.DataFrame, keep_ratio: float) -> pd.DataFrame:

@@ -19,11 +19,8 @@ from mmlib.tasks.problems import Problem, load_problems
 def two_closings(other: str) -> tuple[str, str]:
     """The closing phrase of the corpus in English, which the grader reads, and another one.
 
-    Args:
-        other: With `{x}` where the answer stands.
-
     Raises:
-        ValueError: `other` has no `{x}`, or is what the corpus has.
+        ValueError: `other` has no `{x}`, where the answer stands, or is what the corpus has.
     """
     asked = language_file("en")["closing"]
     if "{x}" not in other or other == asked:
@@ -31,18 +28,20 @@ def two_closings(other: str) -> tuple[str, str]:
     return asked, other
 
 
-def closed(problem: Problem, phrases: Sequence[str], phrase: str) -> str:
-    """The worked solution of a problem, closed with `phrase` in place of the first of `phrases`."""
-    end = phrases[0].format(x=problem.target)
-    if not problem.response.endswith(end):
-        raise ValueError(f"{problem.response!r} does not end with {end!r}")
-    return problem.response.removesuffix(end) + phrase.format(x=problem.target)
+def closed(
+    problem: Problem, shots: Sequence[Problem], phrases: Sequence[str], phrase: str
+) -> tuple[str, str]:
+    """A prompt after worked examples, and its solution, all closed with `phrase`.
 
-
-def with_shots(problem: Problem, shots: Sequence[Problem], phrases, phrase: str) -> str:
-    """The prompt of a problem after worked examples that are all closed alike."""
-    before = [shot.prompt + closed(shot, phrases, phrase) for shot in shots]
-    return "\n\n".join([*before, problem.prompt])
+    It stands in place of the first of `phrases`.
+    """
+    solutions, end = [], phrases[0]
+    for each in (*shots, problem):
+        if not each.response.endswith(closing := end.format(x=each.target)):
+            raise ValueError(f"{each.response!r} does not end with {closing!r}")
+        solutions.append(each.response.removesuffix(closing) + phrase.format(x=each.target))
+    before = [shot.prompt + solution for shot, solution in zip(shots, solutions, strict=False)]
+    return "\n\n".join([*before, problem.prompt]), solutions[-1]
 
 
 def closing_examples(
@@ -55,15 +54,9 @@ def closing_examples(
 ) -> list[dict[str, list[int]]]:
     """Fresh English math of the corpus, closed in either way; every second one after examples.
 
-    Without examples either closing is as likely; after examples it is that of the examples. Never
-    an item that is asked: items are drawn from the corpus' training part.
-
-    Args:
-        tokenizer: The model's.
-        phrases: See `two_closings`.
-        number: Examples, with a loss on the last solution only.
-        seed: Of the draws.
-        shots: Worked examples before every second question.
+    Without examples either closing is as likely; after `shots` worked ones it is that of the
+    examples. The loss is on the last solution only. Never an item that is asked: items are drawn
+    from the corpus' training part.
     """
     rng, texts = random.Random(f"closings {seed}"), []
     for index in range(number):
@@ -71,8 +64,7 @@ def closing_examples(
         first, *before = [
             Problem("", "en", "math", row["prompt"], row["response"], row["target"]) for row in rows
         ]
-        phrase = rng.choice(list(phrases))
-        texts.append((with_shots(first, before, phrases, phrase), closed(first, phrases, phrase)))
+        texts.append(closed(first, before, phrases, rng.choice(list(phrases))))
     return encode(tokenizer, texts)
 
 
@@ -87,13 +79,8 @@ def closing_items(
 ) -> Path:
     """Write held-out math with worked examples before it, in a folder that `data_dir` can be.
 
-    Args:
-        out: Folder, made if need be.
-        phrases: See `two_closings`.
-        phrase: One of them, which the examples are closed with.
-        shots: Worked examples before each question, from the calibration part.
-        items: How many English questions, the first ones.
-        data_dir: As in `mmlib.tasks.problems.load_problems`.
+    The first `items` English questions, each after `shots` examples from the calibration part that
+    are closed with `phrase`, one of `phrases`.
 
     Raises:
         ValueError: There are not as many questions.
@@ -106,8 +93,8 @@ def closing_items(
     for problem in asked[:items]:
         before = [pool[i] for i in rng.choice(len(pool), shots, replace=False)]
         row = {"id": problem.id, "lang": "en", "task": "math", "target": problem.target}
-        row["prompt"] = with_shots(problem, before, phrases, phrase)
-        rows.append(row | {"response": closed(problem, phrases, phrase)})
+        row["prompt"], row["response"] = closed(problem, before, phrases, phrase)
+        rows.append(row)
     Path(out).mkdir(parents=True, exist_ok=True)
     write_table(pd.DataFrame(rows), Path(out) / "heldout.jsonl.gz")
     return Path(out)
@@ -120,13 +107,7 @@ def closing_answers(
     *,
     batch_size: int = 256,
 ) -> pd.DataFrame:
-    """Ask the items of `closing_items` and see how the answers are closed.
-
-    Args:
-        model: Any causal LM, perhaps changed.
-        tokenizer: Its tokenizer.
-        folders: (shots, phrase) -> folder.
-        batch_size: Prompts per batch.
+    """Ask the items of `closing_items`, by their shots and phrase, and see how answers are closed.
 
     Returns:
         shots, phrase, n, as_asked (share of answers that end with the phrase and a number), strict

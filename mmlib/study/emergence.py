@@ -33,15 +33,8 @@ NUMBERS = {
 def rows(given: Mapping[str, Any]) -> Measured:
     """Profile every snapshot, or take what is shipped and profile a few again.
 
-    Args:
-        given: Parameters of the page.
-
-    Returns:
-        Tables "sizes", "overlap", "accuracy" and "travel" (see `profiles`; of overlaps by layer
-        those of the first seed), and "loss" (see `answer_losses`).
-
-    Raises:
-        AuditError: What was computed again is not what was shipped.
+    Tables "sizes", "overlap", "accuracy" and "travel" (see `profiles`; of overlaps by layer those
+    of the first seed), and "loss" (see `answer_losses`).
     """
     names = ", ".join(name.split("/")[-1] for name in given["runs"])
     run = RunInfo.collect(names, dtype=given["dtype"], parameters=given)
@@ -64,13 +57,9 @@ def rows(given: Mapping[str, Any]) -> Measured:
 def summarize(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """One row per snapshot: means over languages and over pairs of languages.
 
-    Args:
-        tables: Those of `rows`.
-
-    Returns:
-        `CHECKPOINT`, finished (a training's end; these have the largest step of their width), a
-        column per part (accuracy), overlap, ceiling, "other way round", "set size" (as a share of
-        the top-K), "answer loss" (nats per token).
+    From the tables of `rows`: `CHECKPOINT`, finished (a training's end; these have the largest step
+    of their width), a column per part (accuracy), overlap, ceiling, "other way round", "set size"
+    (as a share of the top-K), "answer loss" (nats per token).
     """
     overlap = tables["overlap"][tables["overlap"].group == "global"]
     jaccard = overlap.groupby(["control", *CHECKPOINT]).jaccard.mean()
@@ -95,13 +84,8 @@ def summarize(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def halves(trained: pd.DataFrame, rising: Sequence[str], falling: Sequence[str]) -> pd.DataFrame:
     """The step at which each quantity is halfway to its end, see `mmlib.study.stats.halfway`.
 
-    Args:
-        trained: Rows of `summarize`.
-        rising: Columns that rise.
-        falling: Columns that fall: halfway on the way down.
-
-    Returns:
-        A row per width and training_seed with more than two snapshots.
+    From `summarize`, of columns that rise and of others that fall (halfway on the way down): a row
+    per width and training_seed with more than two snapshots.
     """
     rows = {}
     for training, part in trained.set_index("step").groupby(TRAINING):

@@ -62,24 +62,6 @@ def shipped(
     return found.drop(columns="_merge").astype(own.dtypes.to_dict())
 
 
-def draw(
-    table: pd.DataFrame, *, per: Sequence[str], seed: int, name: Sequence[str]
-) -> pd.DataFrame:
-    """Draw cells and parts of a shipped sweep to compute again.
-
-    Args:
-        table: Result of `sweep`.
-        per: Columns; every combination of their values is drawn from once.
-        seed: Seed of the draw.
-        name: Columns that name what is computed.
-
-    Returns:
-        Columns `name`.
-    """
-    drawn = table.groupby(list(per), sort=False).sample(1, random_state=seed)
-    return drawn[list(name)].reset_index(drop=True)
-
-
 def check_made(manifest: Mapping[str, Any], run: RunInfo, made_with: Sequence[str]) -> None:
     """Raise a ValueError unless evidence on a run's model has its weights and these parameters."""
     for made in made_by(manifest):
@@ -104,8 +86,23 @@ def read_evidence(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """A sweep of answers that a page shows, see `Sweep`."""
+
+    packed: pd.DataFrame
+    """The answers as they are shipped, see `mmlib.study.tables.pack_answers`."""
+    made: pd.DataFrame
+    """Those of them that this run computed."""
+    answers: pd.DataFrame
+    """All answers, one row per problem: see `mmlib.study.tables.unpack_answers`."""
+    audited: pd.DataFrame
+    """Those computed again against the shipped ones, see `audit`."""
+    run: RunInfo
+
+
+@dataclass(frozen=True)
 class Sweep:
-    """A sweep of answers that a page shows: how it is shipped, and what is audited."""
+    """How a sweep of answers is shipped, and what of it is audited."""
 
     evidence: str
     """Name of the shipped table."""
@@ -113,64 +110,48 @@ class Sweep:
     """Columns that name what is computed at one time, such as an edit and a part of a task."""
     per: Sequence[str]
     """Of every combination of their values one is computed again."""
+    by: Sequence[str]
+    """Columns that define the groups of `audit`."""
     made_with: Sequence[str] = MADE_WITH
     """See `shipped`."""
 
-    def rows(
+    def taken(
         self,
         wanted: pd.DataFrame,
         compute: Callable[[pd.DataFrame], pd.DataFrame],
         run: RunInfo,
         *,
+        problems: pd.DataFrame,
+        asked_again: pd.DataFrame,
         drawn_from: str = "",
-    ) -> Rows:
+    ) -> Taken:
         """Take what is shipped and compute a part of it again, or compute everything.
 
         Args:
             wanted: One row per row of the table: the columns that name it.
             compute: From such rows to the table, without its column `model`.
             run: The present run; its parameters `sweep` and `audit_seed` say what is computed.
+            problems: All problems of the table, see `mmlib.study.tables.unpack_answers`.
+            asked_again: Those that `compute` asks.
             drawn_from: `DataFrame.query` expression; only such rows are computed again.
 
         Raises:
             ValueError: As in `shipped`.
+            AuditError: As in `audit`.
         """
-        table, again = None, wanted
+        packed, again = None, wanted
         if not run.parameters["sweep"]:
-            told = read_evidence(self.evidence)
-            table = shipped(wanted, *told, run, made_with=self.made_with)
-            drawable = table.query(drawn_from) if drawn_from else table
-            seed = run.parameters["audit_seed"]
-            drawn = draw(drawable, per=self.per, seed=seed, name=self.name)
-            again = drawn.merge(wanted, on=list(self.name))
+            packed = shipped(wanted, *read_evidence(self.evidence), run, made_with=self.made_with)
+            groups = (packed.query(drawn_from) if drawn_from else packed).groupby(
+                list(self.per), sort=False
+            )
+            drawn = groups.sample(1, random_state=run.parameters["audit_seed"])
+            again = drawn[list(self.name)].merge(wanted, on=list(self.name))
         made = compute(again)
         made.insert(0, "model", run.model)
-        return Rows(made if table is None else table, made)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Packed answers of a sweep, and those of them that this run computed."""
-
-    table: pd.DataFrame
-    made: pd.DataFrame
-
-    def answers(self, problems: pd.DataFrame) -> pd.DataFrame:
-        """All answers, one row per problem; see `unpack_answers`."""
-        return unpack_answers(self.table, problems)
-
-    def audit(
-        self, problems: pd.DataFrame, asked_again: pd.DataFrame, *, by: Sequence[str]
-    ) -> pd.DataFrame:
-        """Compare what was computed again with what is shipped; see `audit`.
-
-        Args:
-            problems: All problems of the table.
-            asked_again: Those that this run asked.
-            by: Columns that define the groups.
-        """
-        kept, again = self.answers(problems), unpack_answers(self.made, asked_again)
-        return audit(kept, again[list(kept)], by=by)
+        packed = made if packed is None else packed
+        answers, again = unpack_answers(packed, problems), unpack_answers(made, asked_again)
+        return Taken(packed, made, answers, audit(answers, again[list(answers)], by=self.by), run)
 
 
 def keep_evidence(
@@ -262,10 +243,8 @@ def audit(kept: pd.DataFrame, again: pd.DataFrame, *, by: Sequence[str]) -> pd.D
         accuracy_again=("correct_again", "mean"),
     )
     table = table.reset_index()
-    p_values = [
-        binomtest(row.gained, row.changed).pvalue if row.changed else 1.0
-        for row in table.itertuples()
-    ]
+    counts = zip(table.gained, table.changed, strict=True)
+    p_values = [binomtest(*pair).pvalue if pair[1] else 1.0 for pair in counts]
     least, _ = proportion_confint(table.changed, table.n, alpha=0.05, method="wilson")
     least = np.where(table.changed > 1, least, 0.0)  # one answer may change in any group
     table = table.drop(columns="gained").assign(p_value=holm(p_values)[1], least_changed=least)
@@ -343,10 +322,6 @@ class Numbers:
     def take(self, made: pd.DataFrame, *, sweep: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
         """What is shipped, or in a sweep what was made; and how the latter compares with it.
 
-        Args:
-            made: The rows that this run computed.
-            sweep: Whether it computed all.
-
         Raises:
             AuditError: As in `audit_values`.
         """
@@ -370,12 +345,7 @@ class Measured(NamedTuple):
 def take_all(
     numbers: Mapping[str, Numbers], made: Mapping[str, pd.DataFrame], run: RunInfo
 ) -> Measured:
-    """`Numbers.take` of several tables, told apart by the same keys.
-
-    Args:
-        numbers: How they are shipped.
-        made: The rows that this run computed.
-        run: The present run; its parameter `sweep` says whether it computed all.
+    """`Numbers.take` of several tables, told apart by the same keys, for a run with its `sweep`.
 
     Raises:
         AuditError: As in `audit_values`.

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -191,12 +190,8 @@ class Training(Steps):
     ) -> Path:
         """Fine-tune a copy of the base and keep it as a checkpoint that `from_pretrained` opens.
 
-        Args:
-            base: In float32; unchanged.
-            tokenizer: Goes with it.
-            role: As in `expert_examples`.
-            name: The base's, for the folder and the manifest.
-            seed: Of the examples, and of the training.
+        The base is in float32 and unchanged; `name` is its name for the folder and the manifest,
+        `role` as in `expert_examples`, `seed` that of the examples and of the training.
 
         Returns:
             The checkpoint's folder: weights in float32, since bfloat16 would round small updates
@@ -224,7 +219,12 @@ class Training(Steps):
                     if self.embeddings:
                         model.requires_grad_(True)
                     log = fine_tune(model, examples, training, heldout=aside, **how)
-                _save(model, tokenizer, log, told | {"run": asdict(RunInfo.collect(name))}, out)
+                manifest = json.dumps(told | {"run": asdict(RunInfo.collect(name))}, indent=1)
+                with replacing(out) as folder:
+                    model.save_pretrained(folder)
+                    tokenizer.save_pretrained(folder)
+                    log.to_csv(folder / "training_log.csv", index=False)
+                    (folder / "manifest.json").write_text(manifest, encoding="utf-8")
                 shutil.rmtree(training)
         there = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
         if differing := {k: v for k, v in told.items() if there.get(k) != v}:
@@ -234,23 +234,10 @@ class Training(Steps):
         return out
 
 
-def _save(model, tokenizer, log: pd.DataFrame, manifest: Mapping[str, Any], out: Path) -> None:
-    with replacing(out) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        log.to_csv(folder / "training_log.csv", index=False)
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-
-
 def expert_recipe(name: str) -> dict[str, Any]:
-    """What the manifest of a checkpoint says of an expert.
+    """What the manifest of a checkpoint says of an expert: role, seed, settings of the training.
 
-    Args:
-        name: As in `mmlib.models.load_model`.
-
-    Returns:
-        role, seed and the settings of the training; where a manifest does not tell them, role is
-        the last part of the name and the seed 0.
+    Where a manifest does not tell them, role is the last part of the name and the seed 0.
     """
     path = Path(resolve(name)) / "manifest.json"
     told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -273,11 +260,8 @@ def load_pair(
 ) -> Pair:
     """The two experts that a page looks at.
 
-    Args:
-        loading: Of their base.
-        tokenizer: The base's.
-        given: Parameters of the page: math_expert and language_expert are checkpoints; target is a
-            language, or empty: what the manifest says.
+    Its parameters math_expert and language_expert are checkpoints of the base of `loading`; target
+    is a language, or empty: what the manifest says.
 
     Raises:
         ValueError: An expert splits text in another way than the base.

@@ -82,13 +82,8 @@ class Family(NamedTuple):
 def rows(given: Mapping[str, Any]) -> Family:
     """Ask every organism a part of the held-out items, and compare with the shipped answers.
 
-    Args:
-        given: Parameters of the page; without `audit_items` everything is asked, and nothing that
-            is shipped is taken.
-
-    Raises:
-        ValueError: Two organisms have one name.
-        AuditError: What was computed again is not what was shipped.
+    Without `audit_items` everything is asked, and nothing that is shipped is taken. Two organisms
+    of one name are a ValueError.
     """
     names = [given["model"], *given["family"]]
     folders = {Path(name).name: Path(resolve(name)) for name in names}
@@ -116,48 +111,32 @@ def rows(given: Mapping[str, Any]) -> Family:
     wanted = shipped.model.isin(list(loaded)) & shipped.lang.isin(languages)
     hashes = {name: model_hash(model) for name, (model, _) in loaded.items()}
     model, tokenizer = loaded[first]
+    told = {name: json.loads((f / "manifest.json").read_text()) for name, f in folders.items()}
+    logs = {name: pd.read_csv(folder / "training_log.csv") for name, folder in folders.items()}
+    logs = [
+        log.assign(loss=log.loss.rolling(50, min_periods=1).mean()).iloc[49::25].assign(model=name)
+        for name, log in logs.items()
+    ]
+    blank = {"languages": languages, "items": given["control_items"], "data_dir": folders[first]}
+    untrained = part_answers(untrained_like(model, seed=1), tokenizer, **blank)
+    gold = problems[problems.lang.isin(untrained.lang)].groupby(["part", "lang"], sort=False).target
+    constant = gold.agg(lambda targets: targets.value_counts(normalize=True).iloc[0])
+    controls = {
+        "constant": constant,
+        "guess": constant.index.to_frame()["part"].map(CHANCE).fillna(0.0),
+        "untrained": untrained.groupby(["part", "lang"], sort=False).correct.mean(),
+    }
     return Family(
         folders=folders,
-        manifests=_manifests(folders),
-        training=_training(folders),
+        manifests=pd.DataFrame({n: m | m["recipe"]["mix"] | m["recipe"] for n, m in told.items()}),
+        training=pd.concat(logs),
         problems=problems,
         asked=asked,
         audited=audit(shipped, again, by=["model", "lang"]) if len(again) else pd.DataFrame(),
         answers=pd.concat([shipped[wanted], asked[~known]]),
-        controls=_controls(
-            problems,
-            part_answers(
-                untrained_like(model, seed=1),
-                tokenizer,
-                languages=languages,
-                items=given["control_items"],
-                data_dir=folders[first],
-            ),
-        ),
+        controls=pd.DataFrame(controls),
         run=Loading.of(given).run(model, {**given, "hashes": hashes}),
     )
-
-
-def _manifests(folders: Mapping[str, Path]) -> pd.DataFrame:
-    told = {name: json.loads((f / "manifest.json").read_text()) for name, f in folders.items()}
-    return pd.DataFrame({n: m | m["recipe"]["mix"] | m["recipe"] for n, m in told.items()})
-
-
-def _training(folders: Mapping[str, Path]) -> pd.DataFrame:
-    logs = {name: pd.read_csv(folder / "training_log.csv") for name, folder in folders.items()}
-    return pd.concat(
-        log.assign(loss=log.loss.rolling(50, min_periods=1).mean()).iloc[49::25].assign(model=name)
-        for name, log in logs.items()
-    )
-
-
-def _controls(problems: pd.DataFrame, untrained: pd.DataFrame) -> pd.DataFrame:
-    asked = problems[problems.lang.isin(untrained.lang)]
-    gold = asked.groupby(["part", "lang"], sort=False).target
-    constant = gold.agg(lambda targets: targets.value_counts(normalize=True).iloc[0])
-    guess = constant.index.to_frame()["part"].map(CHANCE).fillna(0.0)
-    untrained = untrained.groupby(["part", "lang"], sort=False).correct.mean()
-    return pd.DataFrame({"constant": constant, "guess": guess, "untrained": untrained})
 
 
 def files(folders: Mapping[str, Path]) -> pd.DataFrame:
@@ -191,12 +170,8 @@ def templates(languages: Sequence[str]) -> pd.DataFrame:
 def reading(answers: pd.DataFrame, problems: pd.DataFrame) -> pd.DataFrame:
     """Accuracy in questions about a passage by what they ask for: a person, or another word.
 
-    Args:
-        answers: model, part, lang, problem_id, correct.
-        problems: problem_id, lang, task, target.
-
-    Returns:
-        Columns of `summarize`, by model, part, `asks for` and lang.
+    From `Family.answers` and `Family.problems`: the columns of `summarize`, by model, part, lang
+    and `asks for`.
     """
     people = set()
     for code in answers.lang.unique():

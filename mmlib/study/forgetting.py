@@ -82,15 +82,7 @@ class Forgetting(NamedTuple):
 
 
 def rows(given: Mapping[str, Any]) -> Forgetting:
-    """Train and look at everything, or take what is shipped and look at the model itself.
-
-    Args:
-        given: Parameters of the page; with `sweep` every system is trained, asked and looked at.
-
-    Raises:
-        ValueError: As in `mmlib.study.alignment.Bench` and `mmlib.study.evidence.shipped`.
-        AuditError: What was computed again is not what was shipped.
-    """
+    """Train and look at everything, or take what is shipped and look at the model itself."""
     bench, sweep = Bench(given), given["sweep"]
     made = bench.made(ask=bench.ask if sweep else None)
     graded = bench.answers(made)
@@ -98,10 +90,14 @@ def rows(given: Mapping[str, Any]) -> Forgetting:
     seen = {kind: bench.taken(kind, made) for kind in ("firing", "states", "maps")}
     tried = {kind: bench.tried(kind, made) for kind in ("answers", "log", "responses")}
     laboratory = bench.laboratory(made)
+    told = pd.concat([laboratory["evidence/system_log"], tried["log"]])
+    told = told[(told.system != "QAlign") | (told.stage == 2)]  # its first stage is another system
+    named = ["steps", "start", "pair_source", "learning_rate", "system", "seed"]
+    starts, stronger_layers, stronger_loss = ({}, [], 0.0) if sweep else _starts(bench)
     return Forgetting(
         layers=bench.layers,
         described=bench.described(),
-        n_trainings=_trainings(laboratory["evidence/system_log"], tried),
+        n_trainings=len(told.drop_duplicates(named)),
         trials=_trials(bench, tried),
         translated=translated(bench),
         answers=answers,
@@ -109,9 +105,9 @@ def rows(given: Mapping[str, Any]) -> Forgetting:
         ablated=_ablated(bench, graded, answers),
         ablated_costs=_ablated_costs(bench, made),
         audited=_audited(seen, made),
-        starts={} if sweep else _starts(bench),
-        stronger_layers=[] if sweep else _stronger_layers(bench),
-        stronger_loss=0.0 if sweep else _stronger_loss(given),
+        starts=starts,
+        stronger_layers=stronger_layers,
+        stronger_loss=stronger_loss,
         made={f"system_{kind}": table for kind, table in made.items()} if sweep else {},
         laboratory=laboratory,
         run=bench.run,
@@ -128,13 +124,6 @@ def _audited(kept: Mapping[str, pd.DataFrame], made: Mapping[str, pd.DataFrame])
     firing = audit_values(kept["firing"], made["firing"], values=["rate", "overlap"], **compare)
     told = ["retrieval", "language_accuracy"]
     return pd.concat([firing, audit_values(kept["states"], later, values=told, **compare)])
-
-
-def _trainings(log: pd.DataFrame, tried: Mapping[str, pd.DataFrame]) -> int:
-    told = pd.concat([log, tried["log"]])
-    told = told[(told.system != "QAlign") | (told.stage == 2)]  # its first stage is another system
-    named = ["steps", "start", "pair_source", "learning_rate", "system", "seed"]
-    return len(told.drop_duplicates(named))
 
 
 def _trials(bench: Bench, tried: Mapping[str, pd.DataFrame]) -> Trials:
@@ -194,8 +183,11 @@ def _ablated_costs(bench: Bench, made: Mapping[str, pd.DataFrame]) -> pd.DataFra
     return pd.DataFrame({"loss": last, "trained share": share})
 
 
-def _starts(bench: Bench) -> dict[str, pd.DataFrame]:
-    """SLAM from a stronger expert, and with translations of half of the knowledge questions."""
+def _starts(bench: Bench) -> tuple[dict[str, pd.DataFrame], list[int], float]:
+    """SLAM from a stronger expert, and with translations of half of the knowledge questions.
+
+    Answers by start, the layers that are selected in the expert, and its loss in the end.
+    """
     given, source = bench.given, "organism-knowledge"
     where = {"languages": given["languages"], "data_dir": given["data_dir"]}
     facts = load_pairs(source, split="heldout", **where)
@@ -204,20 +196,13 @@ def _starts(bench: Bench) -> dict[str, pd.DataFrame]:
     knowledge = _shipped_start(bench, asked, pair_source=source)
     knowledge = knowledge[knowledge.problem_id.isin(unseen)].assign(problems="knowledge")
     stronger = _shipped_start(bench, bench.problems(), model=given["stronger"])
-    return {"stronger": with_problems(stronger), "knowledge": knowledge}
-
-
-def _stronger_layers(bench: Bench) -> list[int]:
-    given = bench.given
     options = {"dtype": given["dtype"], "device_map": given["device_map"] or None}
     expert, _ = load_model(given["stronger"], **options)
-    return selected_layers(expert, bench.tokenizer, bench.texts, given, last=True)
-
-
-def _stronger_loss(given: Mapping[str, Any]) -> float:
+    layers = selected_layers(expert, bench.tokenizer, bench.texts, given, last=True)
     log = read_evidence("system_log")[0]
     last = log[(log.model == given["stronger"]) & (log.step == given["short_steps"])]
-    return float(last.heldout_loss.mean())
+    answers = {"stronger": with_problems(stronger), "knowledge": knowledge}
+    return answers, layers, float(last.heldout_loss.mean())
 
 
 def _shipped_start(bench: Bench, asked: pd.DataFrame, **other: Any) -> pd.DataFrame:
@@ -243,12 +228,8 @@ def gains(starts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def prediction_consistency(answers: pd.DataFrame) -> pd.Series:
     """Prediction consistency with English (PCR): |M ∩ N| / |M|, M being what is right in English.
 
-    Args:
-        answers: Rows of lang, part, problem_id and correct.
-
-    Returns:
-        Language -> share of the problems right in English that it has right too; not a number where
-        English has none right.
+    From rows of lang, part, problem_id and correct: the share of the problems right in English that
+    a language has right too; not a number where English has none right.
 
     Raises:
         ValueError: Languages that were asked different problems.
@@ -263,9 +244,7 @@ def prediction_consistency(answers: pd.DataFrame) -> pd.Series:
 def consistency(answers: pd.DataFrame, systems: Sequence[str]) -> pd.DataFrame:
     """Prediction consistency on known templates: a row per system and seed, a column per language.
 
-    Args:
-        answers: Result of `rows`.
-        systems: Those that are compared, with "base".
+    From `Forgetting.answers`, of the `systems` that are compared, with "base".
     """
     known = answers[(answers.problems == KNOWN) & answers.system.isin(systems)]
     by_training = known.groupby(["system", "seed"], sort=False)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,27 +22,9 @@ from mmlib.tasks.languages import get_language, parse_number
 from mmlib.tasks.numbers import write_number
 from mmlib.tasks.problems import Calibration, calibration
 
-FORMS = {
-    "one line": "line breaks become spaces, as in the published translations",
-    "no marks": "calculations lose GSM8K's <<…>>",
-    "numbers as words": "1,260 becomes one thousand, two hundred and sixty",
-    "native digits": "digits of the language's own script",
-    "noise": "a word in twenty is lost, one in ten changes places with the next",
-}
-"""What is done to every text."""
 DROPPED, SWAPPED = 0.05, 0.1
-
-
 _THIN = r"[\u00a0\u2009\u202f]"
 """Spaces that stand between the groups of a number in any language."""
-
-
-def _one_line(text: str, language: str) -> str:
-    return re.sub(r"\s*\n\s*", " ", text)
-
-
-def _no_marks(text: str, language: str) -> str:
-    return re.sub(r"<<.*?>>", "", text)
 
 
 def _as_words(text: str, language: str) -> str:
@@ -56,10 +39,6 @@ def _as_words(text: str, language: str) -> str:
 
     gap = r"[\u00a0\u2009\u202f ]" if " " in get_language(language).grouping else _THIN
     return re.sub(rf"\d{{1,3}}(?:{gap}\d{{3}})+(?!\d)|\d+(?:[.,]\d+)*", spell, text)
-
-
-def _native_digits(text: str, language: str) -> str:
-    return text.translate(str.maketrans("0123456789", get_language(language).digits))
 
 
 def _noise(text: str, language: str) -> str:
@@ -82,13 +61,21 @@ def _noise(text: str, language: str) -> str:
     return "".join(order)
 
 
-_CHANGE: dict[str, Callable[[str, str], str]] = {
-    "one line": _one_line,
-    "no marks": _no_marks,
+FORMS: dict[str, Callable[[str, str], str]] = {
+    # Line breaks become spaces, as in the published translations.
+    "one line": lambda text, _: re.sub(r"\s*\n\s*", " ", text),
+    # Calculations lose GSM8K's <<…>>.
+    "no marks": lambda text, _: re.sub(r"<<.*?>>", "", text),
+    # 1,260 becomes one thousand, two hundred and sixty.
     "numbers as words": _as_words,
-    "native digits": _native_digits,
+    # Digits of the language's own script.
+    "native digits": lambda text, code: text.translate(
+        str.maketrans("0123456789", get_language(code).digits)
+    ),
+    # A word in twenty is lost, one in ten changes places with the next.
     "noise": _noise,
 }
+"""What is done to every text, by its language."""
 
 
 def has_form(form: str, language: str) -> bool:
@@ -109,18 +96,14 @@ def has_form(form: str, language: str) -> bool:
 
 
 def reformat(sample: Calibration, form: str) -> Calibration:
-    """Write the texts of a sample in another form.
-
-    Args:
-        sample: Calibration texts.
-        form: One of `FORMS`.
+    """Write the texts of a sample in one of `FORMS`.
 
     Raises:
         ValueError: The language does not have this form.
     """
     if not has_form(form, sample.language):
         raise ValueError(f"there is no form {form!r} of texts in {sample.language!r}")
-    changed = (_CHANGE[form](text, sample.language) for text in sample.texts)
+    changed = (FORMS[form](text, sample.language) for text in sample.texts)
     return replace(sample, texts=tuple(changed))
 
 
@@ -129,13 +112,8 @@ def matched_tokens(
 ) -> dict[Sample, Calibration]:
     """Cut samples so that all languages have as many tokens of a task and seed.
 
-    Args:
-        samples: Result of `mmlib.study.localisation.draw_samples`.
-        tokenizer: Counts the tokens.
-
-    Returns:
-        The first texts of each sample, as many as fit into the tokens of the language that has
-        the fewest; at least one.
+    The first texts of each sample stay, as many as fit into the tokens of the language that has the
+    fewest; at least one.
     """
     lengths = {
         key: [len(ids) for ids in tokenizer(list(sample.texts)).input_ids]
@@ -145,16 +123,12 @@ def matched_tokens(
     for key, counts in lengths.items():
         drawn = key.task, key.seed
         room[drawn] = min(sum(counts), room.get(drawn, sum(counts)))
-    found = {}
+    cut = {}
     for key, sample in samples.items():
-        count, total = 0, 0
-        for length in lengths[key]:
-            total += length
-            if count and total > room[key.task, key.seed]:
-                break
-            count += 1
-        found[key] = replace(sample, texts=sample.texts[:count], ids=sample.ids[:count])
-    return found
+        fitting = np.cumsum(lengths[key]) <= room[key.task, key.seed]
+        count = max(1, int(fitting.sum()))
+        cut[key] = replace(sample, texts=sample.texts[:count], ids=sample.ids[:count])
+    return cut
 
 
 def disjoint_samples(
@@ -167,27 +141,21 @@ def disjoint_samples(
 ) -> dict[Sample, Calibration]:
     """Draw samples in which no problem occurs in two languages, nor twice in one.
 
-    Args:
-        tasks: As in `mmlib.study.localisation.draw_samples`.
-        languages: ISO 639-1 codes.
-        seeds: Calibration seeds.
-        num_samples: Texts per sample; the file needs as many for every language.
-        data_dir: As in `mmlib.tasks.problems.load_problems`.
+    Arguments are those of `mmlib.study.localisation.draw_samples`; the file needs `num_samples`
+    problems for every language.
 
     Raises:
         ValueError: The file has too few problems.
     """
-    found = {}
-    for task in tasks:
-        for seed in seeds:
-            for place, language in enumerate(languages):
-                options = {"seed": seed, "drawing": "once", "data_dir": data_dir or None}
-                count = num_samples * len(languages)
-                whole = calibration(task, language, samples=count, **options)
-                part = slice(place * num_samples, (place + 1) * num_samples)
-                texts, ids = whole.texts[part], whole.ids[part]
-                found[Sample(language, task, seed)] = replace(whole, texts=texts, ids=ids)
-    return found
+    drawn = {}
+    options = {"samples": num_samples * len(languages), "drawing": "once"}
+    options |= {"data_dir": data_dir or None}
+    for task, seed, (place, code) in itertools.product(tasks, seeds, enumerate(languages)):
+        whole = calibration(task, code, seed=seed, **options)
+        part = slice(place * num_samples, (place + 1) * num_samples)
+        texts, ids = whole.texts[part], whole.ids[part]
+        drawn[Sample(code, task, seed)] = replace(whole, texts=texts, ids=ids)
+    return drawn
 
 
 AS_IT_IS, MATCHED = "as it is", "as many tokens"
@@ -205,24 +173,18 @@ def variants(
 ) -> dict[str, dict[Sample, Calibration]]:
     """The samples as they are, with the math text in other forms, and cut to as many tokens.
 
-    Args:
-        samples: Result of `mmlib.study.localisation.draw_samples`.
-        tokenizer: Counts the tokens.
-        math: The task whose texts change their form.
-        forms: Some of `FORMS`; a form has the languages that can be written in it.
-
-    Returns:
-        Form -> samples of both tasks.
+    Texts of the task `math` change; a form has the languages that can be written in it. By form.
     """
-    found = {AS_IT_IS: dict(samples)}
-    for form in forms:
-        own = {key: sample for key, sample in samples.items() if has_form(form, key.lang)}
-        if own:
-            found[form] = {
-                key: reformat(sample, form) if key.task == math else sample
-                for key, sample in own.items()
-            }
-    return found | {MATCHED: matched_tokens(samples, tokenizer)}
+    texts = {
+        form: {
+            key: reformat(sample, form) if key.task == math else sample
+            for key, sample in samples.items()
+            if has_form(form, key.lang)
+        }
+        for form in forms
+    }
+    texts = {form: written for form, written in texts.items() if written}
+    return {AS_IT_IS: dict(samples), **texts, MATCHED: matched_tokens(samples, tokenizer)}
 
 
 def compare_sets(
@@ -230,14 +192,8 @@ def compare_sets(
 ) -> pd.DataFrame:
     """How far a change of the text moves each language's set, and what it does to the overlaps.
 
-    Args:
-        base: Language -> its set from the texts as they are.
-        changed: Some of these languages -> their set from other texts.
-        form: What was changed.
-
-    Returns:
-        Columns form, what, lang_a, lang_b, size_a, size_b, jaccard. `what` is "form": the set of a
-        language against its changed set, or "language": two languages, both changed.
+    Columns form, what, lang_a, lang_b, size_a, size_b, jaccard. `what` is "form": the set of a
+    language against its changed set, or "language": two languages, both changed.
     """
     rows = [
         (form, "form", a, a, len(base[a]), len(mask), jaccard(base[a], mask))
@@ -263,15 +219,8 @@ def effects(
 ) -> pd.DataFrame:
     """Find the sets of all forms and compare them with those of the texts as they are.
 
-    Args:
-        model: A causal language model.
-        tokenizer: Its tokenizer.
-        texts: Form -> samples, such as the result of `variants`.
-        base: Seed -> the sets of the texts as they are.
-        math: Math task of these texts.
-        nonmath: Non-math task.
-        keep_ratio: K.
-        batch_size: Prompts per forward pass.
+    `texts` are samples by form, see `variants`; `base` the sets of the texts as they are, by seed;
+    `math` and `nonmath` the tasks of these texts.
 
     Returns:
         Rows of `compare_sets` with `seed` and `keep_ratio`.
@@ -308,15 +257,7 @@ class Formats(NamedTuple):
 
 
 def rows(given: Mapping[str, Any]) -> Formats:
-    """Find the sets of all texts, or take what is shipped and find those of one language again.
-
-    Args:
-        given: Parameters of the page.
-
-    Raises:
-        ValueError: As in `draw_samples` and `disjoint_samples`.
-        AuditError: What was computed again is not what was shipped.
-    """
+    """Find the sets of all texts, or take what is shipped and find those of one language again."""
     loading = Loading.of(given)
     model, tokenizer = loading.load()
     run = loading.run(model, given)
@@ -378,12 +319,7 @@ def pairs_as_they_are(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside_languages(table: pd.DataFrame, languages: Sequence[str]) -> pd.DataFrame:
-    """`moves`, and as a form of its own every other language beside a language.
-
-    Args:
-        table: See `Formats`.
-        languages: Those that are compared with the others.
-    """
+    """`moves`, and as a form of its own every other language beside each of some `languages`."""
     whole = pairs_as_they_are(table)
     swapped = {"lang_a": "lang_b", "lang_b": "lang_a", "size_a": "size_b", "size_b": "size_a"}
     both = pd.concat([whole, whole.rename(columns=swapped)])
@@ -394,8 +330,7 @@ def beside_languages(table: pd.DataFrame, languages: Sequence[str]) -> pd.DataFr
 def changed_overlaps(table: pd.DataFrame) -> pd.DataFrame:
     """Overlaps of two languages that are both changed, beside those as they are.
 
-    Returns:
-        The rows of both changed, with a column "as it is", the Jaccard of the same pair and seed.
+    In the column "as it is" stands the Jaccard of the same pair and seed.
     """
     key = ["lang_a", "lang_b", "seed"]
     before = pairs_as_they_are(table).set_index(key).jaccard.rename(AS_IT_IS)

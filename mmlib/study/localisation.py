@@ -2,8 +2,8 @@
 
 import itertools
 import random
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import pandas as pd
@@ -56,13 +56,11 @@ def collect_scores(
         return collect_norms(model, batches, include_head=include_head).scores(model)
     if accumulation != "as-published":
         raise ValueError(f"accumulation={accumulation!r}: choose 'float32' or 'as-published'")
-    total = None
     prompts = norms_by_prompt(model, batches, include_head=include_head)
-    for total in published_sums(model, prompts):  # noqa: B007
-        pass
-    if total is None:
+    last = deque(published_sums(model, prompts), maxlen=1)
+    if not last:
         raise ValueError(EMPTY)
-    return total
+    return last[0]
 
 
 def norms_by_prompt(
@@ -80,11 +78,9 @@ def norms_by_prompt(
 def published_sums(
     model: nn.Module, prompts: Iterable[ActivationNorms]
 ) -> Iterator[ImportanceScores]:
-    """The running bfloat16 sums of the published code, after each prompt.
+    """The running bfloat16 sums of the published code, after each prompt; their order matters.
 
-    Args:
-        model: The model whose weights are scored.
-        prompts: Its norms on each prompt, see `norms_by_prompt`; their order matters.
+    `prompts` are the norms of the model on each prompt, see `norms_by_prompt`.
 
     Yields:
         The same scores every time, with one prompt more in them: `copy` what is to be kept.
@@ -162,7 +158,7 @@ def score_samples(
     Samples of one language and task are scored together: a text that several have, or one has
     several times, is read once. Norms come from the cache or from those that are shipped (see
     `mmlib.study.norms`); the first time that a session takes shipped ones of a model, it computes
-    one of them again and compares.
+    one of them again, drawn by `audit_seed`, and compares.
 
     Args:
         model: A Hugging Face causal language model made of `nn.Linear`.
@@ -171,7 +167,7 @@ def score_samples(
         batch_size: Prompts per forward pass.
         include_head: Score the output projection too, unless it is tied.
         accumulation: See `collect_scores`; "as-published" is the published selection, too.
-        audit_seed: Which of the shipped norms are computed again.
+        audit_seed: Of that draw.
 
     Raises:
         ValueError: As in `collect_norms` and `mmlib.study.norms.cached_sample_norms`.
@@ -187,19 +183,20 @@ def score_samples(
             for key, sample in samples.items()
         }
     digest, scope = model_hash(model), {"include_head": include_head}
+
+    def read(keys: Iterable[Sample]) -> tuple[list[Batch], torch.Tensor]:
+        texts, counts = _distinct(tokenizer, [samples[key] for key in keys])
+        return batches(tokenizer, texts, **batching), counts
+
     kept: dict[Sample, Kept] = {}
     for pool in dict.fromkeys((key.lang, key.task) for key in samples):
-        own = {key: sample for key, sample in samples.items() if (key.lang, key.task) == pool}
-        texts, counts = _distinct(tokenizer, list(own.values()))
-        read = batches(tokenizer, texts, **batching)
-        norms = cached_sample_norms(model, read, counts, model_hash=digest, **scope)
+        own = [key for key in samples if (key.lang, key.task) == pool]
+        norms = cached_sample_norms(model, *read(own), model_hash=digest, **scope)
         kept |= zip(own, norms, strict=True)
     shipped = [key for key in samples if kept[key].source == "shipped"]
     if shipped and digest not in _AUDITED:
         drawn = random.Random(audit_seed).choice(shipped)
-        texts, counts = _distinct(tokenizer, [samples[drawn]])
-        read = batches(tokenizer, texts, **batching)
-        (again,) = collect_sample_norms(model, read, counts, **scope)
+        (again,) = collect_sample_norms(model, *read([drawn]), **scope)
         audit_norms(kept[drawn].norms, again, f"{drawn.lang} {drawn.task}, seed {drawn.seed}")
         _AUDITED.add(digest)
     return {key: kept[key].norms.scores(model) for key in samples}
@@ -254,12 +251,8 @@ def set_tables(
 ) -> SetTables:
     """All tables of sizes and overlaps, from one selection pass over the scores.
 
-    Args:
-        scores: Result of `score_samples`.
-        math: Task of the math scores.
-        nonmath: Task of the others.
-        keep_ratios: Shares of each matrix to keep, in (0, 1].
-        reverse: Count the sets of the other direction too; `nonmath_overlap` is empty otherwise.
+    `math` and `nonmath` are the tasks of the scores. With `reverse` the sets of the other direction
+    are counted too; `nonmath_overlap` is empty otherwise.
 
     Returns:
         Tables with the columns of `mmlib.overlap.overlap_sweep`; empty if there are no scores.
@@ -267,22 +260,18 @@ def set_tables(
     Raises:
         ValueError: An impossible keep ratio, or scores of different weights.
     """
-    languages, seeds = (
-        list(dict.fromkeys(getattr(key, part) for key in scores)) for part in ("lang", "seed")
-    )
+    languages = list(dict.fromkeys(key.lang for key in scores))
+    seeds = list(dict.fromkeys(key.seed for key in scores))
     following = dict(zip(seeds, seeds[1:] + seeds[:1], strict=True))
     kinds = {"math": (math, nonmath)} | ({"nonmath": (nonmath, math)} if reverse else {})
-    places = list(itertools.product(languages, seeds))
     sets = {
         (kind, code, seed): tuple(Sample(code, task, seed) for task in tasks)
         for kind, tasks in kinds.items()
-        for code, seed in places
+        for code, seed in itertools.product(languages, seeds)
     }
-    if len(seeds) > 1:
-        sets |= {
-            ("floor", code, seed): tuple(Sample(code, math, s) for s in (seed, following[seed]))
-            for code, seed in places
-        }
+    for code, seed in itertools.product(languages, seeds) if len(seeds) > 1 else ():
+        sample = Sample(code, math, seed)
+        sets["floor", code, seed] = (sample, sample._replace(seed=following[seed]))
     across = [
         ((kind, a, seed), (kind, b, seed))
         for kind, seed in itertools.product(kinds, seeds)
@@ -295,32 +284,27 @@ def set_tables(
     ]
     used = {key: scores[key] for keys in sets.values() for key in keys}
     if not used:
-        empty = pd.DataFrame()
-        return SetTables(empty, empty, empty, empty, empty)
+        return SetTables(*[pd.DataFrame()] * 5)
     counts = SetCounts.of(used, sets, across + within, keep_ratios)
 
-    def named(kind: str, seed: int) -> dict[str, tuple[str, str, int]]:
-        return {code: (kind, code, seed) for code in languages}
+    def by_seed(count: Callable[[dict], pd.DataFrame], kind: str) -> pd.DataFrame:
+        named = {seed: {code: (kind, code, seed) for code in languages} for seed in seeds}
+        tables = [count(labels).assign(seed=seed) for seed, labels in named.items()]
+        return pd.concat(tables, ignore_index=True)
 
-    def overlap(kind: str) -> pd.DataFrame:
-        tables = [counts.overlaps(named(kind, seed)).assign(seed=seed) for seed in seeds]
-        return pd.concat(tables, ignore_index=True).assign(nonmath=kinds[kind][1])
-
-    sizes = [counts.sizes(named("math", seed)).assign(seed=seed) for seed in seeds]
-    floors = [table.head(0) for table in sizes]
-    if len(seeds) > 1:
-        floors = [counts.sizes(named("floor", seed)).assign(seed=seed) for seed in seeds]
     ceilings = []
     for code in languages:
         table = counts.overlaps({str(seed): ("math", code, seed) for seed in seeds})
         pair = table.groupby(["lang_a", "lang_b"], sort=False).ngroup()
         ceilings.append(table.assign(seed=pair, lang_a=code, lang_b=code))
+    ceiling, none = pd.concat(ceilings, ignore_index=True), pd.DataFrame()
+    sizes = by_seed(counts.sizes, "math")
+    floor = by_seed(counts.sizes, "floor") if len(seeds) > 1 else sizes.head(0)
+    reversed_sets = by_seed(counts.overlaps, "nonmath").assign(nonmath=math) if reverse else none
     return SetTables(
-        sizes=pd.concat(sizes, ignore_index=True).assign(nonmath=nonmath),
-        overlap=overlap("math"),
-        nonmath_overlap=overlap("nonmath") if reverse else pd.DataFrame(),
-        ceiling=pd.concat(ceilings, ignore_index=True).assign(
-            nonmath=nonmath, control="same language"
-        ),
-        floor=pd.concat(floors, ignore_index=True).assign(nonmath=math, control="same text"),
+        sizes=sizes.assign(nonmath=nonmath),
+        overlap=by_seed(counts.overlaps, "math").assign(nonmath=nonmath),
+        nonmath_overlap=reversed_sets,
+        ceiling=ceiling.assign(nonmath=nonmath, control="same language"),
+        floor=floor.assign(nonmath=math, control="same text"),
     )

@@ -1,13 +1,15 @@
 """In which way answers are wrong: kinds of error, by a rule that raters were asked to follow."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from mmlib.study.evidence import read_evidence
 from mmlib.study.settings import Asking
-from mmlib.study.stats import agreement, paired_changes
+from mmlib.study.stats import paired_changes
 from mmlib.study.sweeps import CELL, PROBLEM, worked_solutions
 from mmlib.study.tables import RunInfo, unpack_answers
 from mmlib.tasks import skills
@@ -32,31 +34,17 @@ class Mistakes(NamedTuple):
 
 
 def rows(given: Mapping[str, Any]) -> Mistakes:
-    """Classify labelled answers and spoilt solutions, and read the errors behind the edits.
-
-    Args:
-        given: Parameters of the page.
-
-    Raises:
-        FileNotFoundError: As in `mmlib.tasks.problems.load_problems`.
-    """
+    """Classify labelled answers and spoilt solutions, and read the errors behind the edits."""
     languages, asking = given["languages"], Asking.of(given)
     labelled = read_evidence("labelled_errors")[0].query("lang in @languages")
-    solutions = worked_solutions(["organism-math"], languages, given["data_dir"])
-    kinds = [
-        error_kind(
-            row.response,
-            row.target,
-            row.lang,
-            solution=solutions[row.task, row.lang, row.problem_id],
-            by_step=True,
+    task, folder, kinds = "organism-math", given["data_dir"], []
+    solutions = worked_solutions([task], languages, folder)
+    for row in labelled.itertuples():
+        solution = solutions[row.task, row.lang, row.problem_id]
+        kinds.append(
+            error_kind(row.response, row.target, row.lang, solution=solution, by_step=True)
         )
-        for row in labelled.itertuples()
-    ]
-    known = {
-        code: skills.documents("organism-math", code, given["data_dir"] or None)
-        for code in languages
-    }
+    known = {code: skills.documents(task, code, folder or None) for code in languages}
     known = pd.concat(
         pd.DataFrame(part[: given["spoilt"]]).assign(lang=code) for code, part in known.items()
     )
@@ -75,8 +63,21 @@ def rows(given: Mapping[str, Any]) -> Mistakes:
 
 
 def rater_agreement(labelled: pd.DataFrame) -> pd.DataFrame:
-    """Cohen's kappa of every two of both raters and the classifier."""
-    return agreement(labelled[["rater_a", "rater_b", "classifier"]], KINDS)
+    """How far both raters and the classifier agree beyond chance, by statsmodels.
+
+    From `Mistakes.labelled`, a row per pair: rater_a, rater_b, n, same (answers with the same
+    label), kappa (Cohen's), low, high (asymptotic 95 % interval, cut at 1).
+    """
+    from statsmodels.stats.inter_rater import cohens_kappa
+
+    rows = []
+    for a, b in itertools.combinations(["rater_a", "rater_b", "classifier"], 2):
+        counts = pd.crosstab(labelled[a], labelled[b])
+        counts = counts.reindex(index=KINDS, columns=KINDS, fill_value=0).to_numpy()
+        kappa = cohens_kappa(counts)
+        same, high = int(np.trace(counts)), min(float(kappa.kappa_upp), 1.0)
+        rows.append((a, b, len(labelled), same, float(kappa.kappa), float(kappa.kappa_low), high))
+    return pd.DataFrame(rows, columns=["rater_a", "rater_b", "n", "same", "kappa", "low", "high"])
 
 
 def shares(answers: pd.DataFrame) -> pd.DataFrame:
@@ -89,12 +90,8 @@ def shares(answers: pd.DataFrame) -> pd.DataFrame:
 def flips(answers: pd.DataFrame) -> pd.DataFrame:
     """Every answer after an edit beside that before it.
 
-    Args:
-        answers: See `Mistakes`.
-
-    Returns:
-        The rows of edited models with kind_before, correct_before and the booleans corrected,
-        broken and corrected_slips (corrected, and a slip before).
+    The rows of edited models in `Mistakes.answers`, with kind_before, correct_before and the
+    booleans corrected, broken and corrected_slips (corrected, and a slip before).
     """
     plain = answers.condition == "none"
     before = answers.loc[plain, [*PROBLEM, "kind", "correct"]]
@@ -110,12 +107,8 @@ def flips(answers: pd.DataFrame) -> pd.DataFrame:
 def flip_counts(answers: pd.DataFrame) -> pd.DataFrame:
     """Flips by scaling, and the smallest p-value among its changes.
 
-    Args:
-        answers: See `Mistakes`.
-
-    Returns:
-        Index dtype, factor, condition: corrected, corrected_slips, broken and smallest_p_holm (sign
-        test over the problems of one language and keep ratio, Holm over all).
+    From `Mistakes.answers`: index dtype, factor, condition; corrected, corrected_slips, broken and
+    smallest_p_holm (sign test over the problems of one language and keep ratio, Holm over all).
     """
     table, by = flips(answers), ["dtype", "factor", "condition"]
     scaled = table[table.factor > 0]

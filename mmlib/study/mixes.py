@@ -30,15 +30,8 @@ FACTORS = ["skewed_share", "accuracy", "text_tokens"]
 def rows(given: Mapping[str, Any]) -> Measured:
     """Profile every organism, or take what is shipped and profile one again.
 
-    Args:
-        given: Parameters of the page.
-
-    Returns:
-        Tables "sizes" and "overlap" of the whole model and "accuracy" (see `profiles`), and
-        "trainings".
-
-    Raises:
-        AuditError: What was computed again is not what was shipped.
+    Tables "sizes" and "overlap" of the whole model and "accuracy" (see `profiles`), and
+    "trainings".
     """
     names = ", ".join(name.split("/")[-1] for name in given["models"])
     run = RunInfo.collect(names, dtype=given["dtype"], parameters=given)
@@ -58,16 +51,11 @@ def rows(given: Mapping[str, Any]) -> Measured:
 
 
 def by_language(sizes: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
-    """Set sizes of each model's languages, beside what they may go with.
+    """Set sizes by model and language beside what they may go with.
 
-    Args:
-        sizes: "sizes" at one keep ratio.
-        accuracy: "accuracy" of one part.
-
-    Returns:
-        One row per model and language: mix, width, training_seed, n_math_specific, `size` (over the
-        mean of the model's languages), share (of the model's text), and `FACTORS`; a language that
-        the skewed mix does not have counts as Hindi.
+    From "sizes" at one keep ratio and "accuracy" of one part: mix, width, training_seed,
+    n_math_specific, `size` (over the mean of the model's languages), share (of the model's text),
+    and `FACTORS`; a language that the skewed mix does not have counts as Hindi.
     """
     name = ["model", "mix", "width", "training_seed", "lang"]
     table = sizes.groupby(name, sort=False)[["n_math_specific", "share", "text_tokens"]].mean()
@@ -83,8 +71,7 @@ def by_language(sizes: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
 def correlations(table: pd.DataFrame) -> pd.DataFrame:
     """Rank correlation of set size with each of `FACTORS`, over the languages of each model.
 
-    Returns:
-        Index width, mix, model; missing where a factor does not vary.
+    Index width, mix, model; missing where a factor does not vary.
     """
     ranks = table.groupby(["width", "mix", "model"])[["size", *FACTORS]].corr("spearman")["size"]
     return ranks.unstack()[FACTORS]

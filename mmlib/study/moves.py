@@ -51,14 +51,9 @@ class Moves(NamedTuple):
 def rows(given: Mapping[str, Any]) -> Moves:
     """Measure how far two experts are from their base, beside those that were trained.
 
-    Args:
-        given: Parameters of the page. With `sweep` an expert of every role and seed is trained;
-            without, the updates are shipped and `audit_steps` steps are trained again. Without
-            `roles` there are only the `experts` that are looked at.
-
-    Raises:
-        ValueError: As in `mmlib.study.evidence.shipped` and `mmlib.merging.update_magnitude`.
-        AuditError: What was computed again is not what was shipped.
+    In a sweep an expert of every role and seed is trained; else the updates are shipped and
+    `audit_steps` steps are trained again. Without `roles` there are only the `experts` that are
+    looked at.
     """
     loading, training = Loading.of(given), Training.of(given)
     base, tokenizer = loading.load()
@@ -151,11 +146,7 @@ def layer_shares(updates: pd.DataFrame) -> pd.Series:
 def swapped_shares(shares: pd.Series) -> tuple[pd.Series, float]:
     """Share of the layers that a swap takes from the language expert; averaged ones count half.
 
-    Args:
-        shares: See `layer_shares`.
-
-    Returns:
-        By role and seed; and what it were if all layers moved alike.
+    From `layer_shares`: by role and seed; and what it were if all layers moved alike.
     """
     depth = int(shares.index.get_level_values("layer").max()) + 1
     plan = pd.Series(LayerPlan.fitted(depth).weights).rename_axis("layer")
@@ -166,13 +157,9 @@ def swapped_shares(shares: pd.Series) -> tuple[pd.Series, float]:
 def correlations(updates: pd.DataFrame, *, within_kinds: bool = False) -> pd.DataFrame:
     """Rank correlation over the tensors of the layers, of trainings from different seeds.
 
-    Args:
-        updates: See `Moves`.
-        within_kinds: Whether the mean over the layers of a tensor's kind is taken away first, from
-            the logarithm.
-
-    Returns:
-        Mean over the pairs of seeds: role, other, correlation.
+    From `Moves.updates`, the mean over the pairs of seeds: role, other, correlation.
+    `within_kinds`: the mean over the layers of a tensor's kind is taken away first, from the
+    logarithm.
     """
     layers = updates.dropna(subset="layer")
     table = layers.pivot_table(index="tensor", columns=["role", "seed"], values="absolute")

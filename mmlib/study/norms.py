@@ -43,19 +43,13 @@ def cached_sample_norms(
     model_hash: str,
     include_head: bool = False,
 ) -> list[Kept]:
-    """`collect_sample_norms`, computed once per content.
+    """`collect_sample_norms`, with its arguments, computed once per content.
 
     Looked for in the user's cache, then among the shipped norms. The cache is the folder
     `$MMLIB_CACHE` (default `~/.cache/mmlib`). The key of a sample is the hash of weights, dtype and
-    configuration, of the token ids of its prompts (hence of data, sampling, seed and tokenizer),
-    and the scope. A damaged file of the cache is computed again, with a warning.
-
-    Args:
-        model: As in `collect_norms`.
-        batches: Likewise, as a list.
-        counts: As in `collect_sample_norms`.
-        model_hash: `mmlib.models.model_hash(model)`.
-        include_head: As in `collect_norms`.
+    configuration (`mmlib.models.model_hash`), of the token ids of its prompts (hence of data,
+    sampling, seed and tokenizer), and the scope. A damaged file of the cache is computed again,
+    with a warning.
 
     Raises:
         ValueError: No prompts, or the shipped file is damaged.
@@ -81,9 +75,10 @@ def cached_sample_norms(
         except (OSError, SafetensorError) as error:
             raise OSError(f"cannot write to the cache {root} (set MMLIB_CACHE): {error}") from error
         kept |= {row: Kept(norms, "computed") for row, norms in zip(missing, made, strict=True)}
-    for row in range(len(paths)):
-        _LOG.info("norms %s", kept[row].source)
-    return [kept[row] for row in range(len(paths))]
+    ordered = [kept[row] for row in range(len(paths))]
+    for each in ordered:
+        _LOG.info("norms %s", each.source)
+    return ordered
 
 
 def _keys(batches: Sequence[Batch], counts: torch.Tensor, scope: str) -> list[str]:
@@ -138,11 +133,7 @@ def shipped_norms(folder: Path) -> Mapping[str, ActivationNorms]:
 
 
 def ship_norms(runs: Path, folder: Path = SHIPPED) -> Path:
-    """Ship the norms that runs have left in their cache, in place of those shipped so far.
-
-    Args:
-        runs: What `MMLIB_CACHE` was in these runs.
-        folder: Where to.
+    """Ship the norms that runs have left in their cache (`MMLIB_CACHE`), in place of those so far.
 
     Returns:
         The table of the samples; the vectors and the manifest lie beside it.
@@ -173,15 +164,9 @@ def _digest(path: Path) -> str:
 
 
 def audit_norms(shipped: ActivationNorms, again: ActivationNorms, sample: str) -> float:
-    """Compare shipped norms with those of the same sample computed again.
+    """Compare shipped norms of a sample with those computed here; the largest difference.
 
-    Args:
-        shipped: Norms as shipped.
-        again: The same, computed here; another processor adds in another order.
-        sample: Its name, for the message.
-
-    Returns:
-        The largest difference, as a share of the largest entry of its vector.
+    It is a share of the largest entry of its vector: another processor adds in another order.
 
     Raises:
         AuditError: It is more than `TOLERANCE`, or not a number.

@@ -23,15 +23,10 @@ work it comes from; and in the wrapper that its training script adds."""
 
 
 def translation_prompt(text: str, source: str, *, form: str = "published") -> str:
-    """SLAM's prompt for a translation into English.
-
-    Args:
-        text: What is to be translated.
-        source: Its language, an ISO 639-1 code.
-        form: One of `PROMPTS`.
+    """SLAM's prompt for a translation into English, in one of the forms of `PROMPTS`.
 
     Raises:
-        ValueError: A language without a record, or an unknown form.
+        ValueError: A source language without a record, or an unknown form.
     """
     if form not in PROMPTS:
         raise ValueError(f"form={form!r}: choose from {', '.join(PROMPTS)}")
@@ -135,13 +130,8 @@ REASONS = {
 def doubts(pairs: pd.DataFrame) -> pd.Series:
     """Why a pair is not to be trusted; SLAM dropped "hallucinations" and "repeated translations".
 
-    How is not said there; these rules are ours.
-
-    Args:
-        pairs: Columns `COLUMNS`.
-
-    Returns:
-        The first of `REASONS` that holds for each pair, empty for a good one.
+    How is not said there; these rules are ours: the first of `REASONS` that holds for each pair,
+    empty for a good one.
     """
     lengths = pairs.english.str.len() / pairs.text.str.len().clip(lower=1)
     typical = lengths.groupby(pairs.lang).transform("median")
@@ -181,15 +171,9 @@ def _variety(text: str) -> float:
 def split_pairs(
     pairs: pd.DataFrame, heldout: int, *, seed: int = 1
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Set the translations of some texts aside, in all languages.
+    """Set the translations of some texts aside, in all languages: the rest, and those set aside.
 
-    Args:
-        pairs: Columns `COLUMNS`.
-        heldout: How many texts, not pairs.
-        seed: Of the draw.
-
-    Returns:
-        The pairs to train on and those set aside.
+    `heldout` says how many texts, not pairs.
 
     Raises:
         ValueError: No text would be left.
@@ -206,11 +190,8 @@ def draw_pairs(
 ) -> pd.DataFrame:
     """Draw pairs without replacement, in a random order.
 
-    Args:
-        pairs: Columns `COLUMNS`.
-        number: How many in all.
-        seed: Of the draw and the order.
-        shares: Language -> its share of them, in any unit; default: equal ones.
+    `number` are drawn in all; `shares` are those of the languages, in any unit; default: equal
+    ones.
 
     Raises:
         ValueError: A language has fewer pairs than that.
@@ -221,10 +202,8 @@ def draw_pairs(
         raise ValueError(f"shares of {sorted(weights)}, but pairs in {sorted(codes)}")
     drawn = []
     for code in codes:
-        count, own = (
-            round(number * weights[code] / sum(weights.values())),
-            pairs[pairs.lang == code],
-        )
+        own = pairs[pairs.lang == code]
+        count = round(number * weights[code] / sum(weights.values()))
         if count > len(own):
             raise ValueError(f"{count} pairs wanted in {code!r}, there are {len(own)}")
         drawn.append(own.sample(count, random_state=seed))

@@ -9,7 +9,8 @@ from mmlib.study.evidence import Sweep
 from mmlib.study.stats import fit_curves, paired_changes
 from mmlib.study.sweeps import CELL, ORDERED, Swept, cells, grader, swept
 
-SWEEP = Sweep("fractions", name=[*CELL, "part"], per=["lang", "condition"])
+GROUPS = ["lang", "condition"]
+SWEEP = Sweep("fractions", name=[*CELL, "part"], per=GROUPS, by=GROUPS)
 LINES = {"math-specific": "random part", "random": "of a random set"}
 """Names of conditions where a fraction of them is pruned."""
 CURVE = ["condition", "keep_ratio", "lang"]
@@ -29,14 +30,7 @@ def planned(given: Mapping[str, Any]) -> pd.DataFrame:
 def rows(given: Mapping[str, Any]) -> Swept:
     """Prune fractions of the set of every language and ask it, or take what is shipped.
 
-    Args:
-        given: Parameters of the page. With `sweep` every cell is asked; without, one of every
-            language and condition on `audit_items` items per part, and compared with the shipped
-            answers.
-
-    Raises:
-        ValueError: As in `mmlib.study.sweeps.cells` and `mmlib.study.evidence.shipped`.
-        AuditError: What was computed again is not what was shipped.
+    Then one cell of every language and condition is asked `audit_items` items per part.
     """
     options = {"seeds": given["seeds"], "dtypes": [given["edit_dtype"]], "grade": grader(given)}
     return swept(given, planned(given), SWEEP, **options)
@@ -45,12 +39,8 @@ def rows(given: Mapping[str, Any]) -> Swept:
 def accuracies(answers: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of every cell beside that of the unedited model.
 
-    Args:
-        answers: See `mmlib.study.sweeps.Swept`.
-
-    Returns:
-        One row per edit: model, `CELL`, value, base and panel, the keep ratio in words; `condition`
-        as in `LINES`.
+    From `Swept.answers`, one row per edit: model, `CELL`, value, base and panel, the keep ratio in
+    words; `condition` as in `LINES`.
     """
     table = answers.groupby(["model", *CELL], sort=False).correct.mean().rename("value")
     table = table.reset_index()
@@ -63,8 +53,7 @@ def accuracies(answers: pd.DataFrame) -> pd.DataFrame:
 def tenths(answers: pd.DataFrame, keep_ratio: float) -> pd.DataFrame:
     """A random tenth of the set and the lowest, each against the tenth with the highest scores.
 
-    Returns:
-        Rows of `mmlib.study.stats.paired_changes` by condition and lang.
+    Rows of `mmlib.study.stats.paired_changes` by condition and lang.
     """
     table = answers[(answers.fraction == 0.1) & (answers.keep_ratio == keep_ratio)]
     highest, lowest = ORDERED
@@ -77,8 +66,7 @@ def tenths(answers: pd.DataFrame, keep_ratio: float) -> pd.DataFrame:
 def shapes(values: pd.DataFrame) -> pd.DataFrame:
     """Line, sigmoid or threshold? One row per curve and shape, see `mmlib.study.stats.shape_fits`.
 
-    Args:
-        values: Result of `accuracies`; curves of random sets are left out.
+    From `accuracies`; curves of random sets are left out.
     """
     return fit_curves(values[values.condition != LINES["random"]], CURVE)
 
@@ -86,8 +74,7 @@ def shapes(values: pd.DataFrame) -> pd.DataFrame:
 def shape_counts(published: pd.DataFrame) -> pd.DataFrame:
     """How many published curves of each model have which shape, and where a line is clearly worse.
 
-    Args:
-        published: Columns model, lang, keep_ratio, fraction, value, base.
+    `published` has the columns model, lang, keep_ratio, fraction, value, base.
     """
     fits = fit_curves(published, ["model", "lang", "keep_ratio"])
     best, line = fits[fits.above_best == 0], fits[fits["shape"] == "linear"].set_index("model")

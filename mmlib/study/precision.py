@@ -38,19 +38,19 @@ def float32_products(model: PreTrainedModel) -> Iterator[None]:
     That is what units for bfloat16 do. On processors without them, products in bfloat16 take five
     times as long, and agree with these but for one value in ten thousand.
     """
+
+    def product(module: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
+        bias = None if module.bias is None else module.bias.float()
+        return nn.functional.linear(inputs.float(), module.weight.float(), bias).to(inputs.dtype)
+
     modules = linear_modules(model).values() if model.device.type == "cpu" else ()
     for module in modules:
-        module.forward = partial(_float32_product, module)
+        module.forward = partial(product, module)
     try:
         yield
     finally:
         for module in modules:
             del module.forward
-
-
-def _float32_product(module: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
-    bias = None if module.bias is None else module.bias.float()
-    return nn.functional.linear(inputs.float(), module.weight.float(), bias).to(inputs.dtype)
 
 
 Sums = dict[int, dict[Sample, ImportanceScores]]
@@ -74,16 +74,11 @@ def growing_sums(
 ) -> Growing:
     """Add the norms of the first n texts of every sample in both ways, for every n of `sizes`.
 
-    Each text is read once and on its own, as in the published code.
-
-    Args:
-        model: As in `mmlib.importance.collect_norms`.
-        tokenizer: Its tokenizer.
-        samples: Calibration texts, in the order in which they are added.
-        sizes: Numbers of texts, from 1 to the size of the samples.
+    Each text is read once and on its own, as in the published code; samples are added in their
+    order.
 
     Raises:
-        ValueError: There are not as many texts.
+        ValueError: A size is not from 1 to the number of texts.
     """
     fewest = min(len(sample.texts) for sample in samples.values())
     if not sizes or not 1 <= min(sizes) <= max(sizes) <= fewest:
@@ -134,12 +129,7 @@ def select(
 ) -> list[dict[str, Selected]]:
     """The sets of every language, for each keep ratio; every score is selected from once.
 
-    Args:
-        scores: By language, task and calibration seed.
-        tasks: The math and the non-math task.
-        seed: Calibration seed.
-        keep_ratios: Shares of each matrix to keep.
-        ties: The rule for equal scores, see `mmlib.importance.largest`.
+    `tasks` are the math and the non-math task, `ties` is a rule of `mmlib.importance.largest`.
     """
     found: list[dict[str, Selected]] = [{} for _ in keep_ratios]
     for code in dict.fromkeys(key.lang for key in scores):
@@ -174,12 +164,7 @@ def compare(
 ) -> pd.DataFrame:
     """Every number of the overlap study from rounded and from exact sums, by both rules for ties.
 
-    Args:
-        rounded: Scores with low precision.
-        exact: Scores of the same languages, tasks and seeds with high precision.
-        math: Task of the math scores.
-        nonmath: Task of the others.
-        keep_ratios: Shares of each matrix to keep.
+    The scores are of the same languages, tasks and seeds, on math and on non-math text.
 
     Returns:
         One row per number: ties (the rule by which both were selected, see
@@ -208,10 +193,8 @@ def padding(
 ) -> pd.DataFrame:
     """What reading prompts in padded batches moves in exact sums.
 
-    Args:
-        alone: Scores with every prompt read on its own.
-        padded: Those of some of the same languages, tasks and seeds, read in batches.
-        **sets: As in `compare`.
+    `alone` are scores with every prompt read on its own, `padded` those of some of the same
+    languages, tasks and seeds, read in batches; `sets` as in `compare`.
 
     Returns:
         Rows as in `compare` by the rule "index", "padding" (Jaccard of the math-specific sets of a
@@ -226,13 +209,8 @@ def padding(
 
 
 COLUMNS = ["ties", "seed", "keep_ratio", "lang_a", "lang_b", "what", "value", "exact"]
-
-NUMBERS = Numbers(
-    "precision",
-    ["model", *COLUMNS[:-2], "num_samples"],
-    ["value", "exact"],
-    tolerance=0.05,
-)
+NAME = ["model", *COLUMNS[:-2], "num_samples"]
+NUMBERS = Numbers("precision", NAME, ["value", "exact"], tolerance=0.05)
 
 
 class Precision(NamedTuple):
@@ -252,15 +230,7 @@ class Precision(NamedTuple):
 
 
 def rows(given: Mapping[str, Any]) -> Precision:
-    """Sum in both ways and prune by either, or take what is shipped and sum one language again.
-
-    Args:
-        given: Parameters of the page.
-
-    Raises:
-        ValueError: As in `draw_samples` and `growing_sums`.
-        AuditError: What was computed again is not what was shipped.
-    """
+    """Sum in both ways and prune by either, or take what is shipped and sum one language again."""
     loading, every = Loading.of(given), given["sweep"]
     model, tokenizer = loading.load()
     run = loading.run(model, given)
@@ -289,25 +259,17 @@ def rows(given: Mapping[str, Any]) -> Precision:
     if every and given["ask"]:
         same = given["edit_dtype"] == given["dtype"]
         edited = model if same else loading.load(given["edit_dtype"])[0]
-        wanted = cells(
-            languages=languages,
-            seeds=seeds,
-            dtypes=[given["edit_dtype"]],
-            keep_ratios=given["keep_ratios"],
-            conditions=["math-specific"],
-        ).merge(pd.DataFrame({"part": given["parts"]}), how="cross")
-        answers = pd.concat(
-            [
-                sweep(
-                    {given["edit_dtype"]: edited},
-                    Sets(scores[sizes[-1]], **tasks),
-                    wanted,
-                    asking.ask(tokenizer),
-                ).assign(sums=name)
-                for name, scores in {"bfloat16": sums.rounded, "float32": sums.exact}.items()
-            ],
-            ignore_index=True,
-        ).assign(model=run.model)
+        grid = {"languages": languages, "seeds": seeds, "keep_ratios": given["keep_ratios"]}
+        wanted = cells(**grid, dtypes=[given["edit_dtype"]], conditions=["math-specific"])
+        wanted = wanted.merge(pd.DataFrame({"part": given["parts"]}), how="cross")
+        both = {"bfloat16": sums.rounded, "float32": sums.exact}
+        models, ask = {given["edit_dtype"]: edited}, asking.ask(tokenizer)
+        swept = {
+            name: sweep(models, Sets(scores[sizes[-1]], **tasks), wanted, ask)
+            for name, scores in both.items()
+        }
+        answers = [table.assign(sums=name) for name, table in swept.items()]
+        answers = pd.concat(answers, ignore_index=True).assign(model=run.model)
     else:
         answers = read_evidence("precision_answers")[0]
     return Precision(
@@ -323,11 +285,7 @@ def rows(given: Mapping[str, Any]) -> Precision:
 def shifts(table: pd.DataFrame) -> pd.DataFrame:
     """How rounded sums change set sizes and overlaps.
 
-    Args:
-        table: See `Precision`.
-
-    Returns:
-        Its rows of the two, with `change`: of sizes as a share of the exact one.
+    Rows of `Precision.table` of the two, with `change`: of sizes as a share of the exact one.
     """
     table = table[table.what.isin(["set size", "overlap"])]
     scale = table.exact.where(table.what == "set size", 1.0)
@@ -337,12 +295,9 @@ def shifts(table: pd.DataFrame) -> pd.DataFrame:
 def moved(table: pd.DataFrame) -> pd.DataFrame:
     """Share of the members of a top-K set on math that something other than the sums changes.
 
-    Args:
-        table: See `Precision`; the rows over most prompts count.
-
-    Returns:
-        Means of languages and seeds: one row for the rule for ties in either sums (members by
-        "topk" that are none by "index") and one for padding, one column per keep ratio.
+    From `Precision.table`, over most prompts, means of languages and seeds: one row for the rule
+    for ties in either sums (members by "topk" that are none by "index") and one for padding, one
+    column per keep ratio.
     """
     most = table[table.num_samples == table.num_samples.max()]
     rule = most[(most.what == "top-K rule") & (most.ties == "topk")].set_index("keep_ratio")
@@ -362,12 +317,8 @@ def moved(table: pd.DataFrame) -> pd.DataFrame:
 def pruned_by_either(sums: Precision, seed: int) -> pd.DataFrame:
     """Accuracy after pruning the set by bfloat16 sums (accuracy) and by exact ones (plain).
 
-    Args:
-        sums: Result of `rows`.
-        seed: Calibration seed.
-
-    Returns:
-        Rows of `mmlib.study.stats.paired_changes` by keep_ratio and lang.
+    From the result of `rows`, with the sets of one calibration seed: rows of
+    `mmlib.study.stats.paired_changes` by keep_ratio and lang.
     """
     answers = unpack_answers(sums.answers, sums.problems)
     answers = answers[(answers.condition != "none") & (answers.seed == seed)]

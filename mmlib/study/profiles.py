@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,18 @@ def lineage(name: str) -> dict[str, Any]:
     if "recipe" not in manifest:
         return {"base": "", "mix": ""}
     recipe, base = manifest["recipe"], folder.with_name(manifest.get("training", folder.name))
+    mix = recipe["name"].removeprefix("organism-")
+    if recipe["vocab_size"] == BYTES:
+        mix = "bytes"
+    elif "hi-Latn" in recipe["mix"]["languages"]:
+        mix = "latin"
     if not _manifest(base):
         raise ValueError(f"{name} is a snapshot, but {base} is not there: finish the training")
     return {
         "base": str(base),
         "languages": list(recipe["mix"]["languages"]),
         "shares": recipe["mix"]["languages"],
-        "mix": _mix(recipe),
+        "mix": mix,
         "training_seed": recipe["seed"],
         "width": recipe["hidden_size"],
         "documents": recipe["mix"]["documents"],
@@ -78,26 +83,15 @@ def trainings(names: Sequence[str]) -> pd.DataFrame:
         One row per training: training, mix, width, training_seed, documents, tokens, steps, minutes
         (of wall time), threads and cpu_hours = minutes · threads / 60.
     """
-    rows = {}
-    for name in names:
-        if not (base := lineage(name)["base"]):
-            continue
-        manifest = _manifest(Path(base))
-        recipe, threads = manifest["recipe"], int(re.search(r"\d+$", manifest["hardware"])[0])
-        minutes = manifest["seconds"] / 60
-        told = (_mix(recipe), recipe["hidden_size"], recipe["seed"], recipe["mix"]["documents"])
-        cost = (manifest["tokens"], manifest["steps"], minutes, threads, minutes * threads / 60)
-        rows[base] = (Path(base).name, *told, *cost)
-    columns = "training mix width training_seed documents tokens steps minutes threads cpu_hours"
-    return pd.DataFrame(list(rows.values()), columns=columns.split())
-
-
-def _mix(recipe: Mapping[str, Any]) -> str:
-    if recipe["vocab_size"] == BYTES:
-        return "bytes"
-    if "hi-Latn" in recipe["mix"]["languages"]:
-        return "latin"
-    return recipe["name"].removeprefix("organism-")
+    rows, told = [], ["mix", "width", "training_seed", "documents", "tokens"]
+    for base in dict.fromkeys(lineage(name)["base"] for name in names):
+        if base:
+            about, manifest = lineage(base), _manifest(Path(base))
+            threads, minutes = re.search(r"\d+$", manifest["hardware"])[0], manifest["seconds"] / 60
+            cost = (about["step"], minutes, int(threads), minutes * int(threads) / 60)
+            rows.append((Path(base).name, *(about[name] for name in told), *cost))
+    columns = ["training", *told, "steps", "minutes", "threads", "cpu_hours"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 TOLD = ("mix", "training_seed", "width", "step", "tokens")
@@ -171,20 +165,12 @@ def answer_losses(
 ) -> pd.DataFrame:
     """How surprised checkpoints are by right answers: an ability that rises before the last step.
 
-    Args:
-        names: As in `profiles`.
-        task: Whose held-out problems are read, see `mmlib.tasks.problems.load_problems`.
-        number: How many of them per language.
-        dtype: As in `profiles`.
-        languages: As in `profiles`.
-        data_dir: As in `profiles`.
+    They read the first `number` held-out problems of a task per language; the other arguments are
+    those of `profiles`.
 
     Returns:
         One row per checkpoint and language: model, `TOLD`, lang, loss = mean over problems of the
         mean negative log-likelihood per token of the answer, in nats.
-
-    Raises:
-        ValueError: As in `profiles`.
     """
     rows = []
     for name in names:
@@ -216,14 +202,9 @@ def profile(
 ) -> dict[str, pd.DataFrame]:
     """Localise, compare, ask, and let a few edits travel.
 
-    Args:
-        model: A causal language model.
-        tokenizer: Its tokenizer.
-        sampling: What its sets come from; the ceiling needs two seeds.
-        asking: What it is asked; edits are judged by the first of the parts.
-        keep_ratios: Shares of each matrix.
-        edited: Languages whose sets are pruned, each beside as many random weights; all are asked.
-        edit_ratio: K of these sets.
+    The ceiling needs two seeds of `sampling`. Sets of some languages (`edited`, with K
+    `edit_ratio`) are pruned, each beside as many random weights; all languages are asked, the first
+    of the parts.
 
     Returns:
         "sizes" and "overlap" (see `localisation.set_tables`; `text_tokens` is the mean
@@ -244,46 +225,32 @@ def profile(
     few = {"keep_ratios": [edit_ratio], "seeds": [first], "weights": ["whole"]}
     wanted = edits(languages=languages, **few)
     wanted = wanted[wanted.edited.isin(edited)].assign(part=asking.parts[0])
-    sets = Sets(scores, math, nonmath)
+    columns = ["weights", "drawn", "edited", "lang", "n", "n_correct", "accuracy"]
+    columns += ["n_weights", "jaccard"]
+    travel = pd.DataFrame(columns=columns)
+    if len(wanted):
+        sets, everywhere = Sets(scores, math, nonmath), pd.DataFrame({"lang": list(languages)})
+        travel = transfer(model, sets, wanted.merge(everywhere, how="cross"), ask)
+        grades = travel.correct.str
+        travel = travel.assign(n=grades.len(), n_correct=grades.count("1"))
+        pairs = predictors(sets.whole(edit_ratio, first))[["edited", "lang", "jaccard"]]
+        travel = travel.assign(accuracy=travel.n_correct / travel.n)
+        travel = travel.merge(pairs, on=["edited", "lang"], how="left")
     return {
         "sizes": tables.sizes.assign(text_tokens=tables.sizes.lang.map(lengths)),
         "overlap": pd.concat([*overlaps, tables.ceiling], ignore_index=True),
         "accuracy": summarize(answers, by=["part", "lang"]),
-        "travel": _travel(model, sets, wanted, ask, languages, (edit_ratio, first)),
+        "travel": travel[columns],
     }
-
-
-def _travel(
-    model, sets: Sets, wanted: pd.DataFrame, ask, languages: Sequence[str], at: tuple[float, int]
-) -> pd.DataFrame:
-    """Accuracies after the wanted edits, with the overlap that might predict them.
-
-    `at` is the keep_ratio and the seed of the edits.
-    """
-    columns = ["weights", "drawn", "edited", "lang", "n", "n_correct", "accuracy"]
-    columns += ["n_weights", "jaccard"]
-    if wanted.empty:
-        return pd.DataFrame(columns=columns)
-    asked = wanted.merge(pd.DataFrame({"lang": list(languages)}), how="cross")
-    table = transfer(model, sets, asked, ask)
-    table["n"] = table.correct.str.len()
-    table["n_correct"] = table.correct.str.count("1")
-    table["accuracy"] = table.n_correct / table.n
-    pairs = predictors(sets.whole(*at))[["edited", "lang", "jaccard"]]
-    return table.merge(pairs, on=["edited", "lang"], how="left")[columns]
 
 
 def beyond_random(travel: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Losses by edits beyond those by as many random weights, as shares of what was right then.
 
-    Args:
-        travel: The table "travel" of `profile`, perhaps of several models.
-        by: Columns that tell the models apart.
-
-    Returns:
-        One row per model, edited language and language asked: control (accuracy with random
-        weights), difference = control - accuracy, loss = difference / control (missing where
-        nothing was right), jaccard.
+    From "travel" of `profile`, perhaps of several models, told apart by the columns `by`: one row
+    per model, edited language and language asked: control (accuracy with random weights),
+    difference = control - accuracy, loss = difference / control (missing where nothing was right),
+    jaccard.
     """
     name = [*by, "edited", "lang"]
     drawn = travel.drawn == "matrices"

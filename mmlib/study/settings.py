@@ -26,11 +26,9 @@ class Settings:
 
     @classmethod
     def of(cls, given: Mapping[str, Any], **others: Any) -> Self:
-        """The record that a page's parameters describe.
+        """The record that a page's parameters describe; those that are no field are left out.
 
-        Args:
-            given: Parameters by name; those that are no field are left out.
-            **others: Fields whose parameter has another name, or none.
+        `others` are fields whose parameter has another name, or none.
         """
         names = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in given.items() if name in names} | others)
@@ -110,10 +108,8 @@ class Asking(Settings):
     ) -> pd.DataFrame:
         """What is asked in a language, by its parts: part, problem_id.
 
-        Args:
-            language: ISO 639-1 code.
-            parts: In place of the record's.
-            **drawn: Which items, where they are not the first ones; see `choose_items`.
+        `parts` in place of the record's; `drawn` as in `choose_items`, where the items are not the
+        first.
         """
         asking = {"items": self.items, "data_dir": self.data_dir or None, **drawn}
         chosen = choose_items(self.tasks, language, parts=parts or self.parts, **asking)

@@ -24,14 +24,14 @@ States = Mapping[str, np.ndarray]
 def final_states(
     model: nn.Module, batches: Iterable[Mapping[str, torch.Tensor]], layers: Sequence[int]
 ) -> dict[int, np.ndarray]:
-    """Hidden states of the last token after some decoder layers.
+    """Hidden states of the last token after some decoder layers, counted from 0.
 
     Args:
         model: A causal language model.
         batches: Dicts of `input_ids` and `attention_mask`, (batch, seq), padded on either side, in
             the order of the questions.
-        layers: Decoder layers, counted from 0; the last one's states are behind the final norm,
-            where transformers puts it.
+        layers: Decoder layers; the last one's states are behind the final norm, where transformers
+            puts it.
 
     Returns:
         Layer -> float32 (questions, width).
@@ -67,7 +67,10 @@ def retrieval(states: States, *, english: str = "en") -> pd.Series:
         ValueError: No English, or languages with different numbers of questions.
     """
     _check(states, english)
-    unit = {language: _unit(own - own.mean(0)) for language, own in states.items()}
+    unit = {}
+    for language, own in states.items():
+        rows = own - own.mean(0)
+        unit[language] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     right = np.arange(len(unit[english]))
     return pd.Series(
         {
@@ -98,16 +101,16 @@ def language_accuracy(states: States) -> float:
     return float(cross_val_score(classifier, data, labels, groups=questions, cv=split).mean())
 
 
-def tsne(states: States, *, seed: int, perplexity: float = 30.0) -> pd.DataFrame:
+def tsne(states: States, *, seed: int) -> pd.DataFrame:
     """A map in two dimensions: lang, question, x, y. Another seed draws another map.
 
-    The perplexity is smaller where there are less than three times as many states.
+    The perplexity is 30, smaller where there are less than three times as many states.
     """
     from sklearn.manifold import TSNE
 
     number = _check(states)
     data = np.concatenate(list(states.values()))
-    perplexity = min(perplexity, (len(data) - 1) / 3)
+    perplexity = min(30.0, (len(data) - 1) / 3)
     points = TSNE(random_state=seed, perplexity=perplexity, init="pca").fit_transform(data)
     table = pd.DataFrame(points, columns=["x", "y"])
     table.insert(0, "lang", np.repeat(list(states), number))
@@ -123,14 +126,9 @@ def views(
     maps: Sequence[int] = (),
     batch_size: int = 32,
 ) -> dict[str, pd.DataFrame]:
-    """How a model sees the same questions in several languages.
+    """How a (gated) model sees the same questions in several languages, English first.
 
-    Args:
-        model: A gated decoder.
-        tokenizer: Its tokenizer.
-        questions: Language -> questions, English first, see `mmlib.study.firing.draw_questions`.
-        maps: Seeds of maps by t-SNE.
-        batch_size: Questions per forward pass.
+    `maps` are seeds of maps by t-SNE.
 
     Returns:
         "firing": lang, layer, rate and overlap (with English; missing for English); "states": lang,
@@ -163,10 +161,6 @@ def views(
         "states": pd.concat(states, ignore_index=True),
         "maps": pd.concat(drawn, ignore_index=True) if drawn else pd.DataFrame(columns=columns),
     }
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def _check(states: States, *needed: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -36,35 +35,26 @@ def shape_fits(x: Sequence[float], y: Sequence[float]) -> pd.DataFrame:
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) < 7 or len(np.unique(x)) < 3:
         raise ValueError(f"{len(x)} points at {len(np.unique(x))} shares: give 7 or more, at 3")
-    rows = []
+    rows, n, total = [], len(x), float(((y - y.mean()) ** 2).sum())
     for shape, parameters, (fitted, where) in (
-        ("linear", 2, _line(x, y)),
+        ("linear", 2, (np.polyval(np.polyfit(x, y, 1), x), (x.min() + x.max()) / 2)),
         ("sigmoid", 4, _sigmoid(x, y)),
         ("threshold", 3, _threshold(x, y)),
     ):
-        n, k = len(x), parameters + 1
         rss = max(float(((y - fitted) ** 2).sum()), 1e-12)
-        bic = n * np.log(rss / n) + k * np.log(n)
-        r_squared = 1 - rss / total if (total := float(((y - y.mean()) ** 2).sum())) else 0.0
-        rows.append((shape, n, r_squared, bic, where))
+        bic = n * np.log(rss / n) + (parameters + 1) * np.log(n)
+        rows.append((shape, n, 1 - rss / total if total else 0.0, bic, where))
     table = pd.DataFrame(rows, columns=["shape", "n", "r_squared", "bic", "where"])
     table.insert(4, "above_best", table.bic - table.bic.min())
     return table.sort_values("bic", ignore_index=True)
 
 
 def fit_curves(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Fit `shape_fits` to every curve of a table of fractions.
+    """`shape_fits` of every curve of a table of fractions: columns `by` and those of `shape_fits`.
 
-    Draws of one fraction are asked the same problems, so that a curve has one point per fraction:
-    their mean.
-
-    Args:
-        table: Columns `by`, fraction, value, and base, the value where nothing is edited, which is
-            the curve's point at fraction 0.
-        by: What tells the curves apart.
-
-    Returns:
-        Columns `by` and those of `shape_fits`.
+    The table has the columns `by`, fraction, value, and base, the value where nothing is edited,
+    which is the curve's point at fraction 0. Draws of one fraction are asked the same problems, so
+    that a curve has one point per fraction: their mean.
     """
     fits = []
     for key, curve in table.groupby(list(by), sort=False):
@@ -73,10 +63,6 @@ def fit_curves(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         fits.append(fit.assign(**dict(zip(by, key, strict=True))))
     joined = pd.concat(fits, ignore_index=True)
     return joined[[*by, *fits[0].columns.drop(list(by))]]
-
-
-def _line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
-    return np.polyval(np.polyfit(x, y, 1), x), (x.min() + x.max()) / 2
 
 
 def _sigmoid(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
@@ -131,14 +117,9 @@ def seed_interval(values: Iterable[float]) -> Interval:
 
 
 def seed_intervals(values: pd.Series, by: str | Sequence[str]) -> pd.DataFrame:
-    """`seed_interval` of every group.
+    """`seed_interval` of every group of values, one per replicate, by levels of their index.
 
-    Args:
-        values: One value per replicate and group.
-        by: Levels of its index that name a group.
-
-    Returns:
-        Index `by`, in the order in which the groups occur; columns of `Interval`.
+    Index `by`, in the order in which the groups occur; columns of `Interval`.
     """
     groups = values.groupby(by, sort=False)
     index = groups.size().index
@@ -148,12 +129,7 @@ def seed_intervals(values: pd.Series, by: str | Sequence[str]) -> pd.DataFrame:
 def summarize(answers: pd.DataFrame, by: Sequence[str] = ("lang", "task")) -> pd.DataFrame:
     """Accuracy of each group with its 95 % Wilson interval.
 
-    Args:
-        answers: one row per problem, with a boolean column `correct`.
-        by: columns that define the groups.
-
-    Returns:
-        One row per group: `by`, accuracy, n, n_correct, low, high.
+    From one row per problem, with a boolean `correct`: `by`, accuracy, n, n_correct, low, high.
     """
     from statsmodels.stats.proportion import proportion_confint
 
@@ -175,54 +151,6 @@ def holm(p_values: Sequence[float] | pd.Series) -> tuple[np.ndarray, np.ndarray]
         gc.unfreeze()
 
 
-def compare(
-    a: pd.DataFrame, b: pd.DataFrame, *, on: Sequence[str] = ("id",), resamples: int = 9999
-) -> dict[str, float]:
-    """Compare answers to the same problems under two conditions.
-
-    Args:
-        a: one row per problem, with the key columns `on` and a boolean column `correct`.
-        b: the same problems under the other condition, in any order.
-        on: columns that identify a problem.
-        resamples: draws of the paired percentile bootstrap (fixed seed).
-
-    Returns:
-        n, accuracy_a, accuracy_b, difference (a minus b) with its 95 % interval low and high,
-        only_a and only_b (problems solved under one condition), p_value (exact McNemar).
-    """
-    from scipy.stats import bootstrap
-    from statsmodels.stats.contingency_tables import mcnemar
-
-    for side in (a, b):
-        require_columns(side, [*on, "correct"], "the table of answers")
-        if len(side) < 2:
-            raise ValueError(f"a comparison needs two problems or more, got {len(side)}")
-    columns = [*on, "correct"]
-    paired = a[columns].merge(
-        b[columns], on=list(on), how="outer", validate="1:1", indicator=True, suffixes=("_a", "_b")
-    )
-    if unmatched := int((paired["_merge"] != "both").sum()):
-        raise ValueError(f"{unmatched} problems are in one table only; compare the same problems")
-    x, y = (paired[column].to_numpy(dtype=bool) for column in ("correct_a", "correct_b"))
-    only_a, only_b = int((x & ~y).sum()), int((y & ~x).sum())
-    gain = x.astype(float) - y
-    drawn = bootstrap(
-        (gain,), np.mean, n_resamples=resamples, batch=200, method="percentile", rng=0
-    ).confidence_interval
-    test = mcnemar([[int((x & y).sum()), only_a], [only_b, int((~x & ~y).sum())]], exact=True)
-    return {
-        "n": x.size,
-        "accuracy_a": float(x.mean()),
-        "accuracy_b": float(y.mean()),
-        "difference": float(gain.mean()),
-        "low": float(drawn.low),
-        "high": float(drawn.high),
-        "only_a": only_a,
-        "only_b": only_b,
-        "p_value": float(test.pvalue),
-    }
-
-
 def paired_changes(
     edited: pd.DataFrame,
     plain: pd.DataFrame,
@@ -230,13 +158,12 @@ def paired_changes(
     by: Sequence[str],
     on: Sequence[str] = ("problem_id",),
     replicate: str = "seed",
-    resamples: int = 1999,
 ) -> pd.DataFrame:
     """What edits change on the same problems, over replicates (calibration seeds) of each edit.
 
     A problem counts once: its change is the mean over the replicates of edited - plain. The
-    interval is the percentile bootstrap over problems (fixed seed); the test is the exact sign
-    test on the problems that changed, which for one replicate is McNemar's.
+    interval is the percentile bootstrap over problems (1999 draws, fixed seed); the test is the
+    exact sign test on the problems that changed, which for one replicate is McNemar's.
 
     Args:
         edited: One row per problem and replicate: `by`, `on`, `replicate` and a boolean `correct`.
@@ -244,7 +171,6 @@ def paired_changes(
         by: Columns that define an edit.
         on: Columns that identify a problem.
         replicate: Column that tells the replicates apart.
-        resamples: Draws of the bootstrap.
 
     Returns:
         One row per group: `by`, n (problems), replicates, accuracy, plain, difference, low, high,
@@ -269,7 +195,7 @@ def paired_changes(
         if before.isna().any() or (answers["size"] != group[replicate].nunique()).any():
             raise ValueError(f"{dict(zip(by, key, strict=True))}: not the problems of the others")
         change = (answers["mean"] - before).to_numpy()
-        options = {"n_resamples": resamples, "batch": 500, "method": "percentile", "rng": 0}
+        options = {"n_resamples": 1999, "batch": 500, "method": "percentile", "rng": 0}
         low = high = change[0]  # no variance, no interval
         if np.ptp(change):
             low, high = bootstrap((change,), np.mean, **options).confidence_interval
@@ -343,37 +269,6 @@ def equivalence(
     return pd.DataFrame(rows, columns=[*by, *names.split()])
 
 
-def agreement(labels: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
-    """How far raters agree beyond chance: Cohen's kappa of every pair, by statsmodels.
-
-    Args:
-        labels: One row per item and a column per rater.
-        kinds: The labels that they may give.
-
-    Returns:
-        One row per pair: rater_a, rater_b, n, same (items with the same label), kappa, low, high
-        (asymptotic 95 % interval, cut at 1).
-
-    Raises:
-        ValueError: Fewer than two raters, or a label that is none of `kinds`.
-    """
-    from statsmodels.stats.inter_rater import cohens_kappa
-
-    if labels.shape[1] < 2:
-        raise ValueError(f"raters are {list(labels)}: give two or more")
-    unknown = set(labels.to_numpy().ravel()) - set(kinds)
-    if unknown:
-        raise ValueError(f"label {unknown.pop()!r}: choose from {', '.join(kinds)}")
-    rows = []
-    for a, b in itertools.combinations(labels, 2):
-        counts = pd.crosstab(labels[a], labels[b])
-        counts = counts.reindex(index=kinds, columns=kinds, fill_value=0).to_numpy()
-        found = cohens_kappa(counts)
-        same, high = int(np.trace(counts)), min(float(found.kappa_upp), 1.0)
-        rows.append((a, b, len(labels), same, float(found.kappa), float(found.kappa_low), high))
-    return pd.DataFrame(rows, columns=["rater_a", "rater_b", "n", "same", "kappa", "low", "high"])
-
-
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Rank correlation along the last axis; ties share their mean rank."""
     from scipy.stats import rankdata
@@ -385,12 +280,8 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def halfway(values: pd.Series) -> float:
     """The first step at which a quantity is halfway from its first value to its last one.
 
-    Args:
-        values: The quantity, by step, in their order.
-
-    Returns:
-        The step, linear between two; not a number for a quantity that does not end above its
-        beginning.
+    The values stand by step, in their order. The step is linear between two; not a number for a
+    quantity that does not end above its beginning.
     """
     first, last = values.iloc[0], values.iloc[-1]
     if not last > first:
@@ -522,20 +413,17 @@ _ESTIMATES = {
 }
 
 
-def detectable_effect(se: float, df: float, *, level: float = 0.95, power: float = 0.8) -> float:
-    """The effect, beyond the threshold, at which a two-sided test of this design has the power.
+def detectable_effect(se: float, df: float, *, level: float = 0.95) -> float:
+    """The effect, beyond the threshold, that a two-sided test of this design finds in 80 %.
 
-    Args:
-        se: Standard error of the estimate.
-        df: Degrees of freedom; infinite for a normal one.
-        level: 1 - the size of the test.
-        power: Chance to detect it.
+    By the standard error of the estimate, its degrees of freedom (infinite for a normal one), and
+    `level`, 1 - the size of the test.
     """
     from scipy.optimize import brentq
     from scipy.stats import nct, norm, t
 
     if not np.isfinite(df):
-        return float((norm.ppf((1 + level) / 2) + norm.ppf(power)) * se)
+        return float((norm.ppf((1 + level) / 2) + norm.ppf(0.8)) * se)
     critical = t.ppf((1 + level) / 2, df)
     reach = 5 * critical  # the power is surely higher there
-    return float(brentq(lambda effect: nct.sf(critical, df, effect) - power, 0, reach) * se)
+    return float(brentq(lambda effect: nct.sf(critical, df, effect) - 0.8, 0, reach) * se)

@@ -62,16 +62,11 @@ PAIR = ["target", "math_seed", "lang_seed"]
 
 
 def named_plans(depth: int, *, draws: int = 2) -> dict[Merger, LayerPlan]:
-    """The swap as published, its parts, and its controls.
+    """The swap as published, its parts, and its controls, for a model of `depth` decoder layers.
 
-    Args:
-        depth: Decoder layers of the model.
-        draws: Swaps of random layers.
-
-    Returns:
-        "swap" (5 + 2 of 32 layers, scaled, with a transition layer on each side), "no transition",
-        "6 + 2 of 32" (the follow-up's, scaled, without), "bottom only", "top only", "reversed" (the
-        experts exchanged), "random" (as many layers of each kind in random places, by draw).
+    "swap" (5 + 2 of 32 layers, scaled, with a transition layer on each side), "no transition", "6 +
+    2 of 32" (the follow-up's, scaled, without), "bottom only", "top only", "reversed" (the experts
+    exchanged), "random" (as many layers of each kind in random places, by draw).
     """
     swap, half = LayerPlan.fitted(depth), depth // 2
     bottom, top = swap.weights[:half], swap.weights[half:]
@@ -84,20 +79,12 @@ def named_plans(depth: int, *, draws: int = 2) -> dict[Merger, LayerPlan]:
         "top only": LayerPlan((*(0.0 for _ in bottom), *top)),
         "reversed": swap.reversed(),
     }
-    drawn = enumerate(_random(swap, draws), 1)
-    return {
-        **{Merger(name): plan for name, plan in plans.items()},
-        **{Merger("random", draw=number): plan for number, plan in drawn},
-    }
-
-
-def _random(swap: LayerPlan, draws: int) -> list[LayerPlan]:
-    """As many layers of each kind in other places, each time in different ones where possible."""
-    plans: dict[LayerPlan, None] = {}
+    drawn: dict[LayerPlan, None] = {}  # each time in different places where possible
     for seed in range(100):
-        if len(plans) < draws and swap.shuffled(seed) != swap:
-            plans.setdefault(swap.shuffled(seed))
-    return list(plans)
+        if len(drawn) < draws and (plan := swap.shuffled(seed)) != swap:
+            drawn.setdefault(plan)
+    named = {Merger(name): plan for name, plan in plans.items()}
+    return named | {Merger("random", draw=number): plan for number, plan in enumerate(drawn, 1)}
 
 
 def all_bands(
@@ -124,17 +111,12 @@ def mergers(
 ) -> dict[Merger, Callable[[], Tensors]]:
     """Everything that is compared with a swap; weights are made when they are asked for.
 
-    Args:
-        base: What both experts were fine-tuned from.
-        math: Math expert.
-        language: Language expert.
-        plans: Swaps, see `named_plans`; "revert" undoes what "swap" swaps, where there is one.
-        others: As in `mmlib.merging.merged`.
-        joint: A model that was trained on both data sets.
+    `plans` are swaps, see `named_plans`; "revert" undoes what "swap" swaps, where there is one. For
+    `others` see `mmlib.merging.merged`; `joint` was trained on both data sets.
     """
     experts, how = [math, language], {"others": others, "base": base}
     check_comparable(base, *experts, *([joint] if joint is not None else []))
-    made: dict[str, Callable[[], Tensors]] = {
+    named: dict[str, Callable[[], Tensors]] = {
         "base": partial(dense, base),
         "math expert": partial(dense, math),
         "language expert": partial(dense, language),
@@ -146,19 +128,19 @@ def mergers(
         "TIES": partial(ties, base, experts, [1.0, 1.0]),
     }
     if SWAP in plans:
-        made["revert"] = partial(merged, math, base, plans[SWAP], **how)
-    last = {"by update": lambda: merged(*experts, _plan_of_updates(base, *experts), **how)}
-    last |= {"joint": partial(dense, joint)} if joint is not None else {}
-    return {
-        **{Merger(name): weights for name, weights in made.items()},
-        **{merger: partial(merged, *experts, plan, **how) for merger, plan in plans.items()},
-        **{Merger(name): weights for name, weights in last.items()},
-    }
+        named["revert"] = partial(merged, math, base, plans[SWAP], **how)
+    made = {Merger(name): weights for name, weights in named.items()}
+    made |= {merger: partial(merged, *experts, plan, **how) for merger, plan in plans.items()}
 
+    def by_update() -> Tensors:
+        tables = [update_magnitude(base, expert) for expert in experts]
+        shares = [table.groupby("layer").share.sum() for table in tables]
+        return merged(*experts, LayerPlan.from_updates(*shares), **how)
 
-def _plan_of_updates(base: PreTrainedModel, *experts: PreTrainedModel) -> LayerPlan:
-    updates = [update_magnitude(base, expert) for expert in experts]
-    return LayerPlan.from_updates(*(table.groupby("layer").share.sum() for table in updates))
+    made[Merger("by update")] = by_update
+    if joint is not None:
+        made[Merger("joint")] = partial(dense, joint)
+    return made
 
 
 def select(mergers: Mapping[Merger, Any], systems: Sequence[str]) -> dict[Merger, Any]:
@@ -183,17 +165,11 @@ def wanted_answers(
     math_parts: Sequence[str],
     skill_parts: Sequence[str],
 ) -> pd.DataFrame:
-    """The rows that mergers of pairs of experts leave, one per part and language.
+    """The rows that mergers of pairs of experts leave: `PAIR`, `NAME`, part, lang.
 
-    Args:
-        pairs: Language, seed of the math expert, seed of the language expert.
-        merged: Mergers of the pairs of equal seeds.
-        crossed: Those of the others.
-        math_parts: Asked in English and in the language.
-        skill_parts: Asked in the language.
-
-    Returns:
-        `PAIR`, `NAME`, part, lang.
+    `pairs` are language, seed of the math expert, seed of the language expert; those of equal seeds
+    have the mergers `merged`, the others `crossed`. Math is asked in English and in the language,
+    other skills in the language.
     """
     rows = [
         (target, first, second, *merger, part, lang)
@@ -252,17 +228,11 @@ def merged_answers(
     ask: Ask,
     columns: Mapping[str, Any],
 ) -> pd.DataFrame:
-    """Let a model hold other weights, one after the other, and ask it.
-
-    Args:
-        model: Of the shape of all of them; as it was afterwards.
-        made: Weights, see `mergers`.
-        ask: Called with the model.
-        columns: Name the experts.
+    """Let a model hold other weights (see `mergers`), one after the other, and ask it.
 
     Returns:
         Answers packed by part and lang (see `mmlib.study.tables.pack_answers`), with `NAME` and the
-        columns.
+        columns, which name the experts.
     """
     variants = [
         Variant(merger._asdict() | columns, partial(reweighted, model, weights))
@@ -300,13 +270,8 @@ class Swaps(NamedTuple):
 def rows(given: Mapping[str, Any]) -> Swaps:
     """Merge a pair of experts and ask it, beside what is shipped or, in a sweep, every pair.
 
-    Args:
-        given: Parameters of the page. With `sweep` the experts of all `languages` and `seeds` are
-            trained, merged and asked; without `languages` there is the pair alone.
-
-    Raises:
-        ValueError: As in `mmlib.study.evidence.shipped`, `load_pair` and `select`.
-        AuditError: What the pair answers is not what was shipped.
+    In a sweep the experts of all `languages` and `seeds` are trained, merged and asked; without
+    `languages` there is the pair alone.
     """
     loading, training = Loading.of(given), Training.of(given)
     base, tokenizer = loading.load()
@@ -329,45 +294,51 @@ def rows(given: Mapping[str, Any]) -> Swaps:
     ask = few.ask(tokenizer, pair.target)
     live = merged_answers(base, select(every, given["audited"]), ask, names)
 
-    problems, few_problems = (asked.problems(pair.target) for asked in (whole, few))
-    made = pd.DataFrame()
+    problems = whole.problems(pair.target)
+    of_parts, is_skill = problems[["part", "problem_id"]], problems.skill
+    made = audited = pd.DataFrame()
+    pairs = [(code, *seeds) for code in given["languages"] for seeds in _seeded(given)]
+    table = everywhere = live
+    logs = {}
     if given["sweep"]:
         made = _sweep(loading, base, tokenizer, merging, whole, given, told)
-    pairs = [(code, *seeds) for code in given["languages"] for seeds in _seeded(given)]
-    table = made if given["sweep"] and pairs else live
-    evidence = bool(pairs) and not given["sweep"]
-    if evidence:
+        table = everywhere = made if pairs else live
+    elif pairs:
         joint = {Merger("joint"): None} if given["joint"] else {}
         wanted = wanted_answers(
             pairs,
             list(select(every | joint, given["merge"])),
             list(select(every, given["crossed"])) if given["crossed"] else [],
-            math_parts=problems[~problems.skill].part.unique(),
-            skill_parts=problems[problems.skill].part.unique(),
+            math_parts=problems[~is_skill].part.unique(),
+            skill_parts=problems[is_skill].part.unique(),
         )
-        shown = read_evidence("swap_answers")
-        table = shipped(wanted.assign(**told), *shown, run, made_with=MADE_WITH)
+        everywhere, manifest = read_evidence("swap_answers")
+        table = shipped(wanted.assign(**told), everywhere, manifest, run, made_with=MADE_WITH)
+        logs = {"evidence/expert_log": read_evidence("expert_log")[0]}
 
-    logs = {"evidence/expert_log": read_evidence("expert_log")[0]} if evidence else {}
-    graded = unpack_answers(table, problems[["part", "problem_id"]])
-    audited = pd.DataFrame()
-    if evidence:
-        again = unpack_answers(live, few_problems[["part", "problem_id"]])
+    graded = unpack_answers(table, of_parts)
+    if logs:
+        again = unpack_answers(live, few.problems(pair.target)[["part", "problem_id"]])
         on = [*PAIR, *NAME, "part", "lang", "problem_id", "correct"]
         audited = audit(graded, again[on], by=["system"])
-    of_math = graded.part.isin(problems[~problems.skill].part)
+    of_math = graded.part.isin(problems[~is_skill].part)
     kind = pd.Series("other skills", graded.index).mask(of_math, "new templates")
     kind = kind.mask(graded.part.isin(MATH_PARTS), "math")
     kind = kind.mask(of_math & (graded.lang == "en"), kind + " in English")
     answers = graded.assign(kind=kind, label=labels(graded, Merger))
+    same = (table.lang.eq(table.target) | table.lang.eq("en")) & table.math_seed.eq(table.lang_seed)
+    names = ["model", "steps", "embeddings", "learning_rate", "system", "draw", "seed", "target"]
+    names += ["lang", "part", "problems", "correct"]
+    decided = table[same].rename(columns={"math_seed": "seed"})[names].reset_index(drop=True)
+    known = everywhere[everywhere.part.isin(MATH_PARTS) & (everywhere.lang == everywhere.target)]
     return Swaps(
         plans=pd.DataFrame({str(merger): plan.weights for merger, plan in plans.items()}).T,
         live=live.assign(accuracy=_accuracy(live), label=labels(live, Merger)),
         audited=audited,
         made=made,
         answers=answers.rename(columns={"math_seed": "seed"}),
-        in_language=_in_language(shown[0] if evidence else table),
-        decided=_decided(table) | logs,
+        in_language=known.assign(accuracy=_accuracy(known), label=labels(known, Merger)),
+        decided={"swap": decided} | logs,
         published=published("layerswap_headline"),
         target=pair.target,
         run=run,
@@ -413,28 +384,11 @@ def _accuracy(packed: pd.DataFrame) -> pd.Series:
     return packed.correct.map(lambda digits: digits.count("1") / len(digits))
 
 
-def _decided(packed: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    asked = (packed.lang == packed.target) | (packed.lang == "en")
-    rows = packed[asked & (packed.math_seed == packed.lang_seed)]
-    names = ["model", "steps", "embeddings", "learning_rate", "system", "draw", "seed", "target"]
-    names += ["lang", "part", "problems", "correct"]
-    return {"swap": rows.rename(columns={"math_seed": "seed"})[names].reset_index(drop=True)}
-
-
-def _in_language(packed: pd.DataFrame) -> pd.DataFrame:
-    known = packed[packed.part.isin(MATH_PARTS) & (packed.lang == packed.target)]
-    return known.assign(accuracy=_accuracy(known), label=labels(known, Merger))
-
-
 def gains(answers: pd.DataFrame) -> pd.DataFrame:
     """What the swap changes in known math of each language, against its math expert.
 
-    Args:
-        answers: Rows of `Swaps.answers`, of pairs of equal seeds.
-
-    Returns:
-        Index target; the columns of `mmlib.study.stats.paired_changes`, over the problems, each
-        once per training.
+    From `Swaps.answers` of pairs of equal seeds, index target: the columns of
+    `mmlib.study.stats.paired_changes`, over the problems, each once per training.
     """
     known = answers[answers.kind == "math"].rename(columns={"seed": "training"})
     plain = known[known.system == "math expert"].drop(columns="target")
@@ -446,12 +400,8 @@ def gains(answers: pd.DataFrame) -> pd.DataFrame:
 def band_accuracies(in_language: pd.DataFrame) -> pd.DataFrame:
     """Accuracy by number of swapped layers, mean of the trainings.
 
-    Args:
-        in_language: Rows of `Swaps.in_language`, of one base and recipe.
-
-    Returns:
-        target, transition, bottom, top, accuracy; with none and one averaged layer at a border.
-        0 + 0 has no border, and stands in both.
+    From `Swaps.in_language`, of one base and recipe: target, transition, bottom, top, accuracy;
+    with none and one averaged layer at a border. 0 + 0 has no border, and stands in both.
     """
     bands = in_language[(in_language.system == "bands") & in_language.transition.isin([0, 1])]
     no_border = bands[(bands.bottom == 0) & (bands.top == 0)]
@@ -464,8 +414,7 @@ def band_accuracies(in_language: pd.DataFrame) -> pd.DataFrame:
 def same_when_embedded(in_language: pd.DataFrame) -> float:
     """Share of problems that experts answer alike whether their embeddings are trained or not.
 
-    Args:
-        in_language: Rows of `Swaps.in_language`, of one base, recipe and treatment of embeddings.
+    From rows of `Swaps.in_language`, of one base, recipe and treatment of embeddings.
     """
     experts = in_language[in_language.system.isin(["math expert", "language expert"])]
     experts = experts.drop_duplicates(["system", "target", "math_seed", "part", "embeddings"])
@@ -483,12 +432,8 @@ AVERAGED |= {(2, 1, 0): "more layers", (1, 2, 0): "more layers"}
 def length_accuracies(in_language: pd.DataFrame) -> pd.DataFrame:
     """Rows of swaps with averaged layers, by the length of the experts' training.
 
-    Args:
-        in_language: Rows of `Swaps.in_language`, of one language, recipe and treatment of
-            embeddings, with any number of steps.
-
-    Returns:
-        The same columns, each row once, and group: see `AVERAGED`, "base" or "math expert".
+    Those of `Swaps.in_language`, of one language, recipe and treatment of embeddings, with any
+    number of steps; each once, with group: see `AVERAGED`, "base" or "math expert".
     """
     counts = zip(*(in_language[name] for name in ("bottom", "top", "transition")), strict=True)
     bands = pd.Series([AVERAGED.get(key) for key in counts], in_language.index, dtype=object)

@@ -6,6 +6,7 @@ What chapters ask with them has a module each: `breaks`, `portions`, `mistakes`,
 import itertools
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,10 +17,9 @@ from torch import nn
 
 from mmlib.importance import ImportanceScores, largest, math_specific
 from mmlib.masks import ParameterMask, random_mask
-from mmlib.study.evidence import Rows, Sweep
+from mmlib.study.evidence import Sweep, Taken
 from mmlib.study.localisation import Sample
 from mmlib.study.settings import Ask, Asking, Loading, Sampling
-from mmlib.study.tables import RunInfo
 from mmlib.study.variants import Grade, Variant, edited, record
 from mmlib.tasks import skills
 from mmlib.tasks.answers import extract_number
@@ -110,16 +110,11 @@ def edit_set(
     fraction: float = 1.0,
     seed: int = 0,
 ) -> ParameterMask:
-    """The weights that a condition edits.
+    """The weights that a condition edits, before a share of them is drawn.
 
-    Args:
-        condition: One of `CONDITIONS`.
-        math: Scores on math text.
-        nonmath: Scores on non-math text of the same language.
-        keep_ratio: K.
-        fraction: Share of the set with the highest or lowest math scores (`ORDERED` only; the
-            share of another condition is drawn when the set is edited).
-        seed: Seed of the draw of a random set.
+    From scores on math and on non-math text of one language. `fraction` is the share of the set
+    with the highest or lowest math scores (`ORDERED` only), `seed` that of the draw of a random
+    set.
 
     Raises:
         ValueError: An unknown condition.
@@ -167,7 +162,7 @@ class Sets(NamedTuple):
     """Task of the others."""
 
     def mask(self, cell: Mapping[str, Any]) -> ParameterMask | None:
-        """The set of a cell (see `CELL`; None: not edited), before a fraction is drawn."""
+        """The set of a cell (see `CELL`), before a fraction is drawn; None: not edited."""
         if cell["condition"] == "none":
             return None
         tasks = self.math, self.nonmath
@@ -196,8 +191,7 @@ def sweep(
         models: Precision -> the model in it; all have the same weights.
         sets: What is edited.
         wanted: Cells, see `cells`; with a column `part` one row per cell and part that is asked.
-        ask: Called with a model, `languages=[…]` and perhaps `parts=[…]`; returns the answers, as
-            `mmlib.tasks.evaluation.part_answers` does.
+        ask: Called with a model, `languages=[…]` and perhaps `parts=[…]`.
         grade: See `mmlib.study.variants.record`.
 
     Returns:
@@ -216,23 +210,13 @@ def sweep(
     return record(variants, ask, by=[*CELL, "part"], grade=grade)
 
 
-class Swept(NamedTuple):
-    """A sweep and what it was made with; see `swept`."""
+@dataclass(frozen=True)
+class Swept(Taken):
+    """A sweep and what it was made with; its answers have `CELL`, n_weights and mask."""
 
-    rows: Rows
-    answers: pd.DataFrame
-    """One row per cell and problem: `CELL`, part, problem_id, correct, grade, n_weights, mask."""
-    audited: pd.DataFrame
-    """See `mmlib.study.evidence.audit`."""
-    run: RunInfo
     models: Mapping[str, nn.Module]
     sets: Sets
     ask: Ask
-
-    @property
-    def made(self) -> pd.DataFrame:
-        """Packed answers that this run computed."""
-        return self.rows.made
 
 
 def swept(
@@ -246,17 +230,9 @@ def swept(
 ) -> Swept:
     """Edit and ask every cell, or take what is shipped and ask a part of it again.
 
-    Args:
-        given: Parameters of the page.
-        wanted: Cells and parts.
-        shipped: How the sweep is shipped.
-        seeds: Calibration seeds whose sets are found; without `sweep` only these are asked again.
-        dtypes: Precisions of the edited model.
-        grade: See `mmlib.study.variants.record`.
-
-    Raises:
-        ValueError: As in `mmlib.study.evidence.shipped`.
-        AuditError: What was computed again is not what was shipped.
+    `wanted` are cells and parts. Of `seeds` the sets are found; without `sweep` only these are
+    asked again. `dtypes` are precisions of the edited model; for `grade` see
+    `mmlib.study.variants.record`.
     """
     loading, models = Loading.of(given), {}
     for dtype in dict.fromkeys([loading.dtype, *dtypes]):
@@ -269,13 +245,13 @@ def swept(
     whole, again = Asking.of(given), Asking.of(given, items=few)
     ask = again.ask(tokenizer)
     compute = partial(sweep, models, sets, ask=ask, grade=grade)
-    rows = shipped.rows(wanted, compute, run, drawn_from=f"seed in {[0, *seeds]}")
     problems, asked_again = (
         pd.concat(asking.problems(code).assign(lang=code) for code in given["languages"])
         for asking in (whole, again)
     )
-    audited = rows.audit(problems, asked_again, by=["lang", "condition"])
-    return Swept(rows, rows.answers(problems), audited, run, models, sets, ask)
+    asked = {"problems": problems, "asked_again": asked_again}
+    done = shipped.taken(wanted, compute, run, **asked, drawn_from=f"seed in {[0, *seeds]}")
+    return Swept(**vars(done), models=models, sets=sets, ask=ask)
 
 
 # --- grades ---------------------------------------------------------------------------------------
@@ -284,11 +260,7 @@ def swept(
 def worked_solutions(
     tasks: Sequence[str], languages: Sequence[str], folder: str = ""
 ) -> dict[tuple[str, str, str], str]:
-    """The gold solutions of the tasks that are answered by a number.
-
-    Returns:
-        Task, language and id of an item -> its solution.
-    """
+    """Gold solutions of tasks that are answered by a number: by task, language and id of item."""
     return {
         (task, language, document["id"]): document["response"]
         for task in tasks
@@ -301,9 +273,7 @@ def worked_solutions(
 def grades(answers: pd.DataFrame, solutions: Mapping[tuple[str, str, str], str]) -> list[str]:
     """One character per answer: 1 for right, the initial of `error_kind`, or 0 where none is told.
 
-    Args:
-        answers: One row per problem: lang, task, problem_id, target, response, correct.
-        solutions: Result of `worked_solutions`.
+    The answers have lang, task, problem_id, target, response and correct; see `worked_solutions`.
     """
     characters = []
     for row in answers.itertuples():

@@ -77,13 +77,7 @@ class Layers(NamedTuple):
 def rows(given: Mapping[str, Any]) -> Layers:
     """Exchange the layers of a pair, beside all views and yardsticks, shipped or computed.
 
-    Args:
-        given: Parameters of the page. With `sweep` the experts are trained, and everything is
-            measured.
-
-    Raises:
-        ValueError: As in `mmlib.study.evidence.shipped` and `load_pair`.
-        AuditError: What was computed again is not what was shipped.
+    In a sweep the experts are trained, and everything is measured.
     """
     loading, training = Loading.of(given), Training.of(given, data_dir=given["train_dir"])
     base, tokenizer = loading.load()
@@ -112,10 +106,8 @@ def rows(given: Mapping[str, Any]) -> Layers:
             wanted = cells.merge(evidence[[kind]].drop_duplicates(), how="cross").assign(**told)
             tables[kind] = shipped(wanted, evidence, manifest, run, made_with=MADE_WITH)
     first, second = pair.seeds
-    known = first == second and first in seeds and pair.target in targets
-    audited = pd.DataFrame()
-    if known and not given["sweep"]:
-        audited = _audit(base, pair, exchanged, tables)
+    known = first == second and first in seeds and pair.target in targets and not given["sweep"]
+    audited = _audit(base, pair, exchanged, tables) if known else pd.DataFrame()
     views = tables["view"].rename(columns={"view": "name"})
     layers = views[views.name == views.name.iloc[0]]
     views = pd.concat([views, layers.assign(name="depth", value=layers.layer.astype(float))])
@@ -176,22 +168,16 @@ def _audit(
     moved = {name: update_by_layer(update_magnitude(base, it)) for name, it in moved.items()}
     moved = pd.concat(moved, names=["view"]).rename("value").reset_index()
     moved = moved.assign(lang=pair.target, seed=min(pair.seeds))
-    losses = audit_values(
-        tables["yardstick"], exchanged, on=["yardstick", *on], values=["loss"]
-    ).replace({"value": {"loss": "loss with another layer"}})
+    losses = audit_values(tables["yardstick"], exchanged, on=["yardstick", *on], values=["loss"])
     updates = audit_values(tables["view"], moved, on=["view", *on], values=["value"])
-    updates = updates.replace({"value": {"value": "update of a layer"}})
-    return pd.concat([losses, updates], ignore_index=True)
+    names = {"loss": "loss with another layer", "value": "update of a layer"}
+    return pd.concat([losses, updates], ignore_index=True).replace({"value": names})
 
 
 def mean_ranks(profiles: pd.DataFrame) -> pd.DataFrame:
-    """Rank of every layer, 1 for the highest value, mean over languages and seeds.
+    """Rank of every layer, 1 for the highest value, mean over languages and seeds: layers x names.
 
-    Args:
-        profiles: As in `rank_agreement`.
-
-    Returns:
-        Layers x names.
+    The profiles are those of `rank_agreement`.
     """
     ranks = profiles.groupby(["name", "seed", "lang"]).value.rank(ascending=False)
     ranks = profiles.assign(rank=ranks).groupby(["layer", "name"], sort=False)["rank"]
@@ -239,11 +225,7 @@ def layer_views(
 
 
 def update_by_layer(update: pd.DataFrame) -> pd.Series:
-    """Mean |ΔW| over the weights of each decoder layer.
-
-    Args:
-        update: See `mmlib.merging.update_magnitude`.
-    """
+    """Mean |ΔW| over the weights of each decoder layer, from `mmlib.merging.update_magnitude`."""
     inside = update.dropna(subset="layer")
     sums = (inside.absolute * inside.n).groupby(inside.layer).sum()
     return (sums / inside.groupby("layer").n.sum()).rename_axis("layer")
@@ -252,9 +234,7 @@ def update_by_layer(update: pd.DataFrame) -> pd.Series:
 def rank_agreement(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     """Rank correlation over the layers of every profile of one kind with every one of another.
 
-    Args:
-        left: name, seed, lang, layer, value.
-        right: The same columns; may be the same table.
+    Both tables have name, seed, lang, layer, value; they may be the same.
 
     Returns:
         left, right (the names), rho (mean over seeds of the mean over languages that both have),
@@ -285,9 +265,7 @@ def rank_agreement(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
 def beyond_chance(agreement: pd.DataFrame, least: float) -> pd.Series:
     """Whether a correlation is one that chance rarely gives, and its interval has no 0.
 
-    Args:
-        agreement: See `rank_agreement`.
-        least: See `chance_rank_correlation`.
+    From `rank_agreement`; `least` is the `chance_rank_correlation`.
     """
     return (agreement.rho.abs() >= least) & (agreement.low * agreement.high > 0)
 
@@ -295,11 +273,8 @@ def beyond_chance(agreement: pd.DataFrame, least: float) -> pd.Series:
 def repeatability(table: pd.DataFrame) -> pd.Series:
     """Rank correlation of each profile with itself in another seed: what a comparison can reach.
 
-    Args:
-        table: As in `rank_agreement`.
-
-    Returns:
-        By name, the mean over pairs of seeds and over languages; not a number with one seed.
+    By name, the mean over pairs of seeds and over languages; not a number with one seed. The
+    profiles are those of `rank_agreement`.
     """
     wide = table.pivot(index=["name", "lang", "layer"], columns="seed", values="value")
     pairs = list(itertools.combinations(wide.columns, 2))

@@ -194,15 +194,10 @@ def begin(
     stop: int,
     **options: Any,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Train a copy of a model for the first steps of each stage, and forget it.
+    """Train a copy of a model for the first `stop` steps of each stage, and forget it.
 
-    Args:
-        model: As in `align`; unchanged.
-        stages: See `systems`.
-        examples: As in `align`.
-        stop: So many steps.
-        **options: Further arguments of `align`. On a CPU, where units for bfloat16 are rare, the
-            steps are computed in float32.
+    Arguments are those of `align`. On a CPU, where units for bfloat16 are rare, the steps are
+    computed in float32.
 
     Returns:
         The rows of its log that have a loss, and its costs.
@@ -299,15 +294,17 @@ class Texts(Settings):
         there, unbalanced = pairs.lang.value_counts(), "unbalanced pairs"
         count = min(number, len(there) * int(there.min()))
         if unbalanced in kinds:
-            count = min(count, _most(there, self.unbalanced))
+            shares = self.unbalanced
+            if set(shares) != set(there.index) or min(shares.values()) <= 0:
+                raise ValueError(f"shares={shares}: give {sorted(there.index)} shares above 0")
+            total = sum(shares.values())
+            count = min(count, *(int(there[code] * total / of) for code, of in shares.items()))
         asked = {}
-        for name in kinds:
-            if name in _FORMS:
-                drawn = draw_pairs(pairs, count, seed=seed)
-                asked[name] = translation_examples(tokenizer, drawn, form=_FORMS[name])
-        if unbalanced in kinds:
-            drawn = draw_pairs(pairs, count, seed=seed, shares=self.unbalanced)
-            asked[unbalanced] = translation_examples(tokenizer, drawn)
+        for name, form in (_FORMS | {unbalanced: "published"}).items():
+            if name in kinds:
+                shares = self.unbalanced if name == unbalanced else None
+                drawn = draw_pairs(pairs, count, seed=seed, shares=shares)
+                asked[name] = translation_examples(tokenizer, drawn, form=form)
         solved = {"English math": self.languages[:1], "translated math": self.languages}
         for name, codes in solved.items():
             if name in kinds:
@@ -341,14 +338,6 @@ class Schedule(Steps):
         """Arguments of `align`."""
         rates = {"part": self.rate_part, "full": self.rate_full, "lora": self.rate_lora}
         return super().how | {"rates": rates}
-
-
-def _most(there: pd.Series, shares: Mapping[str, float]) -> int:
-    """How many pairs can be drawn with these shares, of as many as there are by language."""
-    if set(shares) != set(there.index) or min(shares.values()) <= 0:
-        raise ValueError(f"shares={dict(shares)}: give {sorted(there.index)} shares above 0")
-    total = sum(shares.values())
-    return min(int(there[code] * total / share) for code, share in shares.items())
 
 
 def translation_examples(
@@ -402,9 +391,6 @@ def compared(
     Returns:
         "log" and "costs" (see `align`) and the tables of `measure`, each with system, seed and
         learning_rate (of its first stage).
-
-    Raises:
-        ValueError: A wanted system has no recipe.
     """
     recipes, variants = choose(recipes, wanted.system), []
     for system, seed in wanted[["system", "seed"]].itertuples(index=False):

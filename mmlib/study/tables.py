@@ -229,16 +229,16 @@ def read_table(name: str) -> pd.DataFrame:
 
     A table that is shipped with the package has the name `evidence/NAME`.
     """
-    return load_table(name, *_folders())[0]
+    return _found(name)[0]
 
 
 def read_manifest(name: str) -> dict[str, Any]:
     """The manifest of the table that `read_table(name)` returns; `run` holds its `RunInfo`."""
-    return load_table(name, *_folders())[1]
+    return _found(name)[1]
 
 
-def _folders() -> tuple[Path, ...]:
-    return output_dir(), _root() / "book" / "results", PACKAGE
+def _found(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    return load_table(name, output_dir(), _root() / "book" / "results", PACKAGE)
 
 
 # --- answers shipped as evidence ------------------------------------------------------------------
@@ -325,12 +325,9 @@ def unpack_answers(packed: pd.DataFrame, problems: pd.DataFrame) -> pd.DataFrame
 def item_grades(packed: pd.DataFrame) -> pd.DataFrame:
     """Packed answers with one row per problem, for tests over problems; needs no list of them.
 
-    Args:
-        packed: Rows of `pack_answers`, of which those of one part have the same problems.
-
-    Returns:
-        The other columns, `problem` (the part and a number: translations of a problem have the
-        same name), `grade`, its character, and `correct`, 1.0 or 0.0.
+    Rows of one part have the same problems. The other columns, `problem` (the part and a number:
+    translations of a problem have the same name), `grade`, its character, and `correct`, 1.0 or
+    0.0.
 
     Raises:
         ValueError: A column is missing, or rows of a part are about other problems.
@@ -347,9 +344,8 @@ def _by_item(packed: pd.DataFrame, values: str, groups: list[str]) -> pd.DataFra
     Rows of a group have the same problems, which are named by its first column and the place.
     """
     if (other := packed.groupby(groups).problems.nunique() > 1).any():
-        key = other.index[other.argmax()]
-        named = zip(groups, [key] if len(groups) == 1 else key, strict=True)
-        name = ", ".join(" ".join(pair) for pair in named)
+        first = other[other].index.to_frame().iloc[0]
+        name = ", ".join(f"{column} {value}" for column, value in first.items())
         raise ValueError(f"{name}: its rows were asked different problems")
     table = packed.assign(place=packed[values].map(len).map(range))
     table = table.explode([values, "place"], ignore_index=True)
@@ -359,13 +355,9 @@ def _by_item(packed: pd.DataFrame, values: str, groups: list[str]) -> pd.DataFra
 def pack_losses(likelihoods: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Shrink likelihoods of problems to one row per group, small enough to ship.
 
-    Args:
-        likelihoods: Columns `by`, problem_id, log_likelihood (nats per token) and n_tokens.
-        by: Columns that define the groups.
-
-    Returns:
-        `by`, `problems` (a digest of the ids), `n_tokens` (of all problems) and `nats`: what is
-        lost per token, four decimals each, in the order of the rows.
+    From `by`, problem_id, log_likelihood (nats per token) and n_tokens: `by`, `problems` (a digest
+    of the ids), `n_tokens` (of all problems) and `nats`: what is lost per token, four decimals
+    each, in the order of the rows.
     """
     require_columns(likelihoods, [*by, "problem_id", "log_likelihood", "n_tokens"], "likelihoods")
     table = likelihoods.assign(nats=(-likelihoods.log_likelihood).map("{:.4f}".format))
@@ -378,13 +370,9 @@ def pack_losses(likelihoods: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 def item_losses(packed: pd.DataFrame) -> pd.DataFrame:
     """Losses that `pack_losses` shrank, with one row per problem.
 
-    Args:
-        packed: Rows with lang, task, problems and nats, of which those of one task and
-            language have the same problems.
-
-    Returns:
-        The other columns, `place` (from 0), `problem` (the task and the place: translations of a
-        problem have the same name) and `nats` as numbers.
+    Rows of one task and language have the same problems. The other columns, `place` (from 0),
+    `problem` (the task and the place: translations of a problem have the same name) and `nats` as
+    numbers.
 
     Raises:
         ValueError: A column is missing, or rows of a task and language are about other problems.

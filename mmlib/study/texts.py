@@ -28,14 +28,7 @@ class Texts(NamedTuple):
 
 
 def rows(given: Mapping[str, Any]) -> Texts:
-    """Load the problems and tokenize them.
-
-    Args:
-        given: Parameters of the page.
-
-    Raises:
-        ValueError: As in `load_problems`.
-    """
+    """Load the problems and tokenize them."""
     folder = given["data_dir"] or None
     pairs = [(task, code) for task in given["tasks"] for code in given["languages"]]
     problems = pd.DataFrame(

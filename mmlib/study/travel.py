@@ -3,8 +3,9 @@
 import itertools
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial, reduce
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import statsmodels.formula.api as smf
@@ -13,11 +14,10 @@ from torch import nn
 from mmlib.importance import ImportanceScores
 from mmlib.masks import ParameterMask, random_mask
 from mmlib.overlap import overlap_table
-from mmlib.study.evidence import MADE_WITH, Sweep
+from mmlib.study.evidence import MADE_WITH, Sweep, Taken
 from mmlib.study.localisation import Sample, math_sets
 from mmlib.study.settings import Ask, Asking, Loading, Sampling
 from mmlib.study.stats import equivalence
-from mmlib.study.tables import RunInfo
 from mmlib.study.variants import Variant, edited, record
 
 WEIGHTS = {
@@ -40,6 +40,7 @@ SWEEP = Sweep(
     "transfer",
     name=[*CELL, "part"],
     per=["weights", "drawn"],
+    by=["weights", "drawn", "lang"],
     made_with=(*MADE_WITH, "other_items", "edit_dtype"),
 )
 
@@ -85,13 +86,9 @@ def edits(
 
 
 def parts_of(sets: Mapping[str, ParameterMask]) -> dict[tuple[str, str], ParameterMask]:
-    """Split the sets of languages into what `WEIGHTS` tells.
+    """Split the sets of languages, two or more over the same weights, into what `WEIGHTS` tells.
 
-    Args:
-        sets: Language -> its set, two or more, over the same weights.
-
-    Returns:
-        (weights, language) -> set; the language of "shared" is `ALL`.
+    (weights, language) -> set; the language of "shared" is `ALL`.
     """
     parts = {("whole", code): mask for code, mask in sets.items()}
     for code, mask in sets.items():
@@ -154,20 +151,12 @@ def transfer(model: nn.Module, sets: Sets, wanted: pd.DataFrame, ask: Ask) -> pd
     return record(variants, ask, by=[*CELL, "lang", "part"])
 
 
-class Travel(NamedTuple):
-    """What `rows` finds."""
+@dataclass(frozen=True)
+class Travel(Taken):
+    """What `rows` finds; the answers have `CELL` and lang."""
 
-    answers: pd.DataFrame
-    """One row per edit, language and problem: `CELL`, lang, part, problem_id, correct, …"""
-    audited: pd.DataFrame
-    """See `mmlib.study.evidence.audit`."""
-    packed: pd.DataFrame
-    """The answers, packed."""
-    made: pd.DataFrame
-    """Those that this run computed, packed."""
     predictors: pd.DataFrame
     """Result of `predictors` at every keep_ratio and seed."""
-    run: RunInfo
 
 
 def planned(given: Mapping[str, Any]) -> pd.DataFrame:
@@ -182,13 +171,7 @@ def planned(given: Mapping[str, Any]) -> pd.DataFrame:
 def rows(given: Mapping[str, Any]) -> Travel:
     """Prune the sets of every language and ask every language, or take what is shipped.
 
-    Args:
-        given: Parameters of the page. With `sweep` every edit is asked; without, one of each kind
-            on `audit_items` problems, and compared with the shipped answers.
-
-    Raises:
-        ValueError: As in `edits` and `mmlib.study.evidence.shipped`.
-        AuditError: What was computed again is not what was shipped.
+    Then one edit of each kind is asked `audit_items` problems.
     """
     loading, sampling = Loading.of(given), Sampling.of(given)
     scored, tokenizer = loading.load()
@@ -205,20 +188,14 @@ def rows(given: Mapping[str, Any]) -> Travel:
     )
     sets = Sets(scores, given["math"], given["nonmath"])
     compute = partial(transfer, model, sets, ask=again.ask(tokenizer))
-    sweep = SWEEP.rows(planned(given), compute, run)
     problems, asked_again = (
         asking.problems(given["languages"][0], parts=list(counts)) for asking in (whole, again)
     )
+    asked = {"problems": problems, "asked_again": asked_again}
+    done = SWEEP.taken(planned(given), compute, run, **asked)
     at = itertools.product(given["keep_ratios"], given["seeds"])
     overlaps = [predictors(sets.whole(k, s)).assign(keep_ratio=k, seed=s) for k, s in at]
-    return Travel(
-        answers=sweep.answers(problems),
-        audited=sweep.audit(problems, asked_again, by=["weights", "drawn", "lang"]),
-        packed=sweep.table,
-        made=sweep.made,
-        predictors=pd.concat(overlaps),
-        run=run,
-    )
+    return Travel(**vars(done), predictors=pd.concat(overlaps))
 
 
 def losses(
@@ -268,11 +245,9 @@ def predictors(sets: Mapping[str, ParameterMask]) -> pd.DataFrame:
         of the set of `lang` that lies in that of `edited`), pruned (size of the set of `edited`).
     """
     rows = overlap_table(sets).query("group == 'global'")
-    sizes = {"size_a": "pruned", "size_b": "of"}
-    forth = rows.rename(columns={"lang_a": "edited", "lang_b": "lang", **sizes})
-    sizes = {"size_b": "pruned", "size_a": "of"}
-    back = rows.rename(columns={"lang_b": "edited", "lang_a": "lang", **sizes})
-    table = pd.concat([forth, back], ignore_index=True)
+    forth = {"lang_a": "edited", "lang_b": "lang", "size_a": "pruned", "size_b": "of"}
+    back = {"lang_b": "edited", "lang_a": "lang", "size_b": "pruned", "size_a": "of"}
+    table = pd.concat([rows.rename(columns=side) for side in (forth, back)], ignore_index=True)
     table["covered"] = table.intersection / table.of
     return table[["edited", "lang", "jaccard", "covered", "pruned"]]
 
@@ -280,9 +255,8 @@ def predictors(sets: Mapping[str, ParameterMask]) -> pd.DataFrame:
 def correlations(pairs: pd.DataFrame) -> pd.DataFrame:
     """Spearman's rank correlation of each predictor with the loss, by keep_ratio and seed.
 
-    Args:
-        pairs: Losses by whole sets, one row per ordered pair: keep_ratio, seed, jaccard, covered,
-            pruned, difference (in points), relative (as a share of what was right).
+    `pairs` are losses by whole sets, one row per ordered pair: keep_ratio, seed, jaccard, covered,
+    pruned, difference (in points), relative (as a share of what was right).
     """
     predicting, losing = ["jaccard", "covered", "pruned"], ["difference", "relative"]
     ranks = pairs.groupby(["keep_ratio", "seed"])[[*predicting, *losing]].corr("spearman")
@@ -292,10 +266,8 @@ def correlations(pairs: pd.DataFrame) -> pd.DataFrame:
 def explained(pairs: pd.DataFrame) -> pd.DataFrame:
     """How much of the relative loss the Jaccard says, alone and beside the set and the language.
 
-    Least squares with a constant per language edited and per language asked.
-
-    Args:
-        pairs: As in `correlations`.
+    Least squares with a constant per language edited and per language asked, of pairs as in
+    `correlations`.
 
     Returns:
         Index "Jaccard alone", "set and language", "and the Jaccard": R², and the partial

@@ -55,10 +55,8 @@ def edited(
 ) -> Iterator[State]:
     """The change of a variant that edits a set of weights and puts them back.
 
-    Args:
-        model: The model that is edited.
-        find: The set, looked for when the block begins; None leaves the model as it is.
-        **edit: Further arguments of `mmlib.edits.scaled`, such as factor (0 prunes).
+    `find` gives the set when the block begins; None leaves the model as it is. For further
+    arguments, such as factor (0 prunes), see `mmlib.edits.scaled`.
 
     Yields:
         The model, n_weights (how many were edited) and mask (a digest of the set).
@@ -85,11 +83,9 @@ def labels(table: pd.DataFrame, kind: type[NamedTuple]) -> list[str]:
 def measured(
     variants: Iterable[Variant], measure: Callable[..., Tables]
 ) -> dict[str, pd.DataFrame]:
-    """Make every variant and measure it.
+    """Make every variant, one after the other, and measure it.
 
-    Args:
-        variants: States of a model, one after the other.
-        measure: Called with the model and what the variant asks; tables by their kind.
+    `measure` is called with the model and what the variant asks, and gives tables by their kind.
 
     Returns:
         Kind -> the tables of all variants, those of their making too, with their columns.

@@ -25,12 +25,7 @@ def layer_losses(
     changes: Sequence[Change],
     examples: Examples,
 ) -> pd.DataFrame:
-    """The loss of a model, each time with one layer changed.
-
-    Args:
-        model: As it was afterwards.
-        changes: Of every layer.
-        examples: Whose targets have the loss.
+    """The loss of a model on the targets of examples, each time with one layer changed.
 
     Returns:
         layer, loss in nats per token, change = loss - that of the whole model, and what is told of
@@ -68,10 +63,7 @@ def exchanged_layers(
 ) -> pd.DataFrame:
     """`layer_losses` of giving a model one layer of another at a time.
 
-    Args:
-        expert: As it was afterwards.
-        donor: Of the same base; or the base itself, which reverts one layer.
-        examples: See `mmlib.finetune.encode`.
+    The donor is of the same base; or the base itself, which reverts one layer.
 
     Raises:
         ValueError: See `mmlib.merging.check_comparable`.
@@ -96,14 +88,8 @@ def yardsticks(
 ) -> pd.DataFrame:
     """Change every layer on its own, in five ways.
 
-    Args:
-        base: What the experts were fine-tuned from.
-        math_expert: Math expert.
-        language_experts: Language -> expert.
-        sets: Language -> math-specific set of the base.
-        math: Language -> math in it.
-        texts: Language -> held-out texts of the kind that its expert has learned.
-        seed: Of the random weights.
+    The experts were fine-tuned from the base, whose math-specific sets are `sets`. By language:
+    `math` in it, and held-out `texts` of the kind that its expert has learned.
 
     Returns:
         yardstick, lang, layer, loss, change (in nats per token; above zero is worse): "prune math

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from statsmodels.stats.contingency_tables import mcnemar
 
 from mmlib.study import evidence, stats
 from mmlib.study import tables as results
@@ -187,11 +188,16 @@ def test_paired_changes_are_mcnemar_for_one_replicate_and_count_a_problem_once()
         with pytest.raises(ValueError, match=r"twice|not the problems"):
             stats.paired_changes(wrong, plain, by=["edit"])
     one = stats.paired_changes(edits[0], plain, by=["edit"]).iloc[0]
-    same = stats.compare(edits[0], plain, on=["problem_id"])
-    for name in ("n", "difference", "p_value"):
-        assert one[name] == pytest.approx(same[name])
-    assert (one.gained, one.lost) == (same["only_a"], same["only_b"])
-    assert (one.low, one.high) == pytest.approx((same["low"], same["high"]), abs=0.011)
+    both = edits[0].merge(plain, on="problem_id", suffixes=("", "_plain"))
+    counts = pd.crosstab(both.correct, both.correct_plain).to_numpy()
+    assert one.p_value == pytest.approx(mcnemar(counts, exact=True).pvalue)
+    assert (one.n, one.gained, one.lost) == (200, counts[1, 0], counts[0, 1])
+    assert one.difference == pytest.approx((one.gained - one.lost) / 200)
+    drawn = (both.correct.astype(float) - both.correct_plain).sample(
+        200 * 2000, replace=True, random_state=0
+    )
+    ends = np.quantile(drawn.to_numpy().reshape(2000, 200).mean(axis=1), [0.025, 0.975])
+    assert (one.low, one.high) == pytest.approx(tuple(ends), abs=0.011)
 
     three = stats.paired_changes(pd.concat(edits), plain, by=["edit"]).iloc[0]
     assert (three.n, three.replicates) == (200, 3)

@@ -1,7 +1,9 @@
 """Wrong answers get the kind of their error; flips are counted problem by problem."""
 
+import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
 from mmlib.study import mistakes, sweeps
 
@@ -46,3 +48,17 @@ def test_shares_of_kinds_add_up_and_a_kind_that_is_absent_has_none():
     shares = mistakes.shares(answers_of("random", ["right", "slip", "slip", "plan"]))
     assert shares.sum(axis=1).tolist() == pytest.approx([1])
     assert shares.iloc[0][["right", "slip", "plan", "language"]].tolist() == [0.25, 0.5, 0.25, 0]
+
+
+def test_agreement_of_raters_is_kappa():
+    rng = np.random.default_rng(0)
+    first = pd.Series(rng.choice(["slip", "plan", "format"], 200))
+    second = first.where(rng.random(200) < 0.8, "plan")
+    labels = pd.DataFrame({"rater_a": first, "rater_b": second, "classifier": first})
+    table = mistakes.rater_agreement(labels)
+    assert table.rater_a.tolist() == ["rater_a", "rater_a", "rater_b"]
+    assert table.rater_b.tolist() == ["rater_b", "classifier", "classifier"]
+    assert table.kappa[0] == pytest.approx(cohen_kappa_score(first, second))
+    assert table.same.tolist() == [(first == second).sum(), 200, (first == second).sum()]
+    assert table.low[0] < table.kappa[0] < table.high[0] < 1
+    assert table[["kappa", "low", "high"]].loc[1].tolist() == [1, 1, 1]

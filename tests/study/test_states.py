@@ -53,7 +53,7 @@ def test_states_without_a_language_are_not_told_apart():
 
 
 def test_a_map_names_its_points():
-    table = tsne({"en": MEANING, "de": MEANING + 9}, seed=1, perplexity=5)
+    table = tsne({"en": MEANING, "de": MEANING + 9}, seed=1)
     assert table.groupby("lang").question.nunique().to_dict() == {"en": 40, "de": 40}
     assert np.isfinite(table[["x", "y"]]).all(axis=None)
     few = tsne({"en": MEANING[:5], "de": MEANING[:5] + 9}, seed=1)  # fewer than the perplexity

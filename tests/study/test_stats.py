@@ -5,10 +5,8 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import cohen_kappa_score
 
-from mmlib.study import stats
-from mmlib.study.stats import compare, seed_interval, summarize
+from mmlib.study.stats import seed_interval, summarize
 
 
 def answers(flags, **columns):
@@ -36,34 +34,6 @@ def test_groups_keep_their_order():
     assert summarize(table, ["lang"]).lang.tolist() == ["hi", "en"]
 
 
-def test_compare_known_case_and_antisymmetry():
-    a = answers([True] * 10 + [False] * 10)
-    b = answers([True] * 4 + [False] * 16)
-    one, other = compare(a, b), compare(b.sample(frac=1, random_state=0), a)
-    assert (one["only_a"], one["only_b"], one["n"]) == (6, 0, 20)
-    assert one["p_value"] == pytest.approx(2 * 0.5**6)  # exact sign test on 6 discordant pairs
-    assert one["difference"] == pytest.approx(0.3)
-    assert 0 < one["low"] < 0.3 < one["high"] < 0.6
-    assert other["difference"] == pytest.approx(-one["difference"])
-    assert other["p_value"] == one["p_value"]
-
-
-def test_compare_with_itself_finds_nothing():
-    a = answers([True, False, True])
-    same = compare(a, a)
-    assert (same["difference"], same["low"], same["high"], same["p_value"]) == (0, 0, 0, 1)
-
-
-def test_compare_refuses_other_problems():
-    a = answers([True, False])
-    with pytest.raises(ValueError, match="2 problems are in one table only"):
-        compare(a, a.assign(id=[1, 2]))
-    with pytest.raises(ValueError, match="correct"):
-        compare(a, a.drop(columns="correct"))
-    with pytest.raises(pd.errors.MergeError):
-        compare(a.assign(id=0), a)
-
-
 def test_seed_interval_known_case():
     mean, low, high, n = seed_interval([1.0, 2.0, 3.0])
     assert (mean, n) == (2.0, 3)
@@ -76,20 +46,3 @@ def test_seed_interval_edges():
     for bad in ([], [np.nan, 1.0]):
         with pytest.raises(ValueError, match="finite"):
             seed_interval(bad)
-
-
-def test_agreement_is_kappa_and_refuses_unknown_labels():
-    rng = np.random.default_rng(0)
-    first = pd.Series(rng.choice(["slip", "plan", "format"], 200))
-    second = first.where(rng.random(200) < 0.8, "plan")
-    labels = pd.DataFrame({"a": first, "b": second, "c": first})
-    table = stats.agreement(labels, ["slip", "plan", "format", "language"])
-    assert table[["rater_a", "rater_b"]].to_numpy().tolist() == [["a", "b"], ["a", "c"], ["b", "c"]]
-    assert table.kappa[0] == pytest.approx(cohen_kappa_score(first, second))
-    assert table.same.tolist() == [(first == second).sum(), 200, (first == second).sum()]
-    assert table.low[0] < table.kappa[0] < table.high[0] < 1
-    assert table[["kappa", "low", "high"]].loc[1].tolist() == [1, 1, 1]
-    with pytest.raises(ValueError, match="'typo': choose from slip, plan"):
-        stats.agreement(labels.replace("format", "typo"), ["slip", "plan"])
-    with pytest.raises(ValueError, match="give two or more"):
-        stats.agreement(labels[["a"]], ["slip"])
