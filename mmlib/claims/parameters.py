@@ -24,7 +24,7 @@ from mmlib.claims.rules import (
     record,
     table_of,
 )
-from mmlib.masks import chance_jaccard, expected_intersection
+from mmlib.masks import chance_of
 from mmlib.study.tables import (
     MATH_PARTS,
     MATH_TASKS,
@@ -106,10 +106,7 @@ def _above_size_matched(tables: Tables) -> pd.Series:
     """
     table_of(tables, "overlap", "n_scored")
     t = _overlap(tables, "global")
-    expected = expected_intersection(t.size_a, t.size_b, t.n_scored)
-    if "expected_intersection" in t:
-        expected = t.expected_intersection.fillna(expected)
-    return t.jaccard - chance_jaccard(t.size_a, t.size_b, expected)
+    return t.jaccard - chance_of(t)
 
 
 def _middle_half(tables: Tables) -> pd.DataFrame:
