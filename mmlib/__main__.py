@@ -31,9 +31,7 @@ def parser() -> argparse.ArgumentParser:
     execute.add_argument("--all", action="store_true", help="every chapter")
     execute.add_argument("--stale", action="store_true", help="every chapter that is not fresh")
     execute.add_argument("--force", action="store_true", help="even if nothing has changed")
-    execute.add_argument(
-        "-p", dest="given", action="append", default=[], metavar="NAME=VALUE", help="VALUE is YAML"
-    )
+    _changeable(execute, "VALUE is YAML")
     execute.add_argument("--workers", type=int, default=1, help="chapters at a time (default: 1)")
     commands.add_parser("status", help="say which chapters are stale, why, and how long they took")
 
@@ -46,14 +44,7 @@ def parser() -> argparse.ArgumentParser:
     many.add_argument("--force", action="store_true", help="even what is up to date")
     many.add_argument("--dry-run", action="store_true", help="only say what would run, and why")
     many.add_argument("--tables", metavar="NAME", help="print the paths of a table of all runs")
-    many.add_argument(
-        "-p",
-        dest="given",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="another value of a parameter that the grid fixes",
-    )
+    _changeable(many, "another value of a parameter that the grid fixes")
 
     get = commands.add_parser(
         "fetch",
@@ -82,13 +73,8 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="folder of the checkpoint (default: mmlib/organisms)"
     )
     train.add_argument("--restart", action="store_true", help="drop an unfinished training")
-    train.add_argument(
-        "-p",
-        dest="given",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="another value of the recipe, as in seed=2 or mix.foreign_math=0.01; needs --out",
+    _changeable(
+        train, "another value of the recipe, as in seed=2 or mix.foreign_math=0.01; needs --out"
     )
     train.add_argument(
         "--snapshots", type=int, nargs="+", default=(), help="steps after which to keep a copy"
@@ -108,6 +94,12 @@ def parser() -> argparse.ArgumentParser:
         untrained.add_argument(f"--{size}", type=int, default=argparse.SUPPRESS)
     untrained.add_argument("--seed", type=int, default=argparse.SUPPRESS)
     return parser
+
+
+def _changeable(command: argparse.ArgumentParser, told: str) -> None:
+    command.add_argument(
+        "-p", dest="given", action="append", default=[], metavar="NAME=VALUE", help=told
+    )
 
 
 def _list(project: Project, arguments: argparse.Namespace) -> int:
@@ -212,12 +204,8 @@ def _train(project: Project, arguments: argparse.Namespace) -> int:
         raise ValueError("--out is one folder: name one recipe")
     for name in arguments.recipe:
         recipe = organism.vary(organism.RECIPES[name], given)
-        folder = organism.train(
-            recipe,
-            arguments.out,
-            resume=not arguments.restart,
-            snapshots=arguments.snapshots,
-        )
+        how = {"resume": not arguments.restart, "snapshots": arguments.snapshots}
+        folder = organism.train(recipe, arguments.out, **how)
         model, tokenizer = models.load_model(str(folder))
         asking = {"languages": list(recipe.mix.languages), "items": arguments.items}
         answers = evaluation.part_answers(model, tokenizer, data_dir=folder, **asking)

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Callback = Callable[[str, torch.Tensor], None]
@@ -37,28 +39,21 @@ def observe(
     handles = []
     try:
         for name, module in modules.items():
+            hook = partial(_pass_on, name, callback)
             if what == "input":
-                handles.append(module.register_forward_pre_hook(_on_input(name, callback)))
+                handles.append(module.register_forward_pre_hook(hook))
             else:
-                handles.append(module.register_forward_hook(_on_output(name, callback)))
+                handles.append(module.register_forward_hook(hook))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _on_input(name: str, callback: Callback) -> Callable[..., None]:
-    def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        callback(name, args[0])
-
-    return hook
-
-
-def _on_output(name: str, callback: Callback) -> Callable[..., None]:
-    def hook(_module: nn.Module, _args: object, output: Any) -> None:
-        callback(name, output[0] if isinstance(output, tuple) else output)
-
-    return hook
+def _pass_on(name: str, callback: Callback, _module: nn.Module, *passed: Any) -> None:
+    """A hook of torch: it is passed the inputs and, behind them, the output if there is one."""
+    value = passed[-1]
+    callback(name, value[0] if isinstance(value, tuple) else value)
 
 
 def check_tokens(ids: torch.Tensor, model: PreTrainedModel) -> None:
@@ -146,10 +141,6 @@ def batches(
 
 def pad(rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
     """Right-pad with id 0, which the attention mask hides: no pad token is needed."""
-    width = max(map(len, rows))
-    ids = torch.zeros(len(rows), width, dtype=torch.int64)
-    mask = torch.zeros(len(rows), width, dtype=torch.int64)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row)
-        mask[index, : len(row)] = 1
-    return {"input_ids": ids, "attention_mask": mask}
+    ids = [torch.as_tensor(row, dtype=torch.int64) for row in rows]
+    masks = [torch.ones_like(row) for row in ids]
+    return {"input_ids": pad_sequence(ids, True), "attention_mask": pad_sequence(masks, True)}

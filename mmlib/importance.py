@@ -224,12 +224,6 @@ def _run(model: PreTrainedModel, batch: Batch, mask: torch.Tensor | None, *, hea
     (model if head else model.base_model)(ids, attention_mask=attention, use_cache=False)
 
 
-def _padding(model: PreTrainedModel, batch: Batch) -> torch.Tensor | None:
-    """The batch's mask on the model's device, or None when nothing is padded (decided on CPU)."""
-    mask = batch["attention_mask"].bool()
-    return None if bool(mask.all()) else mask.to(model.device, non_blocking=True)
-
-
 def collect_norms(
     model: PreTrainedModel, batches: Iterable[Batch], *, include_head: bool = False
 ) -> ActivationNorms:
@@ -263,13 +257,9 @@ def collect_sample_norms(
     """`collect_norms` of several samples that share prompts, which are read once.
 
     Σ_k n_k ‖X^k‖₂ over the distinct prompts, n_k times in a sample: drawing with replacement, and
-    drawing again with another seed, repeats most prompts.
-
-    Args:
-        model: As in `collect_norms`.
-        batches: Likewise, of the distinct prompts.
-        counts: How often each sample has each prompt, (samples, prompts), in the batches' order.
-        include_head: As in `collect_norms`.
+    drawing again with another seed, repeats most prompts. `batches` are of the distinct prompts,
+    and `counts` says how often each sample has each of them, (samples, prompts), in their order;
+    the other arguments are those of `collect_norms`.
 
     Returns:
         One per row of `counts`.
@@ -307,8 +297,10 @@ def _collect(
                     batch = {name: part[wanted] for name, part in batch.items()}
                     own = own[:, wanted]
                 own = own.to(model.device, non_blocking=True)
-                sums.start(batch["input_ids"].shape, _padding(model, batch), own)
-                _run(model, batch, sums.mask, head=head)
+                inside = batch["attention_mask"].bool()  # on the CPU
+                mask = None if inside.all() else inside.to(model.device, non_blocking=True)
+                sums.start(batch["input_ids"].shape, mask, own)
+                _run(model, batch, mask, head=head)
     if not start:
         raise ValueError(EMPTY)
     if counts is not None and counts.shape[1] != start:

@@ -110,8 +110,10 @@ def _unpack(packed: np.ndarray, shape: list[int]) -> torch.Tensor:
     return torch.from_numpy(bits.astype(bool).reshape(shape))
 
 
-def check_comparable(a: ParameterMask, b: ParameterMask) -> None:
-    """Refuse two sets over different weights.
+def check_comparable(
+    a: ParameterMask | Mapping[str, torch.Tensor], b: ParameterMask | Mapping[str, torch.Tensor]
+) -> None:
+    """Refuse two sets, or the weights that two sets are chosen from, which do not correspond.
 
     Raises:
         ValueError: The module names or shapes differ; the message names the first differences.
@@ -218,6 +220,18 @@ def chance_jaccard(size_a: Any, size_b: Any, expected: Any) -> Any:
         expected: Their `expected_intersection`; over several matrices the sum of theirs.
     """
     return expected / (size_a + size_b - expected)
+
+
+def chance_of(pairs: Any) -> Any:
+    """Size-matched chance of the rows of an overlap table.
+
+    Over several matrices the sets are expected to share what they do in each of them; a table that
+    does not say how much (a published one, or some rows) counts as one matrix.
+    """
+    expected = expected_intersection(pairs["size_a"], pairs["size_b"], pairs["n_scored"])
+    if "expected_intersection" in pairs:
+        expected = pairs["expected_intersection"].fillna(expected)
+    return chance_jaccard(pairs["size_a"], pairs["size_b"], expected)
 
 
 def digest(mask: ParameterMask) -> str:

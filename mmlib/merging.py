@@ -237,12 +237,8 @@ def check_comparable(*models: Expert) -> None:
     for kind, tables in (("configurations", configs), ("parameters", shapes)):
         for other in tables[1:]:
             keys = sorted(set(tables[0]) | set(other), key=str)
-            differing = {
-                k: (tables[0].get(k), other.get(k))
-                for k in keys
-                if tables[0].get(k) != other.get(k)
-            }
-            if differing:
+            pairs = {key: (tables[0].get(key), other.get(key)) for key in keys}
+            if differing := {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}:
                 shown = dict(list(differing.items())[:8])
                 raise ValueError(f"experts of different bases: their {kind} differ in {shown}")
 
@@ -362,16 +358,12 @@ def soup(experts: Sequence[Expert], weights: Sequence[float]) -> Tensors:
         raise ValueError(f"{len(experts)} experts need as many weights, not {list(weights)}")
     check_comparable(*experts)
     tables = [dense(expert) for expert in experts]
-    total = sum(weights)
-    made = {}
+    shares, made = [weight / sum(weights) for weight in weights], {}
     for name, first in tables[0].items():
-        parts = (
-            w / total * t[name].to(first.device).float()
-            for w, t in zip(weights, tables, strict=True)
-        )
-        made[name] = functools.reduce(torch.add, parts, torch.zeros_like(first).float()).to(
-            first.dtype
-        )
+        mean = torch.zeros_like(first).float()
+        for share, table in zip(shares, tables, strict=True):
+            mean += share * table[name].to(first.device).float()
+        made[name] = mean.to(first.dtype)
     return made
 
 

@@ -7,6 +7,7 @@ kept per question, so that every aggregation and every resample comes from one p
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -66,11 +67,9 @@ class Firing:
         if aggregation in ("token_rate", "set"):
             found: np.ndarray = np.tensordot(w, self.counts, 1) / (w @ self.tokens)
             return found if aggregation == "token_rate" else (found > threshold).astype(np.float32)
-        layers = [
-            w @ self._of_questions(aggregation, layer) for layer in range(self.counts.shape[1])
-        ]
-        means: np.ndarray = np.stack(layers) / w.sum()
-        return means
+        layers = range(self.counts.shape[1])
+        sums = np.stack([w @ self._of_questions(aggregation, layer) for layer in layers])
+        return np.asarray(sums / w.sum())
 
     def _of_questions(self, aggregation: Aggregation, layer: int) -> np.ndarray:
         """What one layer contributes per question, float32 (questions, neurons)."""
@@ -143,28 +142,12 @@ def firing_rates(
     modules = gates(model)
     parts: list[tuple[np.ndarray, ...]] = []
     for batch in batches:
-        seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         counted = _counted(batch, skip)
         tokens = counted.sum(1)
         if not tokens.all():
             raise ValueError("a question has no token that counts: leave out empty texts")
-        end = last_tokens(counted)
-
-        def note(
-            name: str,
-            gate: torch.Tensor,
-            counted: torch.Tensor = counted,
-            end: torch.Tensor = end,
-            seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = seen,
-        ) -> None:
-            fires = (gate > 0) & counted.to(gate.device)[..., None]
-            rows = torch.arange(len(fires), device=gate.device)
-            seen[name] = (
-                fires.sum(1, dtype=torch.float32).cpu(),
-                fires[rows, end.to(gate.device)].cpu(),
-            )
-
-        with observe(modules, note, what="output"):
+        seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        with observe(modules, partial(_note, seen, counted, last_tokens(counted)), what="output"):
             model.base_model(**on_device(batch, model), use_cache=False)
         both = zip(*(seen[name] for name in modules), strict=True)
         counts, last = (torch.stack(layers, 1).numpy() for layers in both)
@@ -172,6 +155,19 @@ def firing_rates(
     if not parts:
         raise ValueError("no question was given")
     return Firing(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _note(
+    seen: dict[str, tuple[torch.Tensor, torch.Tensor]],
+    counted: torch.Tensor,
+    end: torch.Tensor,
+    name: str,
+    gate: torch.Tensor,
+) -> None:
+    """Keep in `seen` at how many tokens the neurons of a gate fire, and whether at the last."""
+    fires = (gate > 0) & counted.to(gate.device)[..., None]
+    last = fires[torch.arange(len(fires), device=gate.device), end.to(gate.device)]
+    seen[name] = (fires.sum(1, dtype=torch.float32).cpu(), last.cpu())
 
 
 def _counted(batch: Mapping[str, torch.Tensor], skip: Sequence[int]) -> torch.Tensor:

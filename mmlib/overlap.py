@@ -81,8 +81,8 @@ class SetCounts:
             ValueError: An impossible keep ratio, or scores of different weights.
         """
         first = next(iter(scores.values())).weights
-        for key, other in scores.items():
-            _check_same_weights(key, first, other.weights)
+        for other in scores.values():
+            check_comparable(first, other.weights)
         check_keep_ratios(keep_ratios, first)
         pairs = [*((name, name) for name in sets), *pairs]
         # A weight of level l is in the l largest top-K sets.
@@ -177,18 +177,6 @@ def _shared(
     lower = torch.maximum(levels[first[1]], levels[second[1]])
     steps = range(num_ratios + 1)
     return torch.stack([((lower < step) & (upper >= step)).count_nonzero() for step in steps])
-
-
-def _check_same_weights(
-    key: Hashable, first: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]
-) -> None:
-    differing = [
-        n
-        for n in first.keys() | other.keys()
-        if n not in other or n not in first or other[n].shape != first[n].shape
-    ]
-    if differing:
-        raise ValueError(f"the scores of {key!r} are over other weights: {differing[:3]}")
 
 
 def _overlap_rows(found: Mapping[tuple[str, str], int], numel: int) -> list[dict[str, Any]]:

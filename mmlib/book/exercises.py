@@ -16,38 +16,26 @@ def _close(value: float, target: float) -> bool:
     return math.isclose(value, target, rel_tol=0.005, abs_tol=1e-6)
 
 
-def _number(value: object) -> float | None:
-    """Return `value` as a finite number, or say what was expected and return None."""
+def _verdict(value: object, target: float, slips: dict[str, float], otherwise: str) -> None:
+    """Print the outcome; `slips` maps the hint for a known wrong turn to the value it leads to."""
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if math.isfinite(number):
-        return number
-    print(f"Not yet: the answer has to be one finite number, not {value!r}.")
-    return None
+    if not math.isfinite(number):
+        print(f"Not yet: the answer has to be one finite number, not {value!r}.")
+        return
+    hints = [hint for hint, wrong in slips.items() if _close(number, wrong)]
+    print("Right." if _close(number, target) else f"Not yet: {[*hints, otherwise][0]}")
 
 
-def _verdict(value: float, target: float, slips: dict[str, float], otherwise: str) -> None:
-    """Print the outcome; `slips` maps the hint for a known wrong turn to the value it leads to."""
-    hints = [hint for hint, wrong in slips.items() if _close(value, wrong)]
-    print("Right." if _close(value, target) else f"Not yet: {[*hints, otherwise][0]}")
-
-
-def check_chance_jaccard(
-    value: float, *, size_a: int = 90, size_b: int = 60, n_scored: int = 3000
-) -> None:
-    """Check the Jaccard that two random sets of given sizes have by chance.
+def check_chance_jaccard(value: float) -> None:
+    """Check the Jaccard that random sets of 90 and of 60 among 3,000 weights have by chance.
 
     Args:
         value: The reader's answer.
-        size_a: Weights in the first set.
-        size_b: Weights in the second set.
-        n_scored: Weights both sets are drawn from.
     """
-    number = _number(value)
-    if number is None:
-        return
+    size_a, size_b, n_scored = 90, 60, 3000
     shared = expected_intersection(size_a, size_b, n_scored)
     slips = {
         "that is how many weights the sets share; divide by the size of the union.": shared,
@@ -59,7 +47,7 @@ def check_chance_jaccard(
     otherwise = (
         "how many of the first set does a random second set hit, and how large is the union?"
     )
-    _verdict(number, chance_jaccard(size_a, size_b, shared), slips, otherwise)
+    _verdict(value, chance_jaccard(size_a, size_b, shared), slips, otherwise)
 
 
 def check_pooled_jaccard(value: float, table: pd.DataFrame) -> None:
@@ -70,9 +58,6 @@ def check_pooled_jaccard(value: float, table: pd.DataFrame) -> None:
         table: The layer rows the exercise gave: `intersection, union, jaccard`, one pair.
     """
     require_columns(table, ["intersection", "union", "jaccard"], "the table of the exercise")
-    number = _number(value)
-    if number is None:
-        return
     pooled = table["intersection"].sum() / table["union"].sum()
     slips = {
         "that is the mean of the layers' Jaccards. A layer with few chosen weights counts there as "
@@ -80,4 +65,4 @@ def check_pooled_jaccard(value: float, table: pd.DataFrame) -> None:
         "that is the median of the layers; go back to the counts.": table["jaccard"].median(),
     }
     otherwise = "a Jaccard of everything needs two counts of everything. Which columns hold them?"
-    _verdict(number, pooled, slips, otherwise)
+    _verdict(value, pooled, slips, otherwise)

@@ -25,7 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from mmlib.masks import chance_jaccard, expected_intersection
+from mmlib.masks import chance_of
 from mmlib.study.stats import seed_interval
 from mmlib.study.tables import require_columns
 from mmlib.tasks.languages import LANGUAGES
@@ -156,11 +156,7 @@ def _overlaps(
     published: pd.DataFrame | None = None,
     controls: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Stack overlap tables at one group and keep ratio, with pair, control and chance.
-
-    Chance is E / (size_a + size_b - E), where the expected intersection E is the table's own or,
-    where it has none (published tables), size_a size_b / n_scored.
-    """
+    """Stack overlap tables at one group and keep ratio, with pair, control and chance."""
     tables = [t for t in (ours, published) if t is not None]
     tables = [_need(t, figure, *_OVERLAP).assign(control="") for t in tables]
     if controls is not None and not controls.empty:
@@ -177,11 +173,7 @@ def _overlaps(
     rows = rows[(rows["keep_ratio"] - keep_ratio).abs() < 1e-12]
     if rows.empty:
         raise ValueError(f"{figure}: no {group} rows at keep_ratio {keep_ratio}; there are {have}")
-    expected = expected_intersection(rows["size_a"], rows["size_b"], rows["n_scored"])
-    if "expected_intersection" in rows:
-        expected = rows["expected_intersection"].fillna(expected)
-    chance = chance_jaccard(rows["size_a"], rows["size_b"], expected)
-    rows = rows.assign(pair=rows["lang_a"] + "–" + rows["lang_b"], chance=chance)
+    rows = rows.assign(pair=rows["lang_a"] + "–" + rows["lang_b"], chance=chance_of(rows))
     return _in_order(rows, ["lang_a", "lang_b"])
 
 
@@ -275,6 +267,12 @@ def _dots(
     axes.plot(rows["mean"], y, ls="", **look)
     # The bars are given (Wilson, bootstrap): seaborn's dots would compute their own.
     axes.hlines(y, rows["low"], rows["high"], color=look["color"], lw=1.4)
+
+
+def _cells(axes: Axes, values: pd.DataFrame, **look) -> None:
+    """Draw a matrix with its numbers; seaborn writes them white or dark grey, never in INK."""
+    sns.heatmap(values, ax=axes, annot=True, fmt=".2f", cmap="cividis", cbar=False, **look)
+    axes.tick_params(axis="y", rotation=0)
 
 
 def _name_rows(axes: Axes, labels: Sequence[str], *, height: float = 0.23) -> None:
@@ -460,10 +458,7 @@ def overlap_heatmap(table: pd.DataFrame, *, keep_ratio: float = 0.1) -> Figure:
         codes = _languages([*mean["lang_a"], *mean["lang_b"]])
         half = mean.pivot(index="lang_a", columns="lang_b", values="mean")
         half = half.reindex(index=codes, columns=codes)
-        look = {"cmap": "cividis", "vmin": 0, "vmax": 1, "cbar": False, "square": True}
-        # seaborn writes white or dark grey by a cell's lightness: colours that are not INK
-        sns.heatmap(half.fillna(half.T), ax=axes, annot=True, fmt=".2f", **look)
-        axes.tick_params(axis="y", rotation=0)
+        _cells(axes, half.fillna(half.T), vmin=0, vmax=1, square=True)
         return _listed(mean["pair"], mean["mean"])
 
     about = f"Global Jaccard between languages at keep ratio {keep_ratio:g}"
@@ -485,13 +480,12 @@ def matrix(
         **labels: Properties of the axes, such as `xlabel`.
     """
     _need(table, "matrix", rows, columns, value, panel)
-    look = {"cmap": "cividis", "vmin": table[value].min(), "vmax": table[value].max()}
+    ends = {"vmin": table[value].min(), "vmax": table[value].max()}
 
     def draw(axes: Axes, part: pd.DataFrame) -> str:
         wide = part.pivot(index=rows, columns=columns, values=value)
         wide = wide.reindex(index=_languages(wide.index), columns=_languages(wide.columns))
-        sns.heatmap(wide.astype(float), ax=axes, annot=True, fmt=".2f", cbar=False, **look)
-        axes.tick_params(axis="y", rotation=0)
+        _cells(axes, wide.astype(float), **ends)
         axes.figure.set_figheight(1.2 + 0.3 * len(wide))
         return _listed(part[rows] + " " + part[columns], part[value], ".2f")
 

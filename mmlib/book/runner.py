@@ -54,7 +54,7 @@ def status(project: Project) -> list[Status]:
     for name, chapter in project.chapters.items():
         recorded = run_record(project.executed(name))
         try:
-            reasons = _Task.of(project, name, {}).stale_reasons
+            reasons = Task.of(project, name, {}).reasons()
         except ChapterError as error:
             reasons = [str(error)]
         rows.append(Status(chapter, reasons, recorded.get("seconds"), recorded.get("date", "")))
@@ -62,7 +62,7 @@ def status(project: Project) -> list[Status]:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """One chapter with one set of parameters, and the places of what it writes."""
 
     project: Project
@@ -73,7 +73,8 @@ class _Task:
     hashes: dict[str, Any]
 
     @classmethod
-    def of(cls, project: Project, name: str, given: Mapping[str, Any]) -> "_Task":
+    def of(cls, project: Project, name: str, given: Mapping[str, Any]) -> "Task":
+        """The task of a chapter; a wrong parameter is refused (ChapterError)."""
         name = project.chapter(name).name
         values, changed = resolve(project, name, given)
         return cls(project, name, values, changed, hashes(project, name, values))
@@ -86,51 +87,23 @@ class _Task:
 
     @property
     def executed(self) -> Path:
+        """The executed notebook."""
         folder = self.project.runs / self.id
         return folder / f"{self.name}.ipynb" if self.changed else self.project.executed(self.name)
 
     @property
     def tables(self) -> Path:
+        """Folder of its tables."""
         return self.executed.parent if self.changed else self.project.places["results"]
 
-    @property
-    def stale_reasons(self) -> list[str]:
-        return stale_reasons(run_record(self.executed), self.hashes, self.tables)
+    def reasons(self, filled: Collection[str] = ()) -> list[str]:
+        """Why it would be executed; what it helps to fill (`filled`) does not make it stale."""
+        return stale_reasons(run_record(self.executed), self.hashes, self.tables, filled)
 
     def short(self, path: Path) -> str:
         """A path as the reader of a message knows it: relative to the checkout."""
         inside = path.is_relative_to(self.project.root)
         return str(path.relative_to(self.project.root) if inside else path)
-
-
-class Plan(NamedTuple):
-    """What running a chapter with some parameters would be."""
-
-    id: str
-    """The chapter; with other parameters also a hash of what is asked for."""
-    tables: Path
-    """Folder of its tables."""
-    reasons: list[str]
-    """Why it would be executed; empty when it is up to date."""
-
-
-def plan(
-    project: Project, name: str, given: Mapping[str, Any], *, filled: Collection[str] = ()
-) -> Plan:
-    """Say what `run` would do.
-
-    Args:
-        project: The checkout.
-        name: The chapter.
-        given: Parameters that differ from the defaults.
-        filled: Entries of `reads` that this run helps to fill: they do not make it stale.
-
-    Raises:
-        ChapterError: a wrong parameter.
-    """
-    task = _Task.of(project, name, given)
-    recorded = run_record(task.executed)
-    return Plan(task.id, task.tables, stale_reasons(recorded, task.hashes, task.tables, filled))
 
 
 def run(
@@ -158,12 +131,12 @@ def run(
         ChapterError: a wrong parameter, a missing table, or another process running it.
         ChapterFailedError: a cell raised an exception or the kernel died.
     """
-    task = _Task.of(project, name, given or {})
-    place = task.short(task.executed)
-    if not force and not task.stale_reasons:
+    task = Task.of(project, name, given or {})
+    place, reasons = task.short(task.executed), task.reasons()
+    if not force and not reasons:
         print(f"{label}{task.id}: up to date ({place}); --force runs it again", flush=True)
         return task.executed
-    if not force and not task.changed and task.stale_reasons == ["text changed"]:
+    if not force and not task.changed and reasons == ["text changed"]:
         with _only_writer(task):
             _renew_text(task)
         print(f"{label}{task.id}: text renewed, nothing executed ({place})", flush=True)
@@ -191,7 +164,7 @@ def run(
 
 
 @contextmanager
-def _only_writer(task: _Task) -> Iterator[None]:
+def _only_writer(task: Task) -> Iterator[None]:
     """Hold the lock of a task; the system releases it even if this process is killed."""
     path = task.project.runs / ".locks" / task.id
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +183,7 @@ def _only_writer(task: _Task) -> Iterator[None]:
 
 
 @contextmanager
-def _unfinished(task: _Task) -> Iterator[Path]:
+def _unfinished(task: Task) -> Iterator[Path]:
     """A folder for what is not complete; what a killed run of this task left there goes first."""
     folder = task.project.runs / ".partial" / task.id
     shutil.rmtree(folder, ignore_errors=True)
@@ -224,7 +197,7 @@ def _unfinished(task: _Task) -> Iterator[Path]:
 
 
 @contextmanager
-def _environment(task: _Task, partial: Path) -> Iterator[str]:
+def _environment(task: Task, partial: Path) -> Iterator[str]:
     """Set what the kernel inherits; yields a folder for its sockets."""
     before = dict(os.environ)
     # A socket's whole path may have 103 characters.
@@ -249,7 +222,7 @@ def _environment(task: _Task, partial: Path) -> Iterator[str]:
             os.environ.update(before)
 
 
-def _execute(task: _Task, partial: Path, progress: Progress) -> None:
+def _execute(task: Task, partial: Path, progress: Progress) -> None:
     from papermill import PapermillExecutionError, execute_notebook  # slow, and seldom needed
     from traitlets.config import Config
 
@@ -287,7 +260,7 @@ def _explain(error: Exception, progress: Progress, notebook: Path) -> str:
 # --- what is kept -------------------------------------------------------------------------------
 
 
-def _finish(task: _Task, partial: Path, seconds: float) -> None:
+def _finish(task: Task, partial: Path, seconds: float) -> None:
     """Write into the executed notebook what the run was."""
     notebook = partial / f"{task.name}.ipynb"
     written = sorted(p for p in partial.rglob("*") if p.is_file() and p != notebook)
@@ -302,7 +275,7 @@ def _finish(task: _Task, partial: Path, seconds: float) -> None:
     _rewrite(task, notebook, record)
 
 
-def _rewrite(task: _Task, path: Path, record: Mapping[str, Any]) -> None:
+def _rewrite(task: Task, path: Path, record: Mapping[str, Any]) -> None:
     """Put our record in place of papermill's metadata, and remove paths of this machine."""
     notebook = nbformat.read(path, as_version=4)
     kernel = notebook.metadata.get("kernelspec", {})
@@ -317,7 +290,7 @@ def _rewrite(task: _Task, path: Path, record: Mapping[str, Any]) -> None:
     nbformat.write(notebook, path)
 
 
-def _substitutions(task: _Task, partial: Path) -> list[tuple[re.Pattern, str]]:
+def _substitutions(task: Task, partial: Path) -> list[tuple[re.Pattern, str]]:
     """Patterns of paths that mean something on this machine only, and what to write instead."""
     known = {
         partial: task.short(task.tables) if task.changed else "book/results",
@@ -343,7 +316,7 @@ def _substitute(value: Any, substitutions: Iterable[tuple[re.Pattern, str]]) -> 
     return value
 
 
-def _renew_text(task: _Task) -> None:
+def _renew_text(task: Task) -> None:
     """Put the outputs of the published copy into the source as it is now."""
     old = nbformat.read(task.executed, as_version=4)
     new = nbformat.read(task.project.source(task.name), as_version=4)
@@ -356,7 +329,7 @@ def _renew_text(task: _Task) -> None:
         nbformat.write(new, file)
 
 
-def _move_in(task: _Task, partial: Path) -> None:
+def _move_in(task: Task, partial: Path) -> None:
     """Put a complete run in its place.
 
     Tables go first: a move that is cut off leaves tables that differ from the hashes in the old

@@ -63,7 +63,12 @@ class Run(NamedTuple):
 
     chapter: str
     given: Mapping[str, Any]
-    plan: runner.Plan
+    id: str
+    """The chapter and a hash of what is asked for."""
+    tables: Path
+    """Folder of its tables."""
+    reasons: list[str]
+    """Why it would be executed; empty when it is up to date."""
 
     def command(self, *, force: bool = False) -> list[str]:
         """The words after `python -m mmlib` that run it alone."""
@@ -238,14 +243,15 @@ def runs(project: Project, grid: Grid) -> list[Run]:
     for texts in grid.combinations:
         values, _ = resolve(project, name, texts)
         chosen = {key: values[key] for key in texts}
-        run = Run(name, chosen, runner.plan(project, name, chosen, filled=filled))
-        if run.plan.id == name:
+        task = runner.Task.of(project, name, chosen)
+        run = Run(name, chosen, task.id, task.tables, task.reasons(filled))
+        if run.id == name:
             raise ChapterError(
                 f"{grid.path} has a run with all defaults, which would replace the published "
                 f"edition: give one parameter another value, or run the chapter itself ({name})"
             )
         planned.append(run)
-    if len({run.plan.id for run in planned}) < len(planned):
+    if len({run.id for run in planned}) < len(planned):
         raise ChapterError(f"{grid.path} has two runs with the same parameters")
     return planned
 
@@ -272,9 +278,9 @@ def explain(project: Project, grid: Grid, *, force: bool = False) -> tuple[list[
         print(f"{job.id}: not there", flush=True)
     planned = runs(project, grid)
     for run in planned:
-        state = "; ".join(run.plan.reasons) or ("forced" if force else "up to date")
-        print(f"{run.plan.id}: {state}", flush=True)
-    return jobs, [run for run in planned if force or run.plan.reasons]
+        state = "; ".join(run.reasons) or ("forced" if force else "up to date")
+        print(f"{run.id}: {state}", flush=True)
+    return jobs, [run for run in planned if force or run.reasons]
 
 
 def execute(project: Project, grid: Grid, *, workers: int = 1, force: bool = False) -> None:
@@ -294,8 +300,8 @@ def execute(project: Project, grid: Grid, *, workers: int = 1, force: bool = Fal
     failed = pool.run(project.root, named, workers=workers)
     if not failed:
         if jobs:  # what a run depends on is there only now
-            waiting = [run for run in runs(project, grid) if force or run.plan.reasons]
-        again = [Job(run.plan.id, run.command(force=force)) for run in waiting]
+            waiting = [run for run in runs(project, grid) if force or run.reasons]
+        again = [Job(run.id, run.command(force=force)) for run in waiting]
         failed = pool.run(project.root, again, workers=workers)
     if failed:
         raise ChapterError(
@@ -310,11 +316,11 @@ def tables(planned: Sequence[Run], name: str) -> list[Path]:
     Raises:
         ChapterError: A run has not been made or is stale, or does not write that table.
     """
-    paths = [run.plan.tables / f"{name}.csv" for run in planned]
+    paths = [run.tables / f"{name}.csv" for run in planned]
     for run, path in zip(planned, paths, strict=True):
-        if run.plan.reasons or not path.is_file():
-            why = "; ".join(run.plan.reasons) or f"it writes no table {name!r}"
-            raise ChapterError(f"{run.plan.id} has no table to give ({why}): run the sweep first")
+        if run.reasons or not path.is_file():
+            why = "; ".join(run.reasons) or f"it writes no table {name!r}"
+            raise ChapterError(f"{run.id} has no table to give ({why}): run the sweep first")
     return paths
 
 

@@ -32,7 +32,8 @@ def shape(node: Any) -> Any:
     Annotations of the fields of a class count: they make the fields of a dataclass.
     """
     if isinstance(node, list):
-        return [shape(item) for item in node if not _is_for_annotations(item)]
+        kept = (item for item in node if getattr(item, "module", None) not in FOR_ANNOTATIONS)
+        return [shape(item) for item in kept]
     if not isinstance(node, ast.AST):
         return repr(node)
     fields = {key: value for key, value in ast.iter_fields(node) if value not in (None, [])}
@@ -44,10 +45,6 @@ def shape(node: Any) -> Any:
     if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
         fields["body"] = node.body[1:]
     return [type(node).__name__, {key: shape(value) for key, value in fields.items()}]
-
-
-def _is_for_annotations(node: Any) -> bool:
-    return isinstance(node, ast.ImportFrom) and node.module in FOR_ANNOTATIONS
 
 
 def _home() -> Mapping[str, str]:
@@ -83,10 +80,6 @@ class _Part:
     """Statements by what they define: names, and ids of claims; under "" what runs besides."""
     imported: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Names from other modules of `mmlib` -> the module, and their name in it."""
-
-    @classmethod
-    def read(cls, path: Path) -> "_Part":
-        return _part(path.read_text(encoding="utf-8"))
 
 
 @cache
@@ -192,7 +185,8 @@ def code_hashes(root: Path, tree: ast.Module) -> dict[str, str]:
         `claims.PART.NAME`; as a whole where no id stands there or the whole ledger is read.
     """
     paths = sorted((root / "mmlib" / "claims").glob("*.py"))
-    parts = {f"claims.{p.stem}": _Part.read(p) for p in paths if p.stem not in WHOLE}
+    texts = {p.stem: p.read_text(encoding="utf-8") for p in paths if p.stem not in WHOLE}
+    parts = {f"claims.{name}": _part(text) for name, text in texts.items()}
     pieces, queue = _pieces(tree, parts)
     reached = {piece: _reached(parts, *piece) for piece in pieces}
     for _, modules in reached.values():

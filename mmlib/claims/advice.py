@@ -6,8 +6,8 @@ from functools import partial
 
 import pandas as pd
 
-from mmlib.claims.rules import NotTestableError, Tables, ours, trained_grades
-from mmlib.study.tables import MATH_PARTS, require_columns
+from mmlib.claims.rules import NotTestableError, Tables, leads, ours, table_of, trained_grades
+from mmlib.study.tables import MATH_PARTS
 
 _ALIKE = 0.1
 """Held-out losses that differ by less than this share of the larger one are called equal."""
@@ -16,8 +16,8 @@ _ALIKE = 0.1
 def _leads(table: pd.DataFrame, system: str, *controls: str) -> pd.Series:
     """Grade of a system - that of each control, by training and problem, in all languages."""
     grades = trained_grades(table, MATH_PARTS, system, *controls)
-    leads = pd.concat({c: grades[system] - grades[c] for c in controls}, names=["control"])
-    return leads.groupby(["control", "seed", "problem"], sort=False).mean()
+    by = ["control", "seed", "problem"]
+    return leads(grades, system, *controls).groupby(by, sort=False).mean()
 
 
 def _unfit(study: str, tables: Tables) -> str:
@@ -45,7 +45,7 @@ def _fit_weights(tables: Tables) -> str:
     return _unfit("weights", tables)
 
 
-claim = partial(ours, committed="2026-11-22", seen="2026-11-22")
+claim = partial(ours, keep_ratios=(), committed="2026-11-22", seen="2026-11-22")
 
 
 @claim(
@@ -56,7 +56,6 @@ claim = partial(ours, committed="2026-11-22", seen="2026-11-22")
     "advice_layers",
     "advice_losses",
     unit="trainings and items",
-    keep_ratios=(),
     precondition=_fit_layers,
 )
 def _middle_layers_best(tables: Tables) -> pd.Series:
@@ -75,7 +74,6 @@ def _middle_layers_best(tables: Tables) -> pd.Series:
     "advice_weights",
     "advice_losses",
     unit="trainings and items",
-    keep_ratios=(),
     precondition=_fit_weights,
     changed="the rates that were tried had their lowest loss at the highest, .01; all systems were "
     "trained again with it after those of .003 had been undecided",
@@ -85,8 +83,7 @@ def _own_weights_best(tables: Tables) -> pd.Series:
 
     In the language that is tuned; means over these languages, parts of math, and random draws.
     """
-    table = tables["advice_weights"]
-    require_columns(table, ["target"], "table 'advice_weights'")
+    table = table_of(tables, "advice_weights", "target")
     return _leads(table[table.lang == table.target], "own", "shared", "random")
 
 
@@ -107,8 +104,7 @@ def _pruning_mends_form(tables: Tables) -> pd.Series:
     the phrases that examples have); one of which the whole model leaves less than 2 % in every
     training does not count, as nothing is to be mended there.
     """
-    table = tables["advice_format"]
-    require_columns(table, ["seed", "system", "shots", "as_asked"], "table 'advice_format'")
+    table = table_of(tables, "advice_format", "seed", "system", "shots", "as_asked")
     if missing := {"math", "whole", "random"} - set(table.system):
         raise NotTestableError(f"needs {', '.join(sorted(missing))}")
     with_examples = (table.shots > 0).map({True: "with examples", False: "without examples"})
@@ -120,5 +116,4 @@ def _pruning_mends_form(tables: Tables) -> pd.Series:
     if not to_mend.any():
         raise NotTestableError("the whole model closes all but 2 % of its answers as asked")
     means = means[to_mend.reindex(means.index.get_level_values("examples")).to_numpy()]
-    leads = {name: means.math - means[name] for name in ("whole", "random")}
-    return pd.concat(leads, names=["control"])
+    return leads(means, "math", "whole", "random")

@@ -9,24 +9,22 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mmlib.claims.rules import CELL, NotTestableError, Tables, ours
+from mmlib.claims.rules import CELL, DAYS, NotTestableError, Tables, ours, table_of
 from mmlib.study.stats import halfway, rank_correlation
-from mmlib.study.tables import MATH_PARTS, MATH_TASKS, item_grades, item_losses, require_columns
+from mmlib.study.tables import MATH_PARTS, MATH_TASKS, item_grades, item_losses
 
 
 def _rows(tables: Tables, name: str, columns: str, wanted: str) -> pd.DataFrame:
     """The rows of a table that a query wants, by `CELL`."""
-    require_columns(tables[name], [*CELL, *columns.split()], f"table {name!r}")
-    rows = tables[name].query(wanted)
+    rows = table_of(tables, name, *CELL, *columns.split()).query(wanted)
     if rows.empty:
         raise NotTestableError(f"needs rows of {name} with {wanted}")
     return rows.set_index(CELL)
 
 
-_DAYS = {"committed": "2026-11-21", "seen": "2026-11-21"}
-_THIS_MODEL = {"unit": "calibration draws", **_DAYS}
+_THIS_MODEL = {"unit": "calibration draws", "keep_ratios": (0.1,), **DAYS}
 _ONLY_THIS = "draws from one pool share texts: the interval is about this model alone"
-_TRAINED = {"unit": "trainings", "keep_ratios": (0.1,), **_DAYS}
+_TRAINED = {"unit": "trainings", "keep_ratios": (0.1,), **DAYS}
 
 # --- ceilings -------------------------------------------------------------------------------------
 
@@ -52,7 +50,6 @@ def _beyond(tables: Tables, control: str) -> pd.Series:
     "Jaccard of every pair of languages above that of the untrained network",
     "ceilings",
     note=f"the untrained network is one initialisation; {_ONLY_THIS}",
-    keep_ratios=(0.1,),
     **_THIS_MODEL,
 )
 def _learned(tables: Tables) -> pd.Series:
@@ -66,7 +63,6 @@ def _learned(tables: Tables) -> pd.Series:
     "Jaccard of every pair of languages above that of its sets nonmath - math",
     "ceilings",
     note=_ONLY_THIS,
-    keep_ratios=(0.1,),
     **_THIS_MODEL,
 )
 def _about_math(tables: Tables) -> pd.Series:
@@ -83,17 +79,15 @@ _TRAVEL = {
     "note": "with one calibration sample the interval covers problems alone, of this model and "
     "this sample",
     "keep_ratios": (0.01,),
-    **_DAYS,
+    **DAYS,
 }
 
 
 def _grades(tables: Tables, weights: str, drawn: str) -> pd.Series:
     """Is a math problem solved after an edit? Mean over the draws of a control."""
-    name = "evidence/transfer"
     columns = [*_EDIT[:-1], "weights", "drawn", "part", "problems", "correct"]
-    require_columns(tables[name], columns, f"table {name!r}")
-    t = tables[name][tables[name].part.isin(MATH_PARTS)]
-    rows = t[(t.weights == weights) & (t.drawn == drawn)]
+    t = table_of(tables, "evidence/transfer", *columns)
+    rows = t[t.part.isin(MATH_PARTS) & (t.weights == weights) & (t.drawn == drawn)]
     if rows.empty:
         raise NotTestableError(f"needs math after pruning {weights!r} weights, drawn {drawn!r}")
     return item_grades(rows).groupby(_EDIT).correct.mean()
@@ -151,7 +145,7 @@ def _own_parts_stay(tables: Tables) -> pd.Series:
     threshold=0.5,
     note="a correlation over pairs of the same languages: its interval is over calibration alone",
     keep_ratios=(0.01,),
-    **_DAYS,
+    **DAYS,
 )
 def _jaccard_predicts(tables: Tables) -> pd.Series:
     """Spearman's rho of Jaccard and loss over the ordered pairs."""
@@ -200,9 +194,8 @@ _LIKELY = {
 
 def _cost(tables: Tables, *, math: bool) -> pd.Series:
     """What pruning T of a language costs its texts, beyond as many random weights, per problem."""
-    t = tables["likelihoods"]
     columns = "model condition keep_ratio seed edited lang task problems nats"
-    require_columns(t, columns.split(), "table 'likelihoods'")
+    t = table_of(tables, "likelihoods", *columns.split())
     t = t[(t.edited == t.lang) & (t.task.isin(MATH_TASKS) == math)]
     if t.empty:
         raise NotTestableError(f"needs likelihoods of {'worked solutions' if math else 'others'}")
@@ -253,7 +246,7 @@ _SUMS = {
     "note": _ONLY_THIS,
     "changed": "equal scores now go to the weights that the published selection takes, after an "
     "audit had seen what this changes",
-    **_THIS_MODEL,
+    **_THIS_MODEL | {"keep_ratios": (0.01,)},
 }
 
 
@@ -272,7 +265,6 @@ def _by_either(tables: Tables, what: str) -> pd.DataFrame:
     "Jaccard of the two sets below .95 in every language",
     "precision",
     threshold=0.05,
-    keep_ratios=(0.01,),
     **_SUMS,
 )
 def _sums_matter(tables: Tables) -> pd.Series:
@@ -287,8 +279,7 @@ def _sums_matter(tables: Tables) -> pd.Series:
     "precision",
     test="equal",
     threshold=0.01,
-    keep_ratios=(0.01, 0.1),
-    **_SUMS,
+    **_SUMS | {"keep_ratios": (0.01, 0.1)},
 )
 def _overlap_stays(tables: Tables) -> pd.Series:
     """J by bfloat16 sums - J by exact ones, of every pair and K."""
@@ -356,7 +347,6 @@ def _script_matters(tables: Tables) -> pd.Series:
     "formats",
     test="some",
     note=_ONLY_THIS,
-    keep_ratios=(0.1,),
     **_THIS_MODEL,
 )
 def _format_moves_more(tables: Tables) -> pd.Series:

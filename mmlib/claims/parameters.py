@@ -16,20 +16,21 @@ import pandas as pd
 from mmlib.claims.rules import (
     BOOK,
     CELL,
+    DAYS,
     PUBLISHED,
     NotTestableError,
     Tables,
     ours,
     record,
+    table_of,
 )
-from mmlib.masks import chance_jaccard, expected_intersection
+from mmlib.masks import chance_of
 from mmlib.study.tables import (
     MATH_PARTS,
     MATH_TASKS,
     item_grades,
     published,
     published_sizes,
-    require_columns,
 )
 
 claim = partial(record, paper="LLM Parameters for Math Across Languages (2606.18453)")
@@ -39,8 +40,7 @@ claim = partial(record, paper="LLM Parameters for Math Across Languages (2606.18
 
 def _rows(tables: Tables, name: str, group: str, columns: str) -> pd.DataFrame:
     """The rows of one group of a table that has the given columns."""
-    require_columns(tables[name], [*CELL, "group", *columns.split()], f"table {name!r}")
-    rows = tables[name][tables[name].group == group]
+    rows = table_of(tables, name, *CELL, "group", *columns.split()).query("group == @group")
     if rows.empty:
         raise NotTestableError(f"needs rows of the group {group!r}")
     return rows
@@ -58,7 +58,7 @@ def _overlap(tables: Tables, group: str) -> pd.DataFrame:
     return t.assign(jaccard=t.intersection / t.union).set_index(_PAIR)
 
 
-_THIS_MODEL = {"unit": "calibration draws", "committed": "2026-11-21", "seen": "2026-11-21"}
+_THIS_MODEL = {"unit": "calibration draws", **DAYS}
 """Draws from one pool share texts, so that an interval over them is about this model alone."""
 _PILOT = "on one real LLM of 0.5B, overlaps of 50 prompts had been seen before"
 
@@ -104,12 +104,9 @@ def _above_size_matched(tables: Tables) -> pd.Series:
     Chance is the J of an expected intersection: summed over matrices where the table has it, else
     size_a * size_b / n_scored.
     """
+    table_of(tables, "overlap", "n_scored")
     t = _overlap(tables, "global")
-    require_columns(t, ["n_scored"], "table 'overlap'")
-    expected = expected_intersection(t.size_a, t.size_b, t.n_scored)
-    if "expected_intersection" in t:
-        expected = t.expected_intersection.fillna(expected)
-    return t.jaccard - chance_jaccard(t.size_a, t.size_b, expected)
+    return t.jaccard - chance_of(t)
 
 
 def _middle_half(tables: Tables) -> pd.DataFrame:
@@ -230,8 +227,8 @@ def _differently_able(tables: Tables) -> str:
 
 def _math_accuracy(tables: Tables) -> pd.DataFrame:
     """Accuracy, its interval and n by model and language, of those whose sets are measured."""
-    t, sizes = tables["accuracy"], tables["set_sizes"]
-    require_columns(t, ["lang", "task", "accuracy", "n", "low", "high"], "table 'accuracy'")
+    t = table_of(tables, "accuracy", "lang", "task", "accuracy", "n", "low", "high")
+    sizes = tables["set_sizes"]
     if "model" not in t:  # one model was measured: the one whose sets these are
         t = t.assign(model=sizes.model.iloc[0])
     t = t[t.task.isin(MATH_TASKS)].set_index(["model", "lang"])
@@ -282,11 +279,10 @@ def _size_order(tables: Tables) -> pd.Series:
     " 4 points per model, and only the fr/de order can differ once C3a holds",
     differs="a rank correlation of 1 is asked pair by pair: both orders are the same in each",
     note=_PILOT,
-    committed="2026-11-21",
-    seen="2026-11-21",
     keep_ratios=(0.1,),
     unit="calibration draws and items",
     precondition=_differently_able,
+    **DAYS,
 )
 def _size_follows_accuracy(tables: Tables) -> pd.DataFrame:
     """Difference in set size times difference in math accuracy, of every pair of languages.
@@ -324,10 +320,9 @@ def _size_follows_accuracy(tables: Tables) -> pd.DataFrame:
     "K=0.15 1.42,1.58,1.29",
     note="a claim about models: what varies is the training, and not every size was trained three "
     f"times; {_PILOT}",
-    committed="2026-11-21",
-    seen="2026-11-21",
     keep_ratios=(0.1,),
     unit="trainings",
+    **DAYS,
 )
 def _grows_with_size(tables: Tables) -> pd.Series:
     """Step of n(en)/n(hi) from one model size to the next, of at least 3 sizes."""
@@ -437,7 +432,7 @@ def _can_gain_in_english(tables: Tables) -> str:
     return _can_gain({name: t[t.lang == "en"] for name, t in tables.items()})
 
 
-_ITEMS = {"unit": "items", "committed": "2026-11-21", "seen": "2026-11-21"}
+_ITEMS = {"unit": "items", "keep_ratios": (), **DAYS}
 _OF_EDITS = _ITEMS | {"precondition": _able}
 _PRUNED = "condition == 'math-specific' and factor == 0"
 _SCALED = "condition == 'math-specific' and factor == 1.01"
@@ -455,8 +450,7 @@ _SCALED = "condition == 'math-specific' and factor == 1.01"
     "drop 1B hi K=0.1 0.145->0.010 (-93.1 %); largest drop of all 8B hi K=0.025 0.415->0.002 "
     "(-99.6 %)",
     differs="claimed up to -98 %, checked: -90 % in every language, at both printed keep ratios",
-    keep_ratios=(0.01, 0.1),
-    **_OF_EDITS,
+    **_OF_EDITS | {"keep_ratios": (0.01, 0.1)},
 )
 def _pruning_destroys_math(tables: Tables) -> pd.Series | pd.DataFrame:
     """.1 · math before - math after the set is zeroed, of every language and K.
@@ -478,8 +472,7 @@ def _pruning_destroys_math(tables: Tables) -> pd.Series | pd.DataFrame:
     "median -8.2 %, worst 1B fr K=0.1 0.348->0.303 (-12.8 %); MMLU K=.01: median -9.0 %, worst "
     "1B fr K=0.01 0.360->0.305 (-15.3 %); MMLU K=.1: median -14.3 %, worst 8B hi K=0.1 "
     "0.455->0.353 (-22.3 %)",
-    keep_ratios=(0.01, 0.1),
-    **_OF_EDITS,
+    **_OF_EDITS | {"keep_ratios": (0.01, 0.1)},
 )
 def _pruning_keeps_the_rest(tables: Tables) -> pd.Series | pd.DataFrame:
     """Non-math skill after the set is zeroed - .95 · before, of every language, skill and K."""
@@ -500,7 +493,6 @@ def _pruning_keeps_the_rest(tables: Tables) -> pd.Series | pd.DataFrame:
     "4B 0.600 (RACE 0.396), 8B 0.080 (RACE 0.272); K>=.005 all 0",
     differs="checked: math below 1 %; the top is that of every matrix here, not of the model",
     note="no answer of n right has no interval, so that such a cell alone cannot comply",
-    keep_ratios=(),
     **_OF_EDITS,
 )
 def _without_subtraction_all_goes(tables: Tables) -> pd.Series | pd.DataFrame:
@@ -529,7 +521,6 @@ def _without_subtraction_all_goes(tables: Tables) -> pd.Series | pd.DataFrame:
     test="some",
     differs="claimed up to 9.7 %, checked: some gain, of our runs beyond that of random weights",
     changed="random weights were scaled for comparison after a look",
-    keep_ratios=(),
     **_ITEMS,
     precondition=_can_gain_in_english,
 )
@@ -567,7 +558,6 @@ def _beyond_random(tables: Tables, wanted: str, measure: Callable) -> pd.Series:
     changed="where one answer is more than the limit the claim was made not testable, after a look",
     test="equal",
     threshold=0.006,
-    keep_ratios=(),
     **_ITEMS,
     precondition=_can_gain,
 )
@@ -589,7 +579,6 @@ def _scaling_keeps_the_rest(tables: Tables) -> pd.Series | pd.DataFrame:
     "baseline: 0.76 of 216",
     differs="claimed of the largest gain over K, checked of the mean: the largest of many is luck",
     changed="the mean over K took the place of the largest gain",
-    keep_ratios=(),
     **_ITEMS,
     precondition=_can_gain_in_english,
 )
@@ -638,7 +627,6 @@ _ENLARGED = "condition == 'math-specific' and factor > 1"
     satisfied="not_testable",
     figure="the repository stores samples of a few runs only; not exported",
     changed="where nine tenths of the errors are slips it was made not testable, after a look",
-    keep_ratios=(),
     **_ITEMS,
     precondition=_gains,
 )
@@ -677,7 +665,6 @@ def _fails_by_format(tables: Tables) -> str:
     changed="random weights were pruned for comparison after a look",
     note="published: the smaller of the gain and of the fall of the gap; alone, the cell that the "
     "paper names has a gain of .142 and a fall of .06",
-    keep_ratios=(),
     **_ITEMS,
     precondition=_fails_by_format,
 )
@@ -717,7 +704,6 @@ def _single_answers(tables: Tables) -> bool:
     "0.29, 4B en K=0.01 0.85, 4B hi K=0.001 0.88, 1B hi K=0.1 0.81; Llamas only: 17/18",
     differs="curves that fall by less than 10 points have no slope to explain and do not count",
     changed="the fit is that of the mean of the draws, where it was that of each draw before",
-    keep_ratios=(),
     **_OF_EDITS,
 )
 def _linear_in_the_fraction(tables: Tables) -> pd.Series:
@@ -767,7 +753,6 @@ def _pseudo_values(grid: pd.DataFrame) -> np.ndarray:
     differs="published of a random 5 %, decided here by the 5 % with the highest scores",
     note="a random 5 % of a set can never find a critical few: the ordered draw decides",
     changed="the ordered draw took the place of the random one after both were known",
-    keep_ratios=(),
     **_OF_EDITS,
 )
 def _no_critical_few(tables: Tables) -> pd.Series | pd.DataFrame:

@@ -146,8 +146,18 @@ ours = partial(
 """Record a claim of the book."""
 
 
+DAYS = {"committed": "2026-11-21", "seen": "2026-11-21"}
+"""Of the first rules: committed, and decided, on one day."""
+
+
 class NotTestableError(Exception):
     """These tables cannot decide the claim; the message is the ledger's reason."""
+
+
+def table_of(tables: Tables, name: str, *columns: str) -> pd.DataFrame:
+    """A table that has the given columns; without one it is refused by name (ValueError)."""
+    require_columns(tables[name], columns, f"table {name!r}")
+    return tables[name]
 
 
 def trained_grades(table: pd.DataFrame, parts: tuple[str, ...], *systems: str) -> pd.DataFrame:
@@ -188,6 +198,11 @@ def trained_grades(table: pd.DataFrame, parts: tuple[str, ...], *systems: str) -
     if wide.unstack("seed").isna().any(axis=None):
         raise NotTestableError(f"needs {', '.join(systems)} in every training and language")
     return wide
+
+
+def leads(grades: pd.DataFrame, system: str, *others: str, by: str = "control") -> pd.Series:
+    """Grade of a system - that of each other one, whose name is the first level of the index."""
+    return pd.concat({name: grades[system] - grades[name] for name in others}, names=[by])
 
 
 # --- verdicts -------------------------------------------------------------------------------------

@@ -15,8 +15,10 @@ from mmlib.claims.rules import (
     PUBLISHED,
     NotTestableError,
     Tables,
+    leads,
     ours,
     record,
+    table_of,
     trained_grades,
 )
 from mmlib.study.tables import MATH_PARTS, NEW_MATH_PARTS, published, require_columns
@@ -25,19 +27,13 @@ claim = partial(record, paper="SLAM (seed 002)")
 
 # --- shapes over the depth ------------------------------------------------------------------------
 
-_ON_THESE_DAYS = {"committed": "2026-11-21", "seen": "2026-11-22"}
-_SHAPES = {
-    "keep_ratios": (),
-    "satisfied": "not_testable",
-    "figure": "no numbers in the text",
-    **_ON_THESE_DAYS,
-}
+_OURS = {"keep_ratios": (), "committed": "2026-11-21", "seen": "2026-11-22"}
+_SHAPES = _OURS | {"satisfied": "not_testable", "figure": "no numbers in the text"}
 
 
 def _thirds(tables: Tables, name: str, value: str) -> pd.DataFrame:
     """Means of the first, middle and last third of the layers, by model, language and seed."""
-    table = tables[name]
-    require_columns(table, ["model", "seed", "lang", "layer", value], f"table {name!r}")
+    table = table_of(tables, name, "model", "seed", "lang", "layer", value)
     depth = table.groupby("model").layer.transform("max") + 1
     if depth.min() < 6:
         raise NotTestableError(f"needs at least 6 layers to tell a shape, there are {depth.min()}")
@@ -91,8 +87,7 @@ def _rises_then_flattens(tables: Tables) -> pd.Series:
     In every language. The shape is that before training; the gain is the mean over layers of the
     overlap after selective alignment - that before.
     """
-    t = tables["firing_overlap"]
-    require_columns(t, ["model", "seed", "lang", "overlap", "state"], "table 'firing_overlap'")
+    t = table_of(tables, "firing_overlap", "model", "seed", "lang", "overlap", "state")
     if not {"before", "after"} <= set(t.state):
         raise NotTestableError("needs the overlap before and after alignment")
     shape = _thirds({"before": t[t.state == "before"]}, "before", "overlap")
@@ -103,7 +98,6 @@ def _rises_then_flattens(tables: Tables) -> pd.Series:
 
 # --- fine-tuned systems: packed answers by system, training, part and language --------------------
 
-_MADE = _ON_THESE_DAYS | {"keep_ratios": (), "unit": "trainings and items"}
 _OTHERS = ("base", "QAlign stage 1", "QAlign", "LoRA", "MathOctopus")
 _TIE = 0.01
 """Accuracies that differ by less than a point are called equal."""
@@ -143,6 +137,9 @@ def _reads(tables: Tables) -> str:
     return "; ".join(told)
 
 
+_MADE = _OURS | {"unit": "trainings and items", "precondition": _reads}
+
+
 def _leads(
     tables: Tables,
     parts: tuple[str, ...],
@@ -157,14 +154,14 @@ def _leads(
     """
     if "items" not in tables[name]:
         wide = trained_grades(tables[name], parts, "SLAM", *others)
-        return pd.concat({other: wide.SLAM - wide[other] for other in others}, names=["other"])
+        return leads(wide, "SLAM", *others, by="other")
     rows = tables[name][tables[name].start.isin([start] if start else set(tables[name].start))]
     if parts == NEW_MATH_PARTS:
         rows = rows[rows.part.isin(parts)]
     keys = ["part", "size", "start", "lang"]
     share = rows.pivot(index=[*keys, "items"], columns="system", values="accuracy")
     variance = (share * (1 - share)).div(share.index.get_level_values("items"), axis=0)
-    leads = {
+    printed = {
         other: pd.DataFrame(
             {
                 "effect": share.SLAM - share[other],
@@ -174,7 +171,7 @@ def _leads(
         for other in others
         if other in share
     }
-    return pd.concat(leads, names=["other"]).droplevel("items")
+    return pd.concat(printed, names=["other"]).droplevel("items")
 
 
 def _over_languages(effects: pd.Series | pd.DataFrame) -> pd.Series | pd.DataFrame:
@@ -231,7 +228,6 @@ PUBLISHED["alignment_knowledge"] = partial(_printed, "Llama2-mono", 1000, 10)
     differs="claimed while at most 8 % of the weights are trained: the rule compares accuracies "
     "alone, and on the organism SLAM trains 9.1 %; a lead above -1 point counts as equal",
     note="WizardMath and MAmmoTH, published far below, did not run here",
-    precondition=_reads,
     **_MADE,
 )
 def _as_good_as_any(tables: Tables) -> pd.Series | pd.DataFrame:
@@ -249,7 +245,6 @@ def _as_good_as_any(tables: Tables) -> pd.Series | pd.DataFrame:
     satisfied="not_testable",
     figure="no numbers in the text",
     changed="made stricter after a look at a few problems: English may not fall",
-    precondition=_reads,
     **_MADE,
 )
 def _more_consistent(tables: Tables) -> pd.Series:
@@ -291,7 +286,6 @@ def _consistency(grades: pd.DataFrame) -> pd.DataFrame:
     "MSVAMP 13B: bn/th/sw +31.9..+39.1, others -3.0..+5.5",
     differs="low-resource: here the half of the languages in which the base solves least",
     changed="made stricter after a look at a few problems: the weak languages have to gain",
-    precondition=_reads,
     **_MADE,
 )
 def _weak_languages_gain(tables: Tables) -> pd.Series | pd.DataFrame:
@@ -335,7 +329,6 @@ def _less(gains: pd.Series | pd.DataFrame, others: pd.Series | pd.DataFrame):
     satisfied="no",
     figure="gains bn +34.1, th +33.5, sw +40.0, ja +8.7, zh +8.7, de +3.7, fr +3.2, ru +4.8, es"
     " +3.3, en -0.2; English falls by 0.2 (against QAlign it ties at 65.3)",
-    precondition=_reads,
     **_MADE,
 )
 def _gains_out_of_domain(tables: Tables) -> pd.Series | pd.DataFrame:
@@ -346,8 +339,7 @@ def _gains_out_of_domain(tables: Tables) -> pd.Series | pd.DataFrame:
 
 def _of_that_size(tables: Tables) -> str:
     """The model has at least 6.5 billion weights: the published factors are of such models."""
-    table = tables["alignment_costs"]
-    require_columns(table, ["trained", "share"], "table 'alignment_costs'")
+    table = table_of(tables, "alignment_costs", "trained", "share")
     weights = (table.trained / table.share).max()
     if weights >= 6.5e9:
         return ""
@@ -371,13 +363,11 @@ def _of_that_size(tables: Tables) -> str:
     changed="the first, cold round of the timing was left out after it had been seen; and until "
     "2026-11-29 the rule asked for more than twice",
     precondition=_of_that_size,
-    keep_ratios=(),
-    **_ON_THESE_DAYS,
+    **_OURS,
 )
 def _cheaper(tables: Tables) -> pd.Series:
     """Seconds of QAlign's two stages over those of SLAM; both timed in turns in one run."""
-    table = tables["alignment_costs"]
-    require_columns(table, ["system", "seed", "seconds"], "table 'alignment_costs'")
+    table = table_of(tables, "alignment_costs", "system", "seed", "seconds")
     spent = table.groupby(["seed", "system"]).seconds.sum().unstack()
     if not {"SLAM", "QAlign"} <= set(spent):
         raise NotTestableError("needs the costs of SLAM and QAlign")
@@ -435,7 +425,6 @@ claim(
     "accuracy about 1.6 points",
     changed="made stricter after a look at a few problems: other questions are asked than those "
     "whose translations are trained",
-    precondition=_reads,
     **_MADE,
 )
 def _other_tasks_gain(tables: Tables) -> pd.Series | pd.DataFrame:
@@ -471,7 +460,6 @@ claim(
     "66.3->65.5; largest fall 3.2 points (MGSM, 250 items, SE of one accuracy 2.7-3)",
     threshold=-_TIE,
     differs="a change above -1 point counts as undamaged",
-    precondition=_reads,
     **_MADE,
 )
 def _english_stays(tables: Tables) -> pd.Series | pd.DataFrame:
@@ -486,7 +474,6 @@ def _english_stays(tables: Tables) -> pd.Series | pd.DataFrame:
     "alignment",
     *LABORATORY,
     threshold=0.02,
-    precondition=_reads,
     **_MADE,
 )
 def _forgetting(tables: Tables) -> pd.Series:
@@ -502,14 +489,12 @@ def _forgetting(tables: Tables) -> pd.Series:
     "final_states",
     unit="trainings",
     note="the states before training are looked at once: their questions do not vary",
-    keep_ratios=(),
-    **_ON_THESE_DAYS,
+    **_OURS,
 )
 def _questions_meet(tables: Tables) -> pd.Series:
     """Rise of retrieval@1 at two thirds of the depth, in every language."""
-    table = tables["final_states"]
     columns = ["system", "seed", "lang", "layer", "depth", "retrieval"]
-    require_columns(table, columns, "table 'final_states'")
+    table = table_of(tables, "final_states", *columns)
     rows = table[table.layer == 2 * table.depth // 3]
     states = rows[rows.system == "SLAM"].set_index(["lang", "seed"]).retrieval
     rise = states.sub(rows[rows.system == "base"].set_index("lang").retrieval, level="lang")
@@ -529,9 +514,9 @@ def _both_solve(tables: Tables) -> str:
 
 def _few_pairs(tables: Tables) -> pd.DataFrame:
     """Grades with balanced and with unbalanced pairs, in the two languages with the fewest."""
-    require_columns(tables["alignment"], ["pairs"], "table 'alignment'")
-    wide = trained_grades(tables["alignment"], MATH_PARTS, "SLAM", "unbalanced pairs")
-    few = tables["alignment"].query("system == 'unbalanced pairs'").groupby("lang").pairs.first()
+    table = table_of(tables, "alignment", "pairs")
+    wide = trained_grades(table, MATH_PARTS, "SLAM", "unbalanced pairs")
+    few = table.query("system == 'unbalanced pairs'").groupby("lang").pairs.first()
     return of_language(wide, *few[few > 0].nsmallest(2).index)
 
 
@@ -540,8 +525,7 @@ def _few_pairs(tables: Tables) -> pd.DataFrame:
     "Languages with few pairs gain less than with balanced pairs.",
     "accuracy of the two languages with the fewest pairs, balanced above unbalanced",
     "alignment",
-    precondition=_both_solve,
-    **_MADE,
+    **_MADE | {"precondition": _both_solve},
 )
 def _balance_matters(tables: Tables) -> pd.Series:
     """Accuracy with balanced - with unbalanced pairs, in both languages with the fewest pairs."""
@@ -574,8 +558,7 @@ def _reads_and_is_stronger(tables: Tables) -> str:
     *LABORATORY,
     note="all other languages together: a problem is one cluster",
     changed="asked of another expert after the first one had turned out weaker, and made stricter",
-    precondition=_reads_and_is_stronger,
-    **_MADE,
+    **_MADE | {"precondition": _reads_and_is_stronger},
 )
 def _stronger_start(tables: Tables) -> pd.Series:
     """Mean gain of the other languages when SLAM starts from a stronger English expert."""

@@ -10,9 +10,17 @@ from functools import partial
 
 import pandas as pd
 
-from mmlib.claims.rules import NotTestableError, Tables, ours, record, trained_grades
+from mmlib.claims.rules import (
+    NotTestableError,
+    Tables,
+    leads,
+    ours,
+    record,
+    table_of,
+    trained_grades,
+)
 from mmlib.study.stats import cell_tests, rank_correlation
-from mmlib.study.tables import MATH_PARTS, require_columns
+from mmlib.study.tables import MATH_PARTS
 
 claim = partial(record, paper="Layer Swapping (2410.01335)")
 
@@ -35,9 +43,7 @@ _MEAN = ["seed", "problem"]
 
 
 def _swaps(tables: Tables) -> pd.DataFrame:
-    table = tables["swap"]
-    require_columns(table, ["target", "lang", "system", "draw"], "table 'swap'")
-    return table
+    return table_of(tables, "swap", "target", "lang", "system", "draw")
 
 
 def _grades(tables: Tables, *systems: str) -> pd.DataFrame:
@@ -61,14 +67,14 @@ def _fit(tables: Tables) -> str:
     english = english.drop_duplicates(["system", "seed", "part", "correct"])
     of_math = trained_grades(english, MATH_PARTS, "base", "math expert").groupby(_MEAN).mean()
     of_language = _means(tables, "base", "language expert")
-    leads = {
+    gains = {
         "English math by the math expert": of_math["math expert"] - of_math.base,
         "math in their language by the language experts": of_language["language expert"]
         - of_language.base,
     }
     unfit = []
-    for words, lead in leads.items():
-        row = 100 * cell_tests(lead).iloc[0]
+    for words, gain in gains.items():
+        row = 100 * cell_tests(gain).iloc[0]
         if not row.low > 0:
             spread = f"{row.effect:.1f} ({row.low:.1f} to {row.high:.1f})"
             unfit.append(f"{words}, against the base: {spread} points, where a gain is needed")
@@ -109,11 +115,8 @@ def _beats_alternatives(tables: Tables) -> pd.Series:
     magnitude, task arithmetic, TIES.
     """
     means = _means(tables, "swap", *ALTERNATIVES)
-    return _against({name: means["swap"] - 1.1 * means[name] for name in ALTERNATIVES})
-
-
-def _against(leads: dict[str, pd.Series]) -> pd.Series:
-    return pd.concat(leads, names=["control"])
+    means[[*ALTERNATIVES]] *= 1.1
+    return leads(means, "swap", *ALTERNATIVES)
 
 
 @claim(
@@ -173,8 +176,7 @@ def _every_part_counts(tables: Tables) -> pd.Series:
     These are the bottom alone, the top alone, the experts exchanged, layers of the base instead of
     the language expert's, and the mean of random layers.
     """
-    means = _means(tables, "swap", *CONTROLS)
-    return _against({name: means["swap"] - means[name] for name in CONTROLS})
+    return leads(_means(tables, "swap", *CONTROLS), "swap", *CONTROLS)
 
 
 @ours(
@@ -186,8 +188,7 @@ def _every_part_counts(tables: Tables) -> pd.Series:
 )
 def _long_training_needs_transition(tables: Tables) -> pd.Series:
     """Gain by a transition layer on each side after the longest training - after the shortest."""
-    table = tables["swap_lengths"]
-    require_columns(table, ["transition", "length", "lang"], "table 'swap_lengths'")
+    table = table_of(tables, "swap_lengths", "transition", "length", "lang")
     table = table[(table.lang != "en") & table.transition.isin([0, 1])]
     table = table.assign(system=table.transition.map({0: "none", 1: "one"}))
     lengths = sorted(set(table.length))

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+import operator
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -25,12 +26,8 @@ ROMANISED = {"hi-Latn": "hi"}
 """Languages that are another one of `LANGUAGES` in Latin letters (ISO 15919)."""
 PLACEHOLDER = re.compile(r"\{(\w)(?: (\w)|\.(\w+)|:([^|}]*)\|([^}]*))?\}")
 PRINTED = {"+": "+", "-": "-", "*": "×", "/": "÷"}
-OPERATIONS = {
-    "+": lambda x, y: x + y,
-    "-": lambda x, y: x - y,
-    "*": lambda x, y: x * y,
-    "/": lambda x, y: x // y if y and x % y == 0 else -1,
-}
+OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+OPERATIONS["/"] = lambda x, y: x // y if y and x % y == 0 else -1
 TASKS = ("math", "choice", "reading", "knowledge", "generation")
 """The skills with held-out items; training has `telling` (a town's facts as a text) as well."""
 CHANCE = {"choice": 1 / 4, "reading-same": 1 / 5, "reading-mixed": 1 / 5, "knowledge": 1 / 12}
@@ -228,7 +225,8 @@ def _draw_math(rng: random.Random, stage: str, task: str = "math") -> Item:
         numbers = tuple(rng.randint(*bounds) for bounds in ranges)
         steps = solve(family, numbers)
     wording = tuple(rng.sample(range(4), 4)) if task == "choice" else ()
-    return Item(task, template, numbers, _people(rng, 2), (_thing(rng),), _layout(rng), wording)
+    people, things = _people(rng, 2), (_pick(rng, "objects"),)
+    return Item(task, template, numbers, people, things, _pick(rng, "layouts"), wording)
 
 
 def _draw_reading(rng: random.Random, stage: str) -> Item:
@@ -243,10 +241,10 @@ def _draw_reading(rng: random.Random, stage: str) -> Item:
     else:
         values = [rng.randrange(_value_count(relations[kind])) for kind in kinds]
     asked = rng.randrange(count)
-    opening = rng.randrange(len(language_file("en")["openings"]))
+    opening = _pick(rng, "openings")
     phrases = [rng.randrange(2) for _ in kinds]
     wording = (asked, _reversed(rng, relations[kinds[asked]]), opening, *phrases)
-    people, layout = _people(rng, count), _layout(rng)
+    people, layout = _people(rng, count), _pick(rng, "layouts")
     return Item("reading", template, tuple(kinds), people, tuple(values), layout, wording)
 
 
@@ -262,7 +260,7 @@ def _reversed(rng: random.Random, relation: str) -> int:
 def _draw_knowledge(rng: random.Random, stage: str) -> Item:
     relation = rng.choice(sorted(language_file("en")["knowledge"]))
     place = rng.randrange(language_file("structure")["towns"])
-    return Item("knowledge", relation, (), (), (place,), _layout(rng), (rng.randrange(3),))
+    return Item("knowledge", relation, (), (), (place,), _pick(rng, "layouts"), (rng.randrange(3),))
 
 
 def _draw_telling(rng: random.Random, stage: str) -> Item:
@@ -270,7 +268,7 @@ def _draw_telling(rng: random.Random, stage: str) -> Item:
     count = len(language_file("en")["knowledge"])
     place = rng.randrange(language_file("structure")["towns"])
     wording = (*rng.sample(range(count), count), *(rng.randrange(2) for _ in range(count)))
-    return Item("telling", "tell", (), (), (place,), _layout(rng), wording)
+    return Item("telling", "tell", (), (), (place,), _pick(rng, "layouts"), wording)
 
 
 def _draw_generation(rng: random.Random, stage: str) -> Item:
@@ -279,11 +277,11 @@ def _draw_generation(rng: random.Random, stage: str) -> Item:
         kind = rng.choice(["objects", "names", *sorted(language_file("en")["reading"])])
         count = rng.randint(*language_file("structure")["copied"])
         words = tuple(rng.sample(range(len(_word_list(language_file("en"), kind))), count))
-        return Item("generation", kind, (), (), words, _layout(rng), (rng.randrange(2),))
-    template = str(rng.randrange(len(language_file("en")["story"])))
+        return Item("generation", kind, (), (), words, _pick(rng, "layouts"), (rng.randrange(2),))
+    template = str(_pick(rng, "story"))
     wording = (rng.randrange(1, len(LANGUAGES)),)
-    numbers, thing = (rng.randint(2, 99),), (_thing(rng),)
-    return Item("generation", template, numbers, _people(rng, 2), thing, _layout(rng), wording)
+    numbers, things, people = (rng.randint(2, 99),), (_pick(rng, "objects"),), _people(rng, 2)
+    return Item("generation", template, numbers, people, things, _pick(rng, "layouts"), wording)
 
 
 DRAW: dict[str, Callable[[random.Random, str], Item]] = {
@@ -301,12 +299,9 @@ def _people(rng: random.Random, count: int) -> tuple[int, ...]:
     return tuple(rng.sample(range(len(names["m"]) + len(names["f"])), count))
 
 
-def _thing(rng: random.Random) -> int:
-    return rng.randrange(len(language_file("en")["objects"]))
-
-
-def _layout(rng: random.Random) -> int:
-    return rng.randrange(len(language_file("en")["layouts"]))
+def _pick(rng: random.Random, entry: str) -> int:
+    """One of what the language files list under `entry`."""
+    return rng.randrange(len(language_file("en")[entry]))
 
 
 def is_heldout(item: Item) -> bool:
@@ -565,6 +560,7 @@ def frozen_items(split: str, sizes: dict[str, int] | None = None) -> dict[str, l
 
 
 def _distinct(rng: random.Random, part: str, split: str, size: int) -> list[Item]:
+    """Different items of a task, or of a part of it."""
     task, _, kind = part.partition("-")
     items: dict[str, Item] = {}
     while len(items) < size:
@@ -575,9 +571,11 @@ def _distinct(rng: random.Random, part: str, split: str, size: int) -> list[Item
 
 
 def _belongs(item: Item, kind: str) -> bool:
-    """Whether an item is of a part of its task: a math tier, or a form of passage."""
+    """Whether an item is of a part: a math tier, a form of passage, or sentences to translate."""
     if kind.isdigit():
         return tier(item.template) == int(kind)
+    if kind == "sentences":
+        return item.template.isdigit()
     return item.task != "reading" or not kind or item.template == kind
 
 
@@ -604,11 +602,8 @@ def frozen(
             rows += [
                 {"turn": number, **name, **render(item, language), **task} for language in languages
             ]
-    return (
-        pd.DataFrame(rows)
-        .sort_values("turn", kind="stable", ignore_index=True)
-        .drop(columns="turn")
-    )
+    table = pd.DataFrame(rows).sort_values("turn", kind="stable", ignore_index=True)
+    return table.drop(columns="turn")
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
@@ -630,13 +625,8 @@ def translations(size: int | None = None) -> pd.DataFrame:
     """
     size = language_file("structure")["translations"] if size is None else size
     rng, rows = random.Random("frozen translations"), []
-    for kind, task in (("math", "math"), ("general", "generation")):
-        items: dict[str, Item] = {}
-        while len(items) < size:
-            item = draw(rng, task)
-            if task == "math" or item.template.isdigit():
-                items.setdefault(item.key, item)
-        for number, item in enumerate(items.values()):
+    for kind, part in (("math", "math"), ("general", "generation-sentences")):
+        for number, item in enumerate(_distinct(rng, part, "calibration", size)):
             rows += [
                 {
                     "id": f"{kind}-{number:04d}",

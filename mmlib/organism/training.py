@@ -227,10 +227,9 @@ def random_checkpoint(
     architecture: str = "llama",
     vocab_size: int = 8_192,
     seed: int = 1,
-    dtype: torch.dtype = torch.bfloat16,
     **sizes: int,
 ) -> Path:
-    """Write an untrained model and a tokenizer trained on `texts`, in hub layout.
+    """Write an untrained model in bfloat16 and a tokenizer trained on `texts`, in hub layout.
 
     Texts begin with BOS for Llama and without for Qwen3, as in the published models.
 
@@ -240,12 +239,11 @@ def random_checkpoint(
         architecture: `llama` or `qwen3`.
         vocab_size: Entries of the tokenizer.
         seed: Seed of the weights.
-        dtype: Precision of the saved weights.
         **sizes: As in `new_model`, whose defaults have about 110 M parameters.
     """
     tokenizer = train_tokenizer(texts, vocab_size=vocab_size, add_bos=architecture == "llama")
     model = new_model(architecture, tokenizer, seed=seed, **sizes)
-    return _save_checkpoint(Path(folder), model.to(dtype), tokenizer)
+    return _save_checkpoint(Path(folder), model.to(torch.bfloat16), tokenizer)
 
 
 def _save_checkpoint(out: Path, model, tokenizer) -> Path:
@@ -442,7 +440,7 @@ def _open_folder(recipe: Recipe, out: Path, *, resume: bool) -> Path:
 
 
 def train(
-    recipe: Recipe | str,
+    recipe: Recipe,
     out: str | Path | None = None,
     *,
     resume: bool = True,
@@ -453,7 +451,7 @@ def train(
     """Train an organism and write its folder: weights, tokenizer, frozen files, log, manifest.
 
     Args:
-        recipe: A recipe, or the name of one of `RECIPES`.
+        recipe: One of `RECIPES`, or another one.
         out: Target folder, by default `mmlib/organisms/<name>`. Work is kept in
             `<out>.partial` until the end.
         resume: Go on from the last saved state of an interrupted run.
@@ -466,7 +464,6 @@ def train(
     Returns:
         The finished folder, or None when stopped early.
     """
-    recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
     out = Path(out) if out else ORGANISMS / recipe.name
     folder = _open_folder(recipe, out, resume=resume)
     documents = pd.DataFrame(corpus.training_rows(recipe.mix))
@@ -586,10 +583,10 @@ def _finish(run: _Run, recipe: Recipe, tokenizer, *, corpus_hash: str) -> None:
 
 def frozen_tables(languages: Sequence[str] = corpus.LANGUAGES) -> dict[str, pd.DataFrame]:
     """The data files of a finished folder, the same for every organism of these languages."""
-    splits = {
-        split: corpus.frozen(split, languages=languages) for split in ("heldout", "calibration")
+    tables = {
+        split: corpus.frozen(split, languages=languages).drop(columns="key")
+        for split in ("heldout", "calibration")
     }
-    tables = {split: table.drop(columns="key") for split, table in splits.items()}
     return tables | {"translations": corpus.translations()}
 
 

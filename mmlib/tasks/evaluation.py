@@ -8,10 +8,11 @@ import math
 import re
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import nullcontext, redirect_stderr
+from contextlib import redirect_stderr
 from functools import lru_cache
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,7 +50,6 @@ def evaluate(
     only: Mapping[str, Collection[str]] | None = None,
     batch_size: int = 256,
     data_dir: str | Path | None = None,
-    progress: bool = False,
 ) -> pd.DataFrame:
     """Grade the held-out items of tasks in several languages, in one call of the harness.
 
@@ -67,7 +67,6 @@ def evaluate(
         only: Ids of the wanted items of each task, before `limit` counts; None for all.
         batch_size: Prompts per batch.
         data_dir: As in `load_problems`.
-        progress: Show the harness' progress bars.
 
     Returns:
         Columns `COLUMNS`; two rows per problem that is answered in words, one per extraction
@@ -88,10 +87,9 @@ def evaluate(
             configs[pair]["generation_kwargs"]["max_gen_toks"] = _cap(tokenizer, gold)
     asked = _chosen(asked, only, limit)
     harness_tasks = [_graded(pair, part, configs[pair]) for pair, part in asked.items()]
-    samples = _ask(model, tokenizer, harness_tasks, batch_size, progress)["samples"]
     rows = [
         row
-        for pair, sample in _ordered(samples, asked)
+        for pair, sample in _ask(model, tokenizer, harness_tasks, asked, batch_size=batch_size)
         for row in _rows(sample["doc"], sample["filtered_resps"], *pair)
     ]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"prediction": "str"})
@@ -107,24 +105,13 @@ def gold_likelihood(
     only: Mapping[str, Collection[str]] | None = None,
     batch_size: int = 16,
     data_dir: str | Path | None = None,
-    progress: bool = False,
 ) -> pd.DataFrame:
     """How likely a model finds worked gold solutions: a measure without a floor and a format.
 
     The solution follows the prompt of `evaluate` (with its worked examples), after the delimiter
     of these examples unless it brings its own space. After worked examples, which have no
-    calculator marks (`<<3+4=7>>`), it has none either.
-
-    Args:
-        model: As in `evaluate`.
-        tokenizer: Its tokenizer.
-        tasks: One or several of those that are answered in words and have worked solutions.
-        languages: As in `evaluate`.
-        limit: As in `evaluate`.
-        only: As in `evaluate`.
-        batch_size: Solutions per batch.
-        data_dir: As in `evaluate`.
-        progress: As in `evaluate`.
+    calculator marks (`<<3+4=7>>`), it has none either. Arguments are those of `evaluate`; the tasks
+    are answered in words and have worked solutions.
 
     Returns:
         One row per problem: lang, task, problem_id (edits are paired by these), log_likelihood
@@ -138,7 +125,7 @@ def gold_likelihood(
     asked, configs = _asked(tokenizer, tasks, languages, limit, data_dir)
     asked = _chosen(asked, only, limit)
     harness_tasks = [_solved(pair, part, configs[pair]) for pair, part in asked.items()]
-    return _likelihood(model, tokenizer, harness_tasks, asked, batch_size, progress)
+    return _likelihood(model, tokenizer, harness_tasks, asked, batch_size)
 
 
 def text_likelihood(
@@ -150,21 +137,11 @@ def text_likelihood(
     limit: int | None = None,
     batch_size: int = 16,
     data_dir: str | Path | None = None,
-    progress: bool = False,
 ) -> pd.DataFrame:
     """How likely a model finds whole held-out texts: questions and answers, as scores read them.
 
-    The first token is predicted after the token that begins or ends a text.
-
-    Args:
-        model: As in `evaluate`.
-        tokenizer: Its tokenizer.
-        tasks: One or several of `mmlib.tasks.problems.TASKS`.
-        languages: As in `evaluate`.
-        limit: As in `evaluate`.
-        batch_size: Texts per batch.
-        data_dir: As in `evaluate`.
-        progress: As in `evaluate`.
+    The first token is predicted after the token that begins or ends a text. Arguments are those of
+    `evaluate`, but the tasks some of `mmlib.tasks.problems.TASKS`.
 
     Returns:
         As `gold_likelihood`; the mean is over all tokens of the text.
@@ -184,14 +161,13 @@ def text_likelihood(
     }
     config = {"doc_to_text": "", "doc_to_target": "{{text}}", "target_delimiter": ""}
     texts = [_likely(pair, part, config) for pair, part in asked.items()]
-    return _likelihood(model, tokenizer, texts, asked, batch_size, progress)
+    return _likelihood(model, tokenizer, texts, asked, batch_size)
 
 
-def _likelihood(model, tokenizer, harness_tasks, asked, batch_size, progress) -> pd.DataFrame:
-    options = {"softmax_dtype": "float32"}
-    samples = _ask(model, tokenizer, harness_tasks, batch_size, progress, **options)["samples"]
+def _likelihood(model, tokenizer, harness_tasks, asked, batch_size) -> pd.DataFrame:
+    options = {"batch_size": batch_size, "softmax_dtype": "float32"}
     rows = []
-    for (task, code), sample in _ordered(samples, asked):
+    for (task, code), sample in _ask(model, tokenizer, harness_tasks, asked, **options):
         ((prompt, text),), ((total, _),) = sample["arguments"], sample["filtered_resps"]
         # The harness counts spaces at the end of a prompt to what follows.
         whole, before = tokenizer([prompt + text, prompt.rstrip()]).input_ids
@@ -306,26 +282,13 @@ def part_answers(
     *,
     languages: Sequence[str],
     tasks: Sequence[str] = FAMILY,
-    parts: Collection[str] | None = None,
-    items: int | Mapping[str, int] = 0,
-    seed: int | None = None,
-    among: int = 0,
     data_dir: str | Path | None = None,
     batch_size: int = 256,
+    **which: Any,
 ) -> pd.DataFrame:
     """Ask the chosen items of every part, strictly extracted or ranked.
 
-    Args:
-        model: Any causal LM, perhaps changed.
-        tokenizer: Its tokenizer.
-        languages: ISO 639-1 codes.
-        tasks: As the further ones in `choose_items`.
-        parts: See there.
-        items: See there.
-        seed: See there.
-        among: See there.
-        data_dir: As in `load_problems`.
-        batch_size: Prompts per batch.
+    Arguments are those of `evaluate`; and those of `choose_items` say `which` items.
 
     Returns:
         One row per item and language: part and the columns of `evaluate`.
@@ -336,9 +299,8 @@ def part_answers(
     """
     if isinstance(languages, str) or not languages:
         raise ValueError(f"languages is {languages!r}: give a list of at least one")
-    wanted = {"parts": parts, "items": items, "seed": seed, "among": among, "data_dir": data_dir}
-    chosen = choose_items(tasks, languages[0], **wanted).groupby("task", sort=False).problem_id
-    only = {task: set(ids) for task, ids in chosen}
+    chosen = choose_items(tasks, languages[0], data_dir=data_dir, **which)
+    only = {task: set(ids) for task, ids in chosen.groupby("task", sort=False).problem_id}
     asking = {"only": only, "data_dir": data_dir, "batch_size": batch_size}
     answers = evaluate(model, tokenizer, list(only), languages=languages, **asking)
     answers = answers[answers.extraction != "flexible"].reset_index(drop=True)
@@ -366,17 +328,17 @@ def _part(task: str, problem_id: str) -> str:
     return problem_id.split("-heldout")[0] + ("-ranked" if task.endswith("-ranked") else "")
 
 
-def _ask(model, tokenizer, tasks: list[dict], batch_size: int, progress: bool, **options) -> dict:
-    """Run the harness on everything at once; returns its results and logged samples."""
+def _ask(model, tokenizer, tasks, asked: _Asked, **options) -> Iterator[tuple[tuple, dict]]:
+    """Run the harness on everything at once, without its progress bars.
+
+    Yields:
+        Its samples in the order of the documents, with task and language of each.
+    """
     # Its packages come with the extra `tasks`: without them everything but asking works.
     from mmlib.tasks import asking
 
-    with nullcontext() if progress else redirect_stderr(StringIO()):
-        return asking.run(model, tokenizer, tasks, batch_size=batch_size, **options)
-
-
-def _ordered(samples: Mapping[str, list[dict]], asked: _Asked) -> Iterator[tuple[tuple, dict]]:
-    """The harness' samples in the order of the documents, with task and language of each."""
+    with redirect_stderr(StringIO()):
+        samples = asking.run(model, tokenizer, tasks, **options)["samples"]
     for pair in asked:
         for sample in sorted(samples[" in ".join(pair)], key=lambda s: s["doc_id"]):
             yield pair, sample

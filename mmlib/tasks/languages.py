@@ -34,7 +34,6 @@ class Language:
     code: str
     """ISO 639-1 code, or one with the script, as `hi-Latn`."""
     name: str
-    native_name: str
     script: str
     """ISO 15924 code of the script."""
     question_label: str

@@ -56,9 +56,11 @@ class Benchmark:
     languages: tuple[str, ...] = ()
     """ISO 639-1 codes; none where the folder says which there are."""
     splits: Mapping[str, str] = field(default_factory=dict)
-    """What the splits it takes are called by its owners, or "" where that depends on the folder. A
-    test set is no calibration text, but for xCSQA, whose test questions have no published
-    answers."""
+    """What the splits it takes are called by its owners, or "" where that depends on the folder;
+    the owners' names are taken too. A test set is no calibration text, but for xCSQA, whose test
+    questions have no published answers."""
+    asked: Callable[[pd.DataFrame], Sequence[bool]] | None = None
+    """Rows -> whether each is held out, where the splits are parts of one file (see `parted`)."""
     lay_out: Callable[[str, str, pd.DataFrame], list[Problem]] | None = None
     """Task, language and rows -> calibration texts; None for sentences and ranked tasks."""
     documents: Callable[["Benchmark", str, Folder], list[Document]] | None = None
@@ -76,27 +78,24 @@ class Benchmark:
         if self.languages and language not in self.languages:
             choices = ", ".join(self.languages)
             raise ValueError(f"{self.name} has no {language!r}: choose from {choices}")
-        if self.splits and split not in self.splits:
-            choices = ", ".join(self.splits)
-            raise ValueError(f"{self.name} has no split {split!r}: choose from {choices}")
+        splits = dict.fromkeys(filter(None, [*self.splits, *self.splits.values()]))
+        if splits and split not in splits:
+            raise ValueError(f"{self.name} has no split {split!r}: choose from {', '.join(splits)}")
         folder = Path(data_dir).expanduser() if data_dir else None
-        return self.reader(language, self.splits.get(split, split), folder)
+        rows = self.reader(language, self.splits.get(split, split), folder)
+        return parted(rows, split, self.asked(rows)) if self.asked else rows
 
 
 # --- golds and parallel rows ---
 
 
-def _gold(text: object, where: str, row: int) -> str:
-    """A gold in canonical form; benchmarks write them in English style, some with commas."""
-    value = parse_number(str(text), "en")
-    if value is None:
-        raise ValueError(f"{where} row {row}: the gold {text!r} is not a number")
-    return write_number(value)
-
-
 def golds(values: pd.Series, where: str) -> list[str]:
-    """Golds in canonical form."""
-    return [_gold(value, where, row) for row, value in enumerate(values)]
+    """Golds in canonical form; benchmarks write them in English style, some with commas."""
+    numbers = [parse_number(str(value), "en") for value in values]
+    if None in numbers:
+        row = numbers.index(None)
+        raise ValueError(f"{where} row {row}: the gold {[*values][row]!r} is not a number")
+    return [write_number(number) for number in numbers]
 
 
 def same_rows(rows: pd.DataFrame, english: pd.DataFrame) -> None:
@@ -152,15 +151,9 @@ def with_choices(
     """Rows of questions with choices, of which `rows.answer` says the right one."""
     pairs = enumerate(zip(options, rows.answer, strict=True))
     right = [right_option(*pair, where, row) for row, pair in pairs]
-    table = pd.DataFrame(
-        {
-            "id": ids,
-            "question": rows.question.tolist(),
-            "choices": options,
-            "gold": right,
-            "target": [texts[gold] for texts, gold in zip(options, right, strict=True)],
-        }
-    )
+    asked = {"id": ids, "question": rows.question.tolist(), "choices": options, "gold": right}
+    targets = [texts[gold] for texts, gold in zip(options, right, strict=True)]
+    table = pd.DataFrame(asked).assign(target=targets)
     table.attrs = rows.attrs
     return table
 
@@ -244,15 +237,13 @@ def lettered(benchmark: Benchmark, language: str, folder: Folder) -> list[Docume
         )
     documents = []
     for row in rows.to_dict("records"):
-        documents.append(
-            {
-                "id": row["id"],
-                "question": row["question"],
-                "options": row["choices"],
-                "response": "",
-                "target": "ABCDE"[row["gold"]],
-                "choices": list("ABCDE"[: len(row["choices"])]),
-                "gold": row["gold"],
-            }
-        )
+        asked = {"question": row["question"], "options": row["choices"]}
+        letters = list("ABCDE"[: len(row["choices"])])
+        documents.append(ranked(row["id"], letters, row["gold"], letters[row["gold"]], **asked))
     return documents
+
+
+def ranked(name: str, choices: list[str], gold: int, target: str, **asked: Any) -> Document:
+    """What is answered by the most likely one of several choices."""
+    answer = {"response": "", "target": target, "choices": choices, "gold": gold}
+    return {"id": name, **asked, **answer}

@@ -138,11 +138,7 @@ def read_table(path: Path, columns: Sequence[str], hint: str = "") -> pd.DataFra
         raise FileNotFoundError(f"{path} is not there: {hint}")
     try:
         table = READERS[path.suffix](path, columns)
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-    ) as error:  # pyarrow's, pandas' and json's errors are among these
+    except (ValueError, OSError, EOFError) as error:  # those of pyarrow, pandas, json among them
         raise ValueError(f"{path} cannot be read: {error}") from error
     return _checked(table, columns, str(path))
 

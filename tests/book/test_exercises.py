@@ -47,11 +47,6 @@ def test_wrong_answers_get_a_hint_without_the_solution(answer, hint, capsys):
     assert f"{CHANCE:.3f}" not in said
 
 
-def test_other_sizes_can_be_asked_for(capsys):
-    check_chance_jaccard(1 / 3, size_a=50, size_b=50, n_scored=100)
-    assert capsys.readouterr().out == "Right.\n"
-
-
 def test_pooled_says_which_column_is_missing():
     with pytest.raises(ValueError, match="union"):
         check_pooled_jaccard(0.1, LAYERS.drop(columns="union"))

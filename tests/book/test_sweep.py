@@ -55,18 +55,16 @@ def test_every_combination_is_a_run_with_its_parameters(grids):
         (3, ["de", "no"]),
     ]
     assert all(run.given["include_head"] for run in runs)
-    assert len({run.plan.id for run in runs}) == 4
-    assert all(run.plan.reasons for run in runs)
+    assert len({run.id for run in runs}) == 4
+    assert all(run.reasons for run in runs)
 
 
 def test_a_grid_runs_once_and_again_only_what_is_missing(grids, capfd):
     sweep.execute(grids, sweep.find(grids, "toy"), workers=2)
     runs = toy_runs(grids)
     assert seeds(runs) == [2, 3]
-    (runs[1].plan.tables / "toy.csv").unlink()
-    with pytest.raises(
-        ChapterError, match=rf"{runs[1].plan.id} has no table .*run the sweep first"
-    ):
+    (runs[1].tables / "toy.csv").unlink()
+    with pytest.raises(ChapterError, match=rf"{runs[1].id} has no table .*run the sweep first"):
         sweep.filling(grids, sweep.find(grids, "toy"), sweep.order(grids, ["toy"]))
     capfd.readouterr()
     sweep.execute(Project(grids.root), sweep.find(grids, "toy"))
@@ -84,11 +82,11 @@ def test_a_failed_run_is_named_and_nothing_is_kept(grids, capfd):
     assert main(["--root", str(grids.root), "sweep", "toy", "--workers", "2"]) == 2
     told = capfd.readouterr()
     broken = [run for run in toy_runs(grids) if run.given["seed"] == 3]
-    assert all(run.plan.id in told.err for run in broken)
+    assert all(run.id in told.err for run in broken)
     assert "nothing of it is kept" in told.err
     assert [path.name for path in evidence.iterdir()] == ["doubles.csv"]
     assert (evidence / "doubles.csv").read_text() == "value\n1\n"
-    done = [run for run in toy_runs(grids) if not run.plan.reasons]
+    done = [run for run in toy_runs(grids) if not run.reasons]
     assert [run.given["seed"] for run in done] == [2]  # the other was not stopped
 
 
@@ -107,7 +105,7 @@ def test_tables_of_several_grids_become_one_evidence_table(grids, monkeypatch, c
     assert (where, folder) == ("value > 2", grids.places["evidence"])
     # A table that its own runs fill cannot make them stale.
     edit(grids.root / "notebooks/chapters.yml", "published/facts", "evidence/doubles")
-    assert all("evidence/doubles" not in str(run.plan.reasons) for run in toy_runs(grids))
+    assert all("evidence/doubles" not in str(run.reasons) for run in toy_runs(grids))
 
 
 def test_dry_run_and_tables_execute_nothing(grids, capfd):

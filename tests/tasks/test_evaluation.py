@@ -223,8 +223,8 @@ def test_several_tasks_are_one_call_with_the_answers_of_single_calls(
     checkpoint, heldout, monkeypatch
 ):
     tasks, asked = ["organism-math", "organism-knowledge"], {"languages": ["en", "sw"], "limit": 4}
-    calls, ask = [], evaluation._ask
-    monkeypatch.setattr(evaluation, "_ask", lambda *a: calls.append(1) or ask(*a))
+    calls, run = [], asking.run
+    monkeypatch.setattr(asking, "run", lambda *a, **k: calls.append(1) or run(*a, **k))
     both = evaluate(*checkpoint, tasks, **asked, data_dir=heldout)
     assert len(calls) == 1
     single = [evaluate(*checkpoint, task, **asked, data_dir=heldout) for task in tasks]
@@ -243,9 +243,8 @@ def test_unknown_item_is_named(checkpoint, heldout):
 
 def test_aggregates_equal_those_of_the_harness(checkpoint, heldout, answering, monkeypatch):
     answering(lambda doc, name: f"The answer is {doc['target'] if int(doc['target']) % 2 else 0}.")
-    results = []
-    ask = evaluation._ask
-    monkeypatch.setattr(evaluation, "_ask", lambda *a: results.append(ask(*a)) or results[-1])
+    results, run = [], asking.run
+    monkeypatch.setattr(asking, "run", lambda *a, **k: results.append(run(*a, **k)) or results[-1])
     table = evaluate(*checkpoint, "organism-math", languages=["en", "de"], data_dir=heldout)
     ours = table.groupby(["lang", "extraction"])["correct"].mean()
     assert ours["en", "strict"] > 0

@@ -48,7 +48,7 @@ BENCHMARKS = (
         name="aya",
         sources=(SOURCE,),
         languages=tuple(CODES),
-        splits={"heldout": "test", "calibration": "train", "test": "test", "train": "train"},
+        splits={"heldout": "test", "calibration": "train"},
         reader=_rows,
         lay_out=_instructions,
     ),

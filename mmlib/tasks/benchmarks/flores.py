@@ -44,7 +44,7 @@ BENCHMARKS = (
         name="flores",
         sources=(SOURCE,),
         languages=tuple(CODES),
-        splits={"calibration": "dev", "dev": "dev", "devtest": "devtest"},
+        splits={"calibration": "dev", "devtest": "devtest"},
         reader=_rows,
     ),
 )

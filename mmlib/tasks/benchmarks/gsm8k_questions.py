@@ -63,7 +63,7 @@ BENCHMARKS = (
         name="gsm8k-questions",
         sources=(SOURCE,),
         languages=("en", "de", "es", "fr", "ja", "ru", "sw", "zh"),
-        splits={"calibration": "train", "train": "train"},
+        splits={"calibration": "train"},
         reader=_rows,
         lay_out=word_problems,
     ),

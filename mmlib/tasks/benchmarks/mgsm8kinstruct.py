@@ -75,7 +75,7 @@ BENCHMARKS = (
         name="mgsm8kinstruct",
         sources=(SOURCE,),
         languages=msvamp.LANGUAGES,
-        splits={"calibration": "train", "train": "train"},
+        splits={"calibration": "train"},
         reader=_rows,
         lay_out=word_problems,
     ),

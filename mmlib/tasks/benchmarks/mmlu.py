@@ -12,14 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from mmlib.tasks.languages import LANGUAGES
-from mmlib.tasks.records import (
-    Benchmark,
-    choice_problems,
-    lettered,
-    listed,
-    parted,
-    with_choices,
-)
+from mmlib.tasks.records import Benchmark, choice_problems, lettered, listed, with_choices
 from mmlib.tasks.sources import Source, fetch
 
 VALIDATION = Source(
@@ -69,18 +62,12 @@ STEM = (
 
 def _rows(language: str, split: str, folder: Path | None) -> pd.DataFrame:
     if split == "validation" or (folder and split != "test"):
-        rows = _validation_rows(language, folder)
-    else:
-        rows = _global_rows(language, folder)
-    return _parted(rows, split)
+        return _validation_rows(language, folder)
+    return _global_rows(language, folder)
 
 
-def _lite_rows(language: str, split: str, folder: Path | None) -> pd.DataFrame:
-    return _parted(_global_rows(language, folder, LITE), split)
-
-
-def _parted(rows: pd.DataFrame, split: str) -> pd.DataFrame:
-    return parted(rows, split, rows.id.str.rpartition("/")[2].astype(int) % 5 == 0)
+def _asked(rows: pd.DataFrame) -> pd.Series:
+    return rows.id.str.rpartition("/")[2].astype(int) % 5 == 0
 
 
 def _validation_rows(language: str, folder: Path | None) -> pd.DataFrame:
@@ -127,8 +114,9 @@ BENCHMARKS = (
         name="mmlu",
         sources=(VALIDATION, TEST),
         languages=tuple(code for code in LANGUAGES if "-" not in code),
-        splits={name: name for name in ("heldout", "calibration", "validation", "test")},
+        splits={"heldout": "", "calibration": "", "validation": "validation", "test": "test"},
         reader=_rows,
+        asked=_asked,
         lay_out=choice_problems,
         documents=lettered,
         config="mmlu",
@@ -137,8 +125,9 @@ BENCHMARKS = (
         name="global-mmlu-lite",
         sources=(LITE,),
         languages=("en", "de", "fr", "hi", "es", "zh", "ja", "sw", "bn"),
-        splits={name: name for name in ("heldout", "calibration", "test")},
-        reader=_lite_rows,
+        splits={"heldout": "test", "calibration": "test"},
+        reader=lambda language, _, folder: _global_rows(language, folder, LITE),
+        asked=_asked,
         lay_out=choice_problems,
         documents=lettered,
         config="mmlu",

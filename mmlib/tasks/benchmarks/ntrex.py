@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from mmlib.tasks.benchmarks import flores
-from mmlib.tasks.records import Benchmark, Problem, parted, same_rows
+from mmlib.tasks.records import Benchmark, Problem, same_rows
 from mmlib.tasks.sources import Source, fetch
 
 SOURCE = Source(
@@ -22,13 +22,13 @@ ASKED = 395
 
 
 def _rows(language: str, split: str, folder: Path | None) -> pd.DataFrame:
-    rows = fetch(SOURCE, folder, "test", language=language, variant=CODES[language])
+    rows = fetch(SOURCE, folder, split, language=language, variant=CODES[language])
     if language != "en":
-        same_rows(rows, fetch(SOURCE, folder, "test", language="en", variant=CODES["en"]))
+        same_rows(rows, fetch(SOURCE, folder, split, language="en", variant=CODES["en"]))
     ids = [f"ntrex-{row}" for row in range(len(rows))]
     table = pd.DataFrame({"id": ids, "sentence": rows.text.str.strip()})
     table.attrs = rows.attrs
-    return parted(table, split, table.index < ASKED)
+    return table
 
 
 def _sentences(task: str, language: str, rows: pd.DataFrame) -> list[Problem]:
@@ -41,8 +41,9 @@ BENCHMARKS = (
         name="ntrex",
         sources=(SOURCE,),
         languages=tuple(CODES),
-        splits={name: name for name in ("heldout", "calibration", "test")},
+        splits={"heldout": "test", "calibration": "test"},
         reader=_rows,
+        asked=lambda rows: rows.index < ASKED,
         lay_out=_sentences,
     ),
 )

@@ -37,7 +37,7 @@ BENCHMARKS = (
         name="orca-math",
         sources=(SOURCE,),
         languages=("en",),
-        splits={"calibration": "train", "train": "train"},
+        splits={"calibration": "train"},
         reader=_rows,
         lay_out=word_problems,
     ),

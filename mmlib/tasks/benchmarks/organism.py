@@ -1,7 +1,6 @@
 """The tasks of organisms, whose items lie in the organism's folder."""
 
 import re
-from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pandas as pd
 
 from mmlib.files import ORGANISMS
 from mmlib.tasks.answers import extract_number, extract_text
-from mmlib.tasks.records import Benchmark, Document, Folder, Problem
+from mmlib.tasks.records import Benchmark, Document, Folder, Problem, ranked
 from mmlib.tasks.sources import read_table
 
 FALLBACK_ORGANISM = "organism-skewed"
@@ -72,15 +71,9 @@ def _as_they_stand(benchmark: Benchmark, language: str, folder: Folder) -> list[
     return benchmark.read(language, "heldout", folder).to_dict("records")
 
 
-def _ranked(problem: Any, texts: Sequence[str], right: str) -> Document:
-    return {
-        "id": problem.id,
-        "prompt": problem.prompt,
-        "response": "",
-        "target": right,
-        "choices": list(texts),
-        "gold": list(texts).index(right),
-    }
+def _ranked(problem: Any, texts: list[str]) -> Document:
+    gold = texts.index(problem.response)
+    return ranked(problem.id, texts, gold, problem.response, prompt=problem.prompt)
 
 
 def ranked_math(benchmark: Benchmark, language: str, folder: Folder) -> list[Document]:
@@ -97,7 +90,7 @@ def ranked_math(benchmark: Benchmark, language: str, folder: Folder) -> list[Doc
             "".join(start) + re.sub(rf"(?<!\d){problem.target}(?!\d)", option, end)
             for option in re.findall(r"\d+", question)[-4:]
         ]
-        documents.append(_ranked(problem, texts, problem.response))
+        documents.append(_ranked(problem, texts))
     return documents
 
 
@@ -114,7 +107,7 @@ def ranked_reading(benchmark: Benchmark, language: str, folder: Folder) -> list[
     for problem in problems:
         here = list(dict.fromkeys(found.findall(problem.prompt)))
         texts = [problem.response.replace(problem.target, word) for word in here]
-        documents.append(_ranked(problem, texts, problem.response))
+        documents.append(_ranked(problem, texts))
     return documents
 
 

@@ -11,6 +11,7 @@ from mmlib.tasks.records import (
     Folder,
     choice_problems,
     listed,
+    ranked,
     with_choices,
 )
 from mmlib.tasks.sources import Source, fetch
@@ -44,16 +45,9 @@ def _passages(benchmark: Benchmark, language: str, folder: Folder) -> list[Docum
     for _, passage in rows.groupby(rows.id.str.rpartition("-")[0], sort=False):
         *earlier, last = passage.to_dict("records")
         told = [_answered(row["question"], row["target"]) for row in earlier]
-        documents.append(
-            {
-                "id": last["id"],
-                "prompt": f"Article: {last['article']}\n\n{''.join(told)}{last['question']}",
-                "response": "",
-                "target": last["target"],
-                "choices": last["choices"],
-                "gold": last["gold"],
-            }
-        )
+        prompt = f"Article: {last['article']}\n\n{''.join(told)}{last['question']}"
+        answer = [last[key] for key in ("choices", "gold", "target")]
+        documents.append(ranked(last["id"], *answer, prompt=prompt))
     return documents
 
 
@@ -69,13 +63,7 @@ BENCHMARKS = tuple(
         name=name,
         sources=(SOURCE,),
         languages=("en", "de", "fr", "hi"),
-        splits={
-            "heldout": "test",
-            "calibration": "train",
-            "test": "test",
-            "train": "train",
-            "validation": "validation",
-        },
+        splits={"heldout": "test", "calibration": "train", "validation": "validation"},
         reader=partial(_rows, level=level),
         lay_out=choice_problems,
         documents=_passages,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mmlib.tasks.records import Benchmark, choice_problems, parted
+from mmlib.tasks.records import Benchmark, choice_problems
 from mmlib.tasks.sources import Source, fetch
 
 SOURCE = Source(
@@ -22,7 +22,7 @@ ASKED = 274
 
 def _rows(language: str, split: str, folder: Path | None) -> pd.DataFrame:
     """The hub has a row per question, a folder one per passage."""
-    rows = fetch(SOURCE, folder, "validation", language=language)
+    rows = fetch(SOURCE, folder, split, language=language)
     try:
         if folder:
             asked = [
@@ -39,7 +39,7 @@ def _rows(language: str, split: str, folder: Path | None) -> pd.DataFrame:
     table = pd.DataFrame(asked, columns=["id", "article", "question", "target"])
     table = table.replace("\ufeff", "", regex=True)  # byte order marks within texts
     table.attrs = rows.attrs
-    return parted(table, split, table.index < ASKED)
+    return table
 
 
 BENCHMARKS = (
@@ -47,8 +47,9 @@ BENCHMARKS = (
         name="xquad",
         sources=(SOURCE,),
         languages=("en", "de", "es", "hi", "ru", "th", "zh"),
-        splits={name: name for name in ("heldout", "calibration", "validation")},
+        splits={"heldout": "validation", "calibration": "validation"},
         reader=_rows,
+        asked=lambda rows: rows.index < ASKED,
         lay_out=choice_problems,
     ),
 )
