@@ -413,8 +413,9 @@ def told(readings: Readings) -> dict[str, Any]:
     by_layer = readings.firing.groupby("layer").rate.mean()
     beside = readings.beside.groupby("control").overlap.mean()
     maths = readings.selection[readings.selection.text == "math"]
-    default = readings.selection[readings.selection.changes == 0].layers.iloc[0]
-    layers = [int(layer) for layer in default.split()]
+    default = readings.selection[readings.selection.changes == 0].iloc[0]
+    layers = [int(layer) for layer in default.layers.split()]
+    chosen = f"layers {' and '.join(default.layers.split())}" if layers else "nothing"
     selected, peak = readings.resampled.selected, readings.resampled.peak
     some = maths[maths.layers != ""]
     return {
@@ -422,6 +423,8 @@ def told(readings: Readings) -> dict[str, Any]:
         "rate_first": by_layer.iloc[0],
         "rate_middle": by_layer.iloc[len(by_layer) // 2],
         "rate_last": by_layer.iloc[-1],
+        "rate_lowest": by_layer.min(),
+        "layer_lowest": int(by_layer.idxmin()),
         "overlap_trained": readings.overlap.overlap.mean(),
         "overlap_untrained": beside["untrained"],
         "overlap_ceiling": beside["ceiling"],
@@ -429,7 +432,7 @@ def told(readings: Readings) -> dict[str, Any]:
         "n_variants": len(maths),
         "n_none": len(maths) - len(some),
         "n_distinct": some.layers.nunique(),
-        "layers_default": " and ".join(default.split()) or "none",
+        "selects": chosen + (f" ({default.reason})" if default.reason else ""),
         "often_default": selected[layers].min() if layers else 0.0,
         "often_most": selected.drop(index=layers).max(),
         "often_printed": int(selected.drop(index=layers).idxmax()),
