@@ -138,7 +138,7 @@ def growing_scores(
     Raises:
         ValueError: The sizes do not rise from 1 or more to at most the size of the sample.
     """
-    if list(sizes) != sorted({*sizes}) or not 1 <= sizes[0] <= sizes[-1] <= len(sample.texts):
+    if list(sizes) != sorted({*sizes}) or not all(1 <= n <= len(sample.texts) for n in sizes):
         raise ValueError(f"sizes={list(sizes)}: give rising numbers from 1 to {len(sample.texts)}")
     total: ActivationNorms | None = None
     found, start = {}, 0

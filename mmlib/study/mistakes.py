@@ -67,9 +67,16 @@ def rater_agreement(labelled: pd.DataFrame) -> pd.DataFrame:
 
     From `Mistakes.labelled`, a row per pair: rater_a, rater_b, n, same (answers with the same
     label), kappa (Cohen's), low, high (asymptotic 95 % interval, cut at 1).
+
+    Raises:
+        ValueError: A label that is none of `KINDS`.
     """
     from statsmodels.stats.inter_rater import cohens_kappa
 
+    if unknown := sorted(
+        {*labelled[["rater_a", "rater_b", "classifier"]].to_numpy().flat} - {*KINDS}
+    ):
+        raise ValueError(f"label {unknown[0]!r}: choose from {', '.join(KINDS)}")
     rows = []
     for a, b in itertools.combinations(["rater_a", "rater_b", "classifier"], 2):
         counts = pd.crosstab(labelled[a], labelled[b])
