@@ -1,6 +1,5 @@
 """Whether a machine is ready for the book: `python -m mmlib doctor`, one mend per line."""
 
-import hashlib
 import json
 import shutil
 import sys
@@ -11,8 +10,9 @@ from typing import NamedTuple
 
 from packaging.requirements import Requirement
 
+from mmlib.book.fetch import sha256
 from mmlib.models import checkpoint_folder, checkpoints
-from mmlib.study.tables import hardware
+from mmlib.study.tables import hardware, memory
 
 MEMORY_GIB, DISK_GB = 4, 3
 """What the laptop edition needs: two chapters at a time, and the executed book."""
@@ -65,14 +65,12 @@ def _packages() -> Check:
 
 
 def _machine(root: Path) -> Check:
-    told, free = hardware(), shutil.disk_usage(root).free / 1e9
-    memory = float(told.split(" GiB")[0].rsplit(" ", 1)[1])
-    mends = []
-    if memory < MEMORY_GIB:
+    free, mends = shutil.disk_usage(root).free / 1e9, []
+    if memory() < MEMORY_GIB:
         mends.append(f"run chapters one at a time (WORKERS=1): {MEMORY_GIB} GiB are for two")
     if free < DISK_GB:
         mends.append(f"make room: {DISK_GB} GB are needed")
-    return Check("machine", f"{told}, {free:.0f} GB free", "; ".join(mends))
+    return Check("machine", f"{hardware()}, {free:.0f} GB free", "; ".join(mends))
 
 
 def _kernel() -> Check:
@@ -105,14 +103,11 @@ def _checkpoint(name: str) -> Check:
     folder = checkpoint_folder(name)
     files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
     for file, content in files.items():
-        path = folder / file
+        path, damage = folder / file, ""
         if not path.is_file():
-            return Check(name, f"{file} is missing", _again(name))
-        with path.open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != content:
-                return Check(name, f"{file} is not the one that was fetched", _again(name))
+            damage = f"{file} is missing"
+        elif sha256(path) != content:
+            damage = f"{file} is not the one that was fetched"
+        if damage:
+            return Check(name, damage, f"remove {folder} and call python -m mmlib fetch {name}")
     return Check(name, f"{len(files)} files as they were fetched")
-
-
-def _again(name: str) -> str:
-    return f"remove {checkpoint_folder(name)} and call python -m mmlib fetch {name}"

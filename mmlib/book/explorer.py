@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mmlib.book.figures import COLOURS
 from mmlib.claims.parameters import published_edits
-from mmlib.masks import chance_jaccard, expected_intersection
+from mmlib.masks import chance_of
 from mmlib.study.stats import seed_intervals
-from mmlib.study.tables import PACKAGE, item_losses, load_table, published
+from mmlib.study.tables import PACKAGE, item_costs, load_table, published
 from mmlib.tasks.languages import LANGUAGES
 
 REAL, SMALL, PUBLISHED = "a real LLM, our run", "small model of ours", "published"
@@ -30,7 +31,7 @@ NATS = {"unit": "nats per token", "scale": 1, "digits": 2, "worse": "right", **_
 
 def _plain(ratio: float) -> str:
     """A keep ratio in decimals, as in the figures: `0.000001`."""
-    return f"{ratio:.9f}".rstrip("0")
+    return np.format_float_positional(ratio)
 
 
 def _named(model: str, kind: str, page: str) -> dict[str, Any]:
@@ -52,12 +53,9 @@ def _stacked(table: pd.DataFrame, controls: pd.DataFrame | None) -> pd.DataFrame
         tables += [controls[same & rows].assign(pair=pair) for pair, rows in whose.items()]
     rows = pd.concat(tables).query("group in ['global', 'layer']").dropna(subset="jaccard")
     named = rows.lang_a + "-" + rows.lang_b
-    expected = expected_intersection(rows.size_a, rows.size_b, rows.n_scored)
-    if "expected_intersection" in rows:
-        expected = rows.expected_intersection
     return rows.assign(
         pair=rows.pair.fillna(named) if "pair" in rows else named,
-        chance=chance_jaccard(rows.size_a, rows.size_b, expected),
+        chance=chance_of(rows),
         place=(rows.layer + 1).fillna(0).astype(int),
     ).sort_values("keep_ratio", kind="stable")
 
@@ -112,13 +110,12 @@ def _verb(factor: pd.Series) -> pd.Series:
 
 def _likelihoods(packed: pd.DataFrame) -> Iterator[dict]:
     """What pruning the set of a language costs its texts."""
-    losses = item_losses(packed).rename(columns={"task": "measure"})
-    key, edited = ["model", "lang", "measure"], losses[losses.edited == losses.lang]
-    plain = losses[losses.condition == "none"].groupby(key).nats.agg(before="mean", items="size")
-    runs = edited.groupby([*key, "condition", "keep_ratio", "seed"], sort=False).nats.mean()
-    runs = runs.reset_index().join(plain, on=key)
-    cell = [*key, "condition", "keep_ratio", "before", "items"]
-    table = seed_intervals(runs.assign(cost=runs.nats - runs.before).set_index(cell).cost, cell)
+    costs = item_costs(packed).query("edited == lang").rename(columns={"task": "measure"})
+    cell = ["model", "lang", "measure", "condition", "keep_ratio"]
+    runs = costs.groupby([*cell, "seed"], sort=False)
+    runs = runs.agg(before=("plain", "mean"), items=("plain", "size"), cost=("cost", "mean"))
+    cell += ["before", "items"]
+    table = seed_intervals(runs.reset_index().set_index(cell).cost, cell)
     table = table.rename(columns={"n": "samples"}).reset_index()
     for model, rows in table.assign(edit="prune: " + table.condition).groupby("model", sort=False):
         yield _edits(_named(model, REAL, "22_likelihood"), NATS, rows)

@@ -180,14 +180,15 @@ def _from_file(record: Record, given: Path, folder: Path) -> Path:
     return folder / record["file"]
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check(gguf: Path, record: Record) -> None:
     """Refuse a file that is not the one that is named, and remove what came the same way."""
-    size, content = gguf.stat().st_size, _sha256(gguf)
+    size, content = gguf.stat().st_size, sha256(gguf)
     if (size, content) != (record["bytes"], record["sha256"]):
         shutil.rmtree(gguf.parent)
         raise ValueError(
@@ -219,7 +220,7 @@ def _convert(gguf: Path, target: Path, told: Record) -> None:
     with replacing(target) as folder:
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-        files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+        files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
         versions = {name: version(name) for name in ("torch", "transformers", "gguf")}
         manifest = dict(told) | {"versions": versions, "files": files}
         text = json.dumps(manifest, indent=1, ensure_ascii=False)

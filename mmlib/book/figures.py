@@ -116,6 +116,8 @@ CONTROLS = ["same language", "untrained"]
 
 _DOT, _UNTRAINED, _SAME = ({"color": c, "marker": m} for c, m in zip(COLOURS, "osD", strict=False))
 _TICK = {"color": INK, "marker": "|"}
+# Of a weight that one language alone has, some others too, or all.
+_SHARED = COLOURS[1], COLOURS[5], COLOURS[0]
 _MEANING = {"chance": "chance at the same set sizes", "untrained": "untrained model"}
 _MEANING |= {"same language": "same language, other calibration sample"}
 _WIDTH = 3.5  # inches: one panel fills a phone at natural size, two stand side by side on a page
@@ -354,11 +356,11 @@ def shared_by_layer(table: pd.DataFrame) -> Figure:
     needed = ("lang", "layer", "seed", "others", "n_weights", "n_scored")
     table = _need(table, "shared_by_layer", *needed)
     most = int(table["others"].max())
-    names = {0: "this language alone", most: f"all {most + 1} languages"}
-    looks = dict(zip(names.values(), (COLOURS[1], COLOURS[0]), strict=True))
-    if most > 1:
-        looks = {names[0]: COLOURS[1], "some others too": COLOURS[5], names[most]: COLOURS[0]}
-    kind = table["others"].map(names).fillna("some others too")
+    names = dict.fromkeys(range(most), "some others too")
+    names |= {most: f"all {most + 1} languages", 0: "this language alone"}
+    colours = zip(("this language alone", "some others too", names[most]), _SHARED, strict=True)
+    looks = {name: colour for name, colour in colours if name in names.values()}
+    kind = table["others"].map(names)
     percent = 100 * table["n_weights"] / table["n_scored"]
     by = ["lang", "layer", "seed", "kind"]
     means = table.assign(kind=kind, percent=percent).groupby(by).percent.sum()

@@ -434,7 +434,6 @@ def told(readings: Readings) -> dict[str, Any]:
         "n_distinct": some.layers.nunique(),
         "selects": chosen + (f" ({default.reason})" if default.reason else ""),
         "often_default": selected[layers].min() if layers else 0.0,
-        "often_most": selected.drop(index=layers).max(),
         "often_printed": int(selected.drop(index=layers).idxmax()),
         "peak_last": peak.iloc[-1],
     }

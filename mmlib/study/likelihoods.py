@@ -16,7 +16,7 @@ from mmlib.study.evidence import audit_values, check_made, made_by, read_evidenc
 from mmlib.study.settings import Loading, Sampling
 from mmlib.study.stats import seed_intervals
 from mmlib.study.sweeps import Sets, cells
-from mmlib.study.tables import MATH_TASKS, RunInfo, item_losses, pack_losses
+from mmlib.study.tables import MATH_TASKS, RunInfo, item_costs, item_losses, pack_losses
 from mmlib.study.variants import Variant, edited, measured
 from mmlib.tasks import skills
 from mmlib.tasks.evaluation import evaluate, gold_likelihood, text_likelihood
@@ -180,30 +180,11 @@ def audit(packed: pd.DataFrame, run: RunInfo) -> pd.DataFrame:
 
 def median_problem(packed: pd.DataFrame, task: str, lang: str) -> int:
     """Place of the problem that pruning the set of its language costs the median, over samples."""
-    table = costs(packed)
+    table = item_costs(packed)
     table = table[(table.condition == "math-specific") & (table.task == task)]
     table = table[(table.edited == lang) & (table.lang == lang)]
     means = table.groupby("place", sort=False).cost.mean().sort_values(kind="stable")
     return int(means.index[(len(means) - 1) // 2])
-
-
-def costs(packed: pd.DataFrame) -> pd.DataFrame:
-    """What every edit costs every problem.
-
-    Args:
-        packed: See `Bench.losses`.
-
-    Returns:
-        Columns `EDIT`, lang, task, problem, place, and `cost`: nats per token more than unedited.
-    """
-    losses = item_losses(packed)
-    on = ["model", "lang", "task", "problem"]
-    plain = losses[losses.condition == "none"].drop_duplicates(on).set_index(on).nats
-    table = losses[losses.condition != "none"]
-    table = table.assign(
-        cost=table.nats - plain.reindex(pd.MultiIndex.from_frame(table[on])).values
-    )
-    return table[[*EDIT, "lang", "task", "problem", "place", "cost"]]
 
 
 def summary(packed: pd.DataFrame) -> pd.DataFrame:
@@ -216,7 +197,7 @@ def summary(packed: pd.DataFrame) -> pd.DataFrame:
         Columns model, task, condition, keep_ratio, edited, lang, mean, low, high, n.
     """
     by = ["model", "task", "condition", "keep_ratio", "edited", "lang"]
-    means = costs(packed).groupby([*by, "seed"], sort=False).cost.mean()
+    means = item_costs(packed).groupby([*by, "seed"], sort=False).cost.mean()
     return seed_intervals(means, by).reset_index()
 
 

@@ -34,8 +34,8 @@ class Localised(NamedTuple):
     controls: pd.DataFrame
     """The ceiling likewise and, with `untrained`, the overlap in the same architecture with
     freshly drawn weights; told apart by `control`."""
-    parts: pd.DataFrame
-    """See `parts`, at the `keep_ratio` of the page."""
+    scores: Mapping[Sample, ImportanceScores]
+    """See `localisation.score_samples`."""
     run: RunInfo
 
 
@@ -78,25 +78,23 @@ def rows(given: Mapping[str, Any]) -> Localised:
         overlap=tables.overlap.assign(model=run.model),
         # A ceiling of one seed has no rows, and no types either.
         controls=pd.concat([t for t in controls if len(t)] or controls).assign(model=run.model),
-        parts=parts(scores, sampling, given["keep_ratio"]).assign(model=run.model),
+        scores=scores,
         run=run,
     )
 
 
-def parts(
-    scores: Mapping[Sample, ImportanceScores], sampling: Sampling, keep_ratio: float
-) -> pd.DataFrame:
+def parts(localised: Localised, given: Mapping[str, Any]) -> pd.DataFrame:
     """How many weights of every layer are in the set of a language, by how many others have them.
 
     Args:
-        scores: Result of `localisation.score_samples`.
-        sampling: Which samples they are of.
-        keep_ratio: Share of each matrix that is kept.
+        localised: Result of `rows`.
+        given: Parameters of the page; the sets are those at its `keep_ratio`.
 
     Returns:
         Columns lang, layer, seed, others (languages whose set has the weight too), n_weights,
-        n_scored, keep_ratio. The head is left out.
+        n_scored, keep_ratio and model. The head is left out.
     """
+    sampling, keep_ratio, scores = Sampling.of(given), given["keep_ratio"], localised.scores
     rows = []
     for seed, module in itertools.product(sampling.seeds, next(iter(scores.values())).weights):
         levels = {
@@ -116,7 +114,8 @@ def parts(
             rows += [place | {"others": n, "n_weights": found} for n, found in enumerate(counts)]
     table = pd.DataFrame(rows).dropna(subset="layer").astype({"layer": int})
     by = ["lang", "layer", "seed", "others"]
-    return table.groupby(by, sort=False).sum().reset_index().assign(keep_ratio=keep_ratio)
+    table = table.groupby(by, sort=False).sum().reset_index()
+    return table.assign(keep_ratio=keep_ratio, model=localised.run.model)
 
 
 def math_accuracy(model: str) -> dict[str, pd.DataFrame]:
@@ -144,7 +143,7 @@ class Desk(NamedTuple):
     controls: pd.DataFrame
     """Likewise."""
     parts: pd.DataFrame
-    """Likewise."""
+    """See `parts`."""
 
 
 def desk() -> Desk:

@@ -105,6 +105,11 @@ def _version(package: str) -> str:
         return ""
 
 
+def memory() -> float:
+    """Memory of the machine in GiB."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
 def hardware() -> str:
     """The machine in words, without its name: `2 x Intel Xeon (AMX bf16), 24 GiB, no GPU`."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
@@ -114,11 +119,10 @@ def hardware() -> str:
     unit = " (AMX bf16)" if "amx_bf16" in info else ""
     available = getattr(os, "sched_getaffinity", None)
     cores = len(available(0)) if available else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cards = _command("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or ""
     cards = cards.splitlines()
     gpus = ", ".join(f"{cards.count(card)} x {card}" for card in sorted(set(cards))) or "no GPU"
-    return f"{cores} x {name or 'unknown CPU'}{unit}, {memory:.0f} GiB, {gpus}"
+    return f"{cores} x {name or 'unknown CPU'}{unit}, {memory():.0f} GiB, {gpus}"
 
 
 def _portable(value: Any) -> Any:
@@ -380,3 +384,16 @@ def item_losses(packed: pd.DataFrame) -> pd.DataFrame:
     require_columns(packed, ["lang", "task", "problems", "nats"], "the table of losses")
     table = _by_item(packed.assign(nats=packed.nats.str.split()), "nats", ["task", "lang"])
     return table.astype({"nats": float})
+
+
+def item_costs(packed: pd.DataFrame) -> pd.DataFrame:
+    """`item_losses` of edited models, beside those of the unedited one (`condition` is "none").
+
+    Columns `plain`, the loss of the unedited model, and `cost`, what the edit adds to it.
+    """
+    losses, on = item_losses(packed), ["model", "lang", "task", "problem"]
+    unedited = losses.condition == "none"
+    plain = losses[unedited].drop_duplicates(on).set_index(on).nats
+    edited = losses[~unedited]
+    edited = edited.assign(plain=plain.reindex(pd.MultiIndex.from_frame(edited[on])).values)
+    return edited.assign(cost=edited.nats - edited.plain)

@@ -50,6 +50,7 @@ def test_too_little_room_has_a_mend(monkeypatch, tmp_path):
     usage = namedtuple("Usage", "free")
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage(5e8))
     monkeypatch.setattr(doctor, "hardware", lambda: "1 x CPU, 2 GiB, no GPU")
+    monkeypatch.setattr(doctor, "memory", lambda: 2.0)
     check = doctor._machine(tmp_path)
     assert check.told == "1 x CPU, 2 GiB, no GPU, 0 GB free"
     assert "WORKERS=1" in check.mend

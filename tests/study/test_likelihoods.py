@@ -11,7 +11,7 @@ from mmlib import batches, collect_norms
 from mmlib.models import load_model
 from mmlib.study import likelihoods
 from mmlib.study.evidence import AuditError
-from mmlib.study.tables import item_losses, pack_losses
+from mmlib.study.tables import item_costs, item_losses, pack_losses
 from mmlib.tasks.evaluation import evaluate, gold_likelihood, text_likelihood
 from mmlib.tasks.problems import calibration
 
@@ -82,7 +82,7 @@ def test_every_set_is_asked_in_its_language_or_in_all(packed):
 
 
 def test_a_cost_is_paired_by_problem(packed):
-    table = likelihoods.costs(packed)
+    table = item_costs(packed)
     losses = item_losses(packed)
     for row in table.sample(12, random_state=0).itertuples():
         same = losses[(losses.lang == row.lang) & (losses.problem == row.problem)]
@@ -101,7 +101,7 @@ def test_the_example_is_the_median_problem_in_every_state(bench, packed):
     states = [("none", ""), ("math-specific", "hi"), ("random", "en")]
     assert list(table[["condition", "edited"]].drop_duplicates().itertuples(index=False)) == states
     assert table.groupby("condition").lang.agg(list).map(sorted).tolist() == 3 * [["en", "hi"]]
-    costs = likelihoods.costs(packed).query("condition == 'math-specific' and edited == 'en'")
+    costs = item_costs(packed).query("condition == 'math-specific' and edited == 'en'")
     means = costs[costs.task == "organism-math"].groupby("problem").cost.mean()
     place = int(means.sort_values().index[1].split()[1])  # the lower median of four
     asked = {"languages": ["en"], "limit": 4}
