@@ -56,19 +56,17 @@ class Kernel:
 
 
 class WarmKernels:
-    """Starts kernels by forking; the warm process itself starts with the first of them."""
+    """Starts kernels by forking a process that has imported everything once it is there."""
 
     def __init__(self):
-        self.process = None
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.process.stdout.readline()  # no chapter waits for the imports of all
 
     def launch(self, command, *, env=None, cwd=None, **_):
         """Start a kernel, in place of `jupyter_client.launcher.launch_kernel`."""
         env = dict(os.environ if env is None else env)
-        if self.process is None:
-            self.process = subprocess.Popen(
-                [sys.executable, __file__],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env,
-            )  # fmt: skip
         order = {"arguments": command[command.index("-f") :], "env": env, "cwd": str(cwd or ".")}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
@@ -76,9 +74,8 @@ class WarmKernels:
 
     def close(self):
         """End the warm process; a kernel that still runs notices and ends too."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.communicate()
+        self.process.kill()
+        self.process.communicate()
 
 
 def become_kernel(arguments, env, cwd):
@@ -96,7 +93,10 @@ def become_kernel(arguments, env, cwd):
 
 
 def serve():
-    """Import what chapters import, then fork for every order on stdin; answers are process ids."""
+    """Import what chapters import, then fork for every order on stdin.
+
+    Answers are "ready", and a process id for every order.
+    """
     os.environ["JPY_PARENT_PID"] = str(os.getpid())  # kernels end with this process
     here = str(Path(__file__).parent)
     sys.path[:] = [place for place in sys.path if place != here]
@@ -108,6 +108,7 @@ def serve():
     for name in ("ipykernel.kernelapp", "ipykernel.zmqshell", "myst_nb", "scipy.stats"):
         importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a kernel that has ended
+    print("ready", flush=True)
     for line in sys.stdin:
         order = json.loads(line)
         pid = os.fork()
