@@ -6,7 +6,6 @@ the problems can be asked too.
 
 import random
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -15,14 +14,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mmlib.study.evidence import audit_values, check_made, made_by, read_evidence
 from mmlib.study.settings import Loading, Sampling
 from mmlib.study.stats import seed_intervals
-from mmlib.study.sweeps import Sets, cells
-from mmlib.study.tables import MATH_TASKS, RunInfo, item_costs, item_losses, pack_losses
-from mmlib.study.variants import Variant, edited, measured
+from mmlib.study.sweeps import Sets, cells, grader
+from mmlib.study.tables import (
+    MATH_TASKS,
+    RunInfo,
+    item_costs,
+    item_losses,
+    pack_answers,
+    pack_losses,
+)
+from mmlib.study.variants import Variant, measured
 from mmlib.tasks import skills
 from mmlib.tasks.evaluation import evaluate, gold_likelihood, text_likelihood
 
-EDIT = ["model", "condition", "keep_ratio", "seed", "edited"]
-"""What names an edit: the model, which weights, K, calibration sample, and whose set it is."""
+EDIT = ["model", "condition", "factor", "keep_ratio", "seed", "fraction", "sample_seed", "edited"]
+"""What names an edit: the model, which weights and by what factor, K, calibration sample, which
+share of the set, the seed of a draw, and whose set it is."""
 AUDITED = 8
 """Items of each task that an audit asks."""
 
@@ -47,6 +54,7 @@ def planned(given: Mapping[str, Any]) -> pd.DataFrame:
     if absent := sorted({*given["example_sets"]} - {*given["languages"]}):
         raise ValueError(f"example_sets has {absent[0]!r}, which is not among the languages")
     names = ("languages", "seeds", "keep_ratios", "conditions")
+    names += ("factors", "fractions", "sample_seeds")
     table = cells(**{name: given[name] for name in names})
     whose = table.lang.mask(table.condition == "none", "")
     everywhere = tuple(given["languages"])
@@ -66,14 +74,14 @@ class Bench(NamedTuple):
     run: RunInfo
 
     def _states(self, wanted: pd.DataFrame) -> Iterator[Variant]:
-        """The model with each set pruned in turn."""
+        """The model with each set edited in turn."""
         for cell in wanted.to_dict("records"):
             columns = {name: cell[name] for name in EDIT[1:]} | {"model": self.run.model}
-            change = partial(edited, self.model, partial(self.sets.mask, cell), factor=0.0)
+            change = self.sets.change(self.model, cell)
             yield Variant(columns, change, {"languages": cell["asked"]})
 
     def losses(self) -> pd.DataFrame:
-        """Prune every set and measure what the model loses.
+        """Edit every set and measure what the model loses.
 
         Returns:
             One row per edit, language asked and task: `EDIT`, lang, task, n_weights, mask, and the
@@ -94,6 +102,27 @@ class Bench(NamedTuple):
         table = measured(self._states(planned(self.given)), measure)["losses"]
         first = [*EDIT, "lang", "task"]
         return table[[*first, *(name for name in table if name not in first)]]
+
+    def answers(self) -> pd.DataFrame:
+        """Let the unedited model, or one with some sets edited, solve problems in words.
+
+        Returns:
+            Grades of the first `solve` problems, packed (see `mmlib.study.tables.pack_answers` and
+            `mmlib.study.sweeps.grades`) by `EDIT`, part (the task), lang and extraction.
+        """
+        given = self.given
+        options = {"limit": given["solve"], "batch_size": given["batch_size"]}
+        options |= {"data_dir": given["data_dir"] or None}
+        grade, by = grader(given), ["part", "lang", "extraction"]
+
+        def measure(model: PreTrainedModel, **asked: Any) -> dict[str, pd.DataFrame]:
+            rows = evaluate(model, self.tokenizer, given["tasks"], **options, **asked)
+            rows = rows.assign(part=rows.task, grade=grade(rows))
+            return {"answers": pack_answers(rows, by)}
+
+        sets = planned(given)
+        table = measured(self._states(sets[sets.condition.isin(given["solved"])]), measure)
+        return table["answers"][[*EDIT, *by, "n_weights", "mask", "problems", "correct"]]
 
     def example(self, packed: pd.DataFrame) -> pd.DataFrame:
         """Answers to one problem in all languages, with the sets of some of them pruned.

@@ -5,7 +5,7 @@ What chapters ask with them has a module each: `breaks`, `portions`, `mistakes`,
 
 import itertools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -170,6 +170,12 @@ class Sets(NamedTuple):
         drawing = {"fraction": cell["fraction"], "seed": _seed(cell)}
         return edit_set(cell["condition"], *pair, cell["keep_ratio"], **drawing)
 
+    def change(self, model: nn.Module, cell: Mapping[str, Any]) -> Callable[[], Any]:
+        """The change of a variant (see `edited`) that edits the set of a cell, or a part of it."""
+        ordered = cell["condition"] in ORDERED  # the set is the fraction already
+        edit = {} if ordered else {"fraction": cell["fraction"], "seed": _seed(cell)}
+        return partial(edited, model, partial(self.mask, cell), factor=cell["factor"], **edit)
+
 
 def _seed(cell: Mapping[str, Any]) -> int:
     # Another language or calibration seed is another draw, so that replicates are independent.
@@ -202,10 +208,7 @@ def sweep(
     for values, rows in wanted.groupby(CELL, sort=False):
         cell = dict(zip(CELL, values, strict=True))
         parts = {"parts": list(rows.part)} if "part" in rows else {}
-        ordered = cell["condition"] in ORDERED  # the set is the fraction already
-        edit = {} if ordered else {"fraction": cell["fraction"], "seed": _seed(cell)}
-        edit |= {"factor": cell["factor"]}
-        change = partial(edited, models[cell["dtype"]], partial(sets.mask, cell), **edit)
+        change = sets.change(models[cell["dtype"]], cell)
         variants.append(Variant(cell, change, {"languages": [cell["lang"]], **parts}))
     return record(variants, ask, by=[*CELL, "part"], grade=grade)
 
