@@ -32,7 +32,13 @@ def ledger(organism: Tables | None = None, real_llm: Tables | None = None) -> pd
 REAL = {
     "overlap": "evidence/desk_overlap",
     "overlap_controls": "evidence/desk_controls",
+    "set_sizes": "desk_sizes",
+    "accuracy": "desk_accuracy",
     "likelihoods": "evidence/desk_likelihoods",
+    "travel_likelihoods": "evidence/desk_travel",
+    "fraction_likelihoods": "evidence/desk_fractions",
+    "scaling_likelihoods": "evidence/desk_scaling",
+    "transfer": "desk_transfer",
     "ceilings": "evidence/desk_ceilings",
     "firing": "evidence/desk_firing",
 }

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mmlib.claims.rules import CELL, DAYS, NotTestableError, Tables, ours, table_of
 from mmlib.study.stats import halfway, rank_correlation
-from mmlib.study.tables import MATH_PARTS, MATH_TASKS, item_grades, item_losses
+from mmlib.study.tables import MATH_PARTS, MATH_TASKS, item_costs, item_grades, item_losses
 
 
 def _rows(tables: Tables, name: str, columns: str, wanted: str) -> pd.DataFrame:
@@ -192,21 +192,36 @@ _LIKELY = {
 }
 
 
-def _cost(tables: Tables, *, math: bool) -> pd.Series:
-    """What pruning T of a language costs its texts, beyond as many random weights, per problem."""
-    columns = "model condition keep_ratio seed edited lang task problems nats"
-    t = table_of(tables, "likelihoods", *columns.split())
-    t = t[(t.edited == t.lang) & (t.task.isin(MATH_TASKS) == math)]
+_LOSS = ["model", "keep_ratio", "edited", "lang", "seed", "problem"]
+
+
+def _losses(tables: Tables, name: str, *, math: bool = True) -> pd.DataFrame:
+    """The packed losses of worked solutions, or of other text."""
+    columns = "model condition factor keep_ratio seed fraction edited lang task problems nats"
+    t = table_of(tables, name, *columns.split())
+    t = t[t.task.isin(MATH_TASKS) == math]
     if t.empty:
         raise NotTestableError(f"needs likelihoods of {'worked solutions' if math else 'others'}")
-    index = ["model", "keep_ratio", "lang", "seed", "problem"]
-    of_set, random = (
-        item_losses(t[t.condition == condition]).set_index(index).nats
-        for condition in ("math-specific", "random")
-    )
+    return t
+
+
+def _beyond_random(t: pd.DataFrame, *more: str) -> pd.Series:
+    """Nats per token after an edit of T - those after the edit of as many random weights.
+
+    Of every problem, and by `_LOSS` and more columns; the mean over the draws of random weights.
+    """
+    of_set, random = (t[t.condition == condition] for condition in ("math-specific", "random"))
     if of_set.empty or random.empty:
         raise NotTestableError("needs the set and as many random weights of every language")
-    return _paired_loss(of_set, random)
+    by = [*more, *_LOSS]
+    return _paired_loss(*(item_losses(side).groupby(by).nats.mean() for side in (of_set, random)))
+
+
+def _cost(tables: Tables, *, math: bool) -> pd.Series:
+    """What pruning T of a language costs its texts, beyond as many random weights, per problem."""
+    t = _losses(tables, "likelihoods", math=math)
+    t = t[(t.edited == t.lang) & (t.factor == 0) & (t.fraction == 1)]
+    return _beyond_random(t).droplevel("edited")
 
 
 @ours(
@@ -238,6 +253,66 @@ def _other_text_stays(tables: Tables) -> pd.Series:
     As many of every matrix; of every language, in its own.
     """
     return _cost(tables, math=False)
+
+
+_NATS = _LIKELY | {"committed": "2026-11-30", "seen": "2026-11-30", "changed": ""}
+
+
+@ours(
+    "O15",
+    "Edits travel in the likelihood too: pruning one language's set makes worked solutions of "
+    "every other less likely.",
+    "every ordered pair loses over .1 nats per token more than by as many random weights",
+    "travel_likelihoods",
+    **_NATS
+    | {
+        "changed": "of the same real LLM one block and 32 problems had been seen before the rule "
+        "was written: at a keep ratio of .001 the English, German and Hindi sets cost the other "
+        "languages .05 to .35 nats, at .01 the English one .37 to .85",
+    },
+)
+def _costs_travel(tables: Tables) -> pd.Series:
+    """Nats per token that pruning a set costs another language, beyond random weights.
+
+    As many of every matrix; of every ordered pair.
+    """
+    t = _losses(tables, "travel_likelihoods")
+    return _beyond_random(t[(t.edited != t.lang) & (t.factor == 0)])
+
+
+@ours(
+    "O16",
+    "No few weights of a set carry its effect on the likelihood.",
+    "the 5 % of the English set with the highest scores cost solutions less than 30 % of what the "
+    "whole set costs (C7b in nats)",
+    "fraction_likelihoods",
+    **_NATS | {"threshold": 0.0},
+)
+def _no_few_carry_it(tables: Tables) -> pd.Series:
+    """.3 · nats that the whole set costs a solution - nats that its highest 5 % cost."""
+    t = item_costs(_losses(tables, "fraction_likelihoods"))
+    whole, few = (
+        t[(t.condition == condition) & (t.fraction == share)].set_index(_LOSS).cost
+        for condition, share in (("math-specific", 1.0), ("highest first", 0.05))
+    )
+    if whole.empty or few.empty:
+        raise NotTestableError("needs the whole set, and its 5 % with the highest scores")
+    return _paired_loss(0.3 * whole, few)
+
+
+@ours(
+    "O17",
+    "Enlarging the math-specific set makes worked solutions more likely.",
+    "by a factor of 1.01 or 1.1 English solutions gain nats per token over as many random weights "
+    "that are enlarged (C5a in nats)",
+    "scaling_likelihoods",
+    test="some",
+    **_NATS | {"threshold": 0.0},
+)
+def _scaling_helps(tables: Tables) -> pd.Series:
+    """Nats per token that enlarging the set wins, beyond random weights, by factor."""
+    t = _losses(tables, "scaling_likelihoods")
+    return -_beyond_random(t[t.factor > 1], "factor")
 
 
 # --- precision ------------------------------------------------------------------------------------

@@ -159,18 +159,21 @@ def travelled(share, noise=0.003):
     return table.assign(correct=answers)
 
 
-def pruned_likelihoods(cost, *, noise=0.05):
-    """Losses of worked solutions and of passages after the set of their language is pruned."""
-    cells = {
-        "lang": LANGS,
-        "task": ["organism-math", "organism-reading"],
-        "condition": ["math-specific", "random"],
-        "item": range(40),
-    }
-    t = grid(cells, "loss", cost, noise=noise, keep_ratio=0.01, problems="p")
-    t = t.assign(nats=t.loss.map("{:.4f}".format), edited=t.lang)
-    by = ["model", "condition", "keep_ratio", "seed", "edited", "lang", "task", "problems"]
-    return t.groupby(by, sort=False).nats.agg(" ".join).reset_index()
+def edited_likelihoods(cost, *, noise=0.05, **cells):
+    """Losses of worked solutions and of passages after edits; asked in the set's language.
+
+    Args:
+        cost: The loss of a row.
+        noise: Standard deviation of what makes a replicate another one.
+        **cells: Further columns -> their values.
+    """
+    whole = {"condition": ["math-specific", "random"], "factor": [0.0], "fraction": [1.0]}
+    cells = {"lang": LANGS, "task": ["organism-math", "organism-reading"]} | whole | cells
+    t = grid(cells | {"item": range(40)}, "loss", cost, noise=noise, keep_ratio=0.01, problems="p")
+    t = t.assign(nats=t.loss.map("{:.4f}".format))
+    t = t if "edited" in t else t.assign(edited=t.lang)
+    by = ["model", "keep_ratio", "seed", "edited", "problems", *cells]
+    return t.groupby(list(dict.fromkeys(by)), sort=False).nats.agg(" ".join).reset_index()
 
 
 # --- laboratories ---------------------------------------------------------------------------------

@@ -17,12 +17,12 @@ from planted import (
     advice_losses,
     aligned,
     along,
+    edited_likelihoods,
     expert_log,
     grid,
     only_when,
     overlap,
     packed,
-    pruned_likelihoods,
     swapped,
     systems,
     told_apart,
@@ -49,9 +49,35 @@ def _likelihoods(task, cost):
         def loss(row):
             return 1 + cost(sign) * (row.task == task and row.condition == "math-specific")
 
-        return {"likelihoods": pruned_likelihoods(loss)}
+        return {"likelihoods": edited_likelihoods(loss)}
 
     return tables
+
+
+def _travel_likelihoods(sign):
+    """Pruning a set costs every language half a nat, or next to nothing."""
+    cost = 0.5 if sign > 0 else 0.02
+    at = {"edited": LANGS, "task": ["gsm8k"]}
+    of_set = edited_likelihoods(lambda row: 1 + cost * (row.condition == "math-specific"), **at)
+    return {"travel_likelihoods": of_set}
+
+
+def _fraction_likelihoods(sign):
+    """The few that score highest cost a tenth of what the whole set costs, or nine tenths."""
+    few = 0.1 if sign > 0 else 0.9
+    costs = {"none": 0.0, "math-specific": 1.0, "highest first": few}
+    at = {"condition": [*costs], "fraction": [0.05, 1.0], "lang": ["en"], "task": ["gsm8k"]}
+    return {"fraction_likelihoods": edited_likelihoods(lambda row: 1 + costs[row.condition], **at)}
+
+
+def _scaling_likelihoods(sign):
+    """Enlarging the set by a tenth wins or costs half a nat, and by a hundredth next to nothing."""
+
+    def loss(row):
+        return 1 - sign * 5 * (row.factor - 1) * (row.condition == "math-specific")
+
+    at = {"factor": [1.01, 1.1], "lang": ["en"], "task": ["gsm8k"]}
+    return {"scaling_likelihoods": edited_likelihoods(loss, **at)}
 
 
 # --- sets -----------------------------------------------------------------------------------------
@@ -352,6 +378,9 @@ PLANTED = {
     "O12": _travel("shared", "sets", lambda sign: 0.2 if sign > 0 else 0.0),
     "O13": _likelihoods("organism-math", lambda sign: 0.5 if sign > 0 else 0.05),
     "O14": _likelihoods("organism-reading", lambda sign: 0.02 if sign > 0 else 0.5),
+    "O15": _travel_likelihoods,
+    "O16": _fraction_likelihoods,
+    "O17": _scaling_likelihoods,
     "S1": aligned({**_OTHERS, "SLAM": {"all": 0.1}}, {**_OTHERS, "LoRA": {"all": 0.1}}),
     "S2": _firing,
     "S3": _firing_overlap,
