@@ -32,7 +32,7 @@ def ledger(organism: Tables | None = None, real_llm: Tables | None = None) -> pd
 REAL = {
     "overlap": "evidence/desk_overlap",
     "overlap_controls": "evidence/desk_controls",
-    "set_sizes": "desk_sizes",
+    "set_sizes": "desk_set_sizes",
     "accuracy": "desk_accuracy",
     "likelihoods": "evidence/desk_likelihoods",
     "travel_likelihoods": "evidence/desk_travel",

@@ -214,3 +214,10 @@ def published_accuracy() -> pd.DataFrame:
 def sets() -> dict[str, pd.DataFrame]:
     """Tables of the chapters on sets of weights that the claims need."""
     return {name: read_table(name) for name in ("overlap", "set_sizes")}
+
+
+def desk() -> dict[str, pd.DataFrame]:
+    """The same of a real LLM, and what it solves."""
+    names = {"overlap": "evidence/desk_overlap"}
+    names |= {name: f"desk_{name}" for name in ("set_sizes", "accuracy")}
+    return {name: read_table(table) for name, table in names.items()}

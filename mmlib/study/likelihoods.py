@@ -223,11 +223,23 @@ def summary(packed: pd.DataFrame) -> pd.DataFrame:
         packed: See `Bench.losses`.
 
     Returns:
-        Columns model, task, condition, keep_ratio, edited, lang, mean, low, high, n.
+        Columns model, task, condition, factor, keep_ratio, fraction, edited, lang, mean, low, high,
+        n; the mean over the draws of a random set.
     """
-    by = ["model", "task", "condition", "keep_ratio", "edited", "lang"]
+    by = ["model", "task", "condition", "factor", "keep_ratio", "fraction", "edited", "lang"]
     means = item_costs(packed).groupby([*by, "seed"], sort=False).cost.mean()
     return seed_intervals(means, by).reset_index()
+
+
+def beyond_random(packed: pd.DataFrame) -> pd.DataFrame:
+    """What an edit of the math-specific set costs beyond one of as many random weights.
+
+    From `Bench.losses`: model, task, factor, keep_ratio, seed, edited, lang, and cost, the mean
+    over the problems in nats per token.
+    """
+    by = ["model", "task", "factor", "keep_ratio", "seed", "edited", "lang"]
+    means = item_costs(packed).groupby(["condition", *by], sort=False).cost.mean()
+    return (means["math-specific"] - means["random"]).rename("cost").reset_index()
 
 
 class Desk(NamedTuple):
@@ -241,9 +253,9 @@ class Desk(NamedTuple):
     """Prompts per block."""
 
 
-def desk_losses() -> pd.DataFrame:
-    """The shipped losses of a real LLM."""
-    return read_evidence("desk_likelihoods")[0]
+def desk_losses(name: str = "likelihoods") -> pd.DataFrame:
+    """Losses of a real LLM that are shipped: "likelihoods", "travel", "scaling" or "fractions"."""
+    return read_evidence(f"desk_{name}")[0]
 
 
 def desk() -> Desk:

@@ -6,8 +6,10 @@ from typing import Any
 import pandas as pd
 
 from mmlib.study.evidence import Sweep
+from mmlib.study.likelihoods import desk_losses
 from mmlib.study.stats import fit_curves, paired_changes
 from mmlib.study.sweeps import CELL, ORDERED, Swept, cells, grader, swept
+from mmlib.study.tables import item_costs
 
 GROUPS = ["lang", "condition"]
 SWEEP = Sweep("fractions", name=[*CELL, "part"], per=GROUPS, by=GROUPS)
@@ -61,6 +63,18 @@ def tenths(answers: pd.DataFrame, keep_ratio: float) -> pd.DataFrame:
     others = table[table.condition.isin(["math-specific", lowest])]
     by, on = ["condition", "lang"], ["lang", "part", "problem_id"]
     return paired_changes(others, against, by=by, on=on, replicate="sample_seed")
+
+
+def desk() -> pd.DataFrame:
+    """What pruning a part of the English set costs worked solutions, in a real LLM.
+
+    Returns:
+        Columns model, condition (as in `LINES`), keep_ratio, fraction, seed (the calibration block)
+        and cost, the mean over the problems in nats per token.
+    """
+    by = ["model", "condition", "keep_ratio", "fraction", "seed"]
+    costs = item_costs(desk_losses("fractions")).groupby(by, sort=False).cost.mean()
+    return costs.reset_index().replace({"condition": LINES})
 
 
 def shapes(values: pd.DataFrame) -> pd.DataFrame:

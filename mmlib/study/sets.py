@@ -157,7 +157,7 @@ def desk() -> Desk:
 def desk_sizes() -> pd.DataFrame:
     """Sizes of the shipped sets of a real LLM, as in `Localised`, of layers and the whole model."""
     overlap, _ = read_evidence("desk_overlap")
-    named = ["model", "keep_ratio", "seed", "group", "layer", "n_scored"]
+    named = ["model", "nonmath", "keep_ratio", "seed", "group", "layer", "n_scored"]
     sides = [
         overlap[[*named, f"lang_{side}", f"size_{side}"]].set_axis(
             [*named, "lang", "n_math_specific"], axis=1
@@ -166,6 +166,13 @@ def desk_sizes() -> pd.DataFrame:
     ]
     sizes = pd.concat(sides).drop_duplicates([*named[:-1], "lang"], ignore_index=True)
     return sizes.assign(n_topk=(sizes.keep_ratio * sizes.n_scored).astype(int))
+
+
+def desk_accuracy() -> pd.DataFrame:
+    """What a real LLM solves of the held-out problems, strictly read, see `summarize`."""
+    answers, _ = read_evidence("desk_answers")
+    graded = item_grades(answers.query("condition == 'none' and extraction == 'strict'"))
+    return summarize(graded.assign(task=graded.part), by=["model", "lang", "task"])
 
 
 def untrained_overlap() -> pd.DataFrame:

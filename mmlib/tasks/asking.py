@@ -205,36 +205,68 @@ class _Harness(HFLM):
                 )
                 for part in (context, attention_mask)
             )
-        cache = _cache(self.model, begun)
+        cache, start = _cache(self.model, begun), context.shape[1]
+        eos = torch.tensor(self.model.generation_config.eos_token_id or [], dtype=torch.long)
+        shrinks = bool(cache.layers) and all(type(layer) is _Roomy for layer in cache.layers)
         if cache.layers:
             options["past_key_values"] = cache
-        ended = _Ended(self.tokenizer, stop, context.shape[1], self._language)
-        return self.model.generate(
-            context,
-            attention_mask=attention_mask,
-            max_length=max_length,
-            stopping_criteria=StoppingCriteriaList([ended]),
-            pad_token_id=self.tokenizer.pad_token_id,
-            use_cache=True,
-            **options | {"do_sample": False, "temperature": None},
-        )
+        options |= {"do_sample": False, "temperature": None, "max_length": max_length}
+        written = context.new_full((len(context), max_length), self.tokenizer.pad_token_id)
+        rows = torch.arange(len(context), device=context.device)
+        while len(rows):
+            ended = _Ended(self.tokenizer, stop, start, self._language, eos=eos, shrinks=shrinks)
+            context = self.model.generate(
+                context,
+                attention_mask=attention_mask,
+                stopping_criteria=StoppingCriteriaList([ended]),
+                pad_token_id=self.tokenizer.pad_token_id,
+                use_cache=True,
+                **options,
+            )
+            length = context.shape[1]
+            written[rows, :length] = context
+            left = (~ended.done).nonzero()[:, 0].to(rows.device)
+            left = left if length < max_length else left[:0]
+            rows, context, attention_mask = rows[left], context[left], attention_mask[left]
+            more = length - attention_mask.shape[1]
+            attention_mask = torch.nn.functional.pad(attention_mask, (0, more), value=1)
+            if len(rows):
+                cache.batch_select_indices(left)
+        return written
 
 
 class _Ended(StoppingCriteria):
-    """Ends every row by itself: at a stop, or where another turn follows its answer."""
+    """Ends every row by itself: at a stop, or where another turn follows its answer.
 
-    def __init__(self, tokenizer, stops: Sequence[str], start: int, language: str | None):
+    All rows stop where half of them are done, if they may: the others go on in a smaller batch.
+    """
+
+    done: torch.Tensor | bool = False
+    """Which rows are at their end."""
+
+    def __init__(
+        self,
+        tokenizer,
+        stops: Sequence[str],
+        start: int,
+        language: str | None,
+        *,
+        eos: torch.Tensor,
+        shrinks: bool,
+    ):
         self.tokenizer, self.stops, self.start = tokenizer, stops, start
-        self.language = language and get_language(language)
+        self.language, self.eos, self.shrinks = language and get_language(language), eos, shrinks
         # A stop may be written in more tokens than it is encoded in; so may what opens a turn.
         sizes = (len(tokenizer.encode(stop, add_special_tokens=False)) for stop in stops)
         self.back = max([*sizes, TURN if self.language else 0]) + 2
 
     def __call__(self, input_ids, scores, **options):
-        written = input_ids[:, self.start :]
+        written = input_ids[:, self.start :].cpu()
         ends = self.tokenizer.batch_decode(written[:, -self.back :])
         ended = [self._ends(*pair) for pair in zip(ends, written, strict=True)]
-        return torch.tensor(ended, device=input_ids.device)
+        self.done = self.done | torch.tensor(ended) | torch.isin(input_ids[:, -1].cpu(), self.eos)
+        half = self.shrinks and 2 * int(self.done.sum()) >= len(self.done)
+        return (self.done | half).to(input_ids.device)
 
     def _ends(self, end: str, written: torch.Tensor) -> bool:
         """Whether a row that ends so is at its end; its whole text is read only where it may be."""
@@ -280,6 +312,10 @@ class _Roomy(DynamicLayer):
             self.lazy_initialization(begun.keys, begun.values)
             self.room = [begun.keys, begun.values]
             self.keys, self.values = self.room
+
+    def batch_select_indices(self, indices):
+        self.room = [part[indices] for part in self.room]
+        self.keys, self.values = (part[..., : self.get_seq_length(), :] for part in self.room)
 
     def update(self, key_states, value_states, *args, **kwargs):
         if not self.is_initialized:

@@ -20,6 +20,8 @@ WINDOWS = ("mistral", "gemma3_text")
 EXAMPLES = "How many apples are there?\nAnswer: 3 + 4 = 7. The answer is 7.\n"
 QUESTIONS = ("One?", "Two apples and three?", "How many pears does Luke have?\nAnswer:", "One")
 STOPS = ["a", "1", " t"]
+ALONE = {"eos": torch.tensor([1]), "shrinks": False}
+"""How a row ends that is asked alone."""
 
 
 @pytest.fixture
@@ -141,11 +143,32 @@ def test_a_row_ends_with_its_own_answer(checkpoint):
     }
     rows = tokenizer(list(texts), add_special_tokens=False).input_ids
     for language, rule in (("en", texts.values()), (None, [*[False] * 4, True])):
-        ended = asking._Ended(tokenizer, ["\n"], 2, language)
-        found = [bool(ended(torch.tensor([[5, 5, *row]]), None)) for row in rows]
+        found = [
+            bool(asking._Ended(tokenizer, ["\n"], 2, language, **ALONE)(ids, None))
+            for ids in (torch.tensor([[5, 5, *row]]) for row in rows)
+        ]
         assert found == list(rule)
     prompt = tokenizer("The answer is 7. Human:\n", return_tensors="pt").input_ids
-    assert not asking._Ended(tokenizer, ["\n"], prompt.shape[1], "en")(prompt, None)
+    assert not asking._Ended(tokenizer, ["\n"], prompt.shape[1], "en", **ALONE)(prompt, None)
+
+
+def test_rows_that_are_done_leave_the_batch(checkpoint, built):
+    model, tokenizer = built("qwen2"), checkpoint[1]
+    options = {"pretrained": model, "tokenizer": tokenizer, "batch_size": 8}
+    kwargs = {"until": STOPS, "max_gen_toks": 60, "do_sample": False}
+    asked = [
+        Instance(
+            "generate_until", {"id": text}, (EXAMPLES * 4 + text, kwargs), 0, ("many in en", 0, 1)
+        )
+        for text in map("{} pears".format, range(8))
+    ]
+    batches, embed = [], model.get_input_embeddings()
+    with embed.register_forward_hook(lambda _, given, __: batches.append(len(given[0]))):
+        found = asking._Harness(**options).generate_until(asked, True)
+    assert found == asking.HFLM(**options).generate_until(asked, True)
+    assert batches[:2] == [1, 8]  # what they share, and their first tokens
+    assert sorted(batches[1:], reverse=True) == batches[1:]
+    assert len(set(batches[1:])) > 1
 
 
 # --- gold likelihood ---
