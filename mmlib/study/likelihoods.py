@@ -265,27 +265,29 @@ def desk() -> Desk:
     return Desk(packed, read_evidence("desk_examples")[0], num_samples)
 
 
-def told(desk: Desk) -> dict[str, Any]:
-    """Numbers that the page repeats, of the first keep ratio; `low` and `high` of the languages.
+def told(desk: Desk, keep_ratio: float) -> dict[str, Any]:
+    """Numbers that the page repeats, at a keep ratio; `low` and `high` of the languages.
 
     A number that these parameters do not give is missing.
     """
-    rows = summary(desk.packed)
-    rows = rows[(rows.keep_ratio == rows.keep_ratio.iloc[0]) & (rows.edited == rows.lang)]
-    of_set = rows[rows.condition == "math-specific"].set_index("lang")
+    packed = desk.packed[desk.packed.keep_ratio.isin([0, keep_ratio])]
+    rows = summary(packed)
+    rows = rows[rows.edited == rows.lang].set_index("lang")
     random = rows[rows.condition == "random"]["mean"]
-    pruned = desk.packed[desk.packed.condition == "math-specific"]
+    pruned = packed[packed.condition == "math-specific"]
     numbers = {
-        "k": rows.keep_ratio.iloc[0],
+        "k": keep_ratio,
         "blocks": int(rows.n.max()),
         "prompts": desk.num_samples,
-        "problems": int(desk.packed.nats.str.split().map(len).max()),
+        "problems": int(packed.nats.str.split().map(len).max()),
         "weights": pruned.n_weights.max() / 1e6,
         "random": random.abs().max(),
     }
-    is_math = of_set.task.isin(MATH_TASKS)
-    for name, part in {"math": of_set[is_math], "text": of_set[~is_math]}.items():
-        means = part["mean"].sort_values()
+    is_math, of_set = rows.task.isin(MATH_TASKS), rows.condition == "math-specific"
+    parts = {"math": is_math & of_set, "text": ~is_math & of_set}
+    parts["size"] = is_math & (rows.condition == "same magnitude")
+    for name, part in parts.items():
+        means = rows[part]["mean"].sort_values()
         for end, place in {"low": 0, "high": -1}.items():
             numbers[f"{name}_{end}"] = means.iloc[place] if len(means) else float("nan")
             numbers[f"{name}_{end}_lang"] = means.index[place] if len(means) else "none"
