@@ -60,7 +60,7 @@ def fetch(name: str, source: str = "", *, accept: bool = False) -> Path:
     if record.get("terms") and not accept:
         raise ValueError(f"read {record['terms']}; if you accept these terms, add --accept")
     if not is_gguf_available():
-        raise ValueError("a GGUF file is read with the package gguf: pip install 'mmlib[book]'")
+        raise ValueError("a GGUF file is read with the package gguf: pip install 'mmlib[study]'")
     folder = models.checkpoint_folder(name)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _held(FileLock(folder.with_name(f".{name}.lock")), name):

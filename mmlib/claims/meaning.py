@@ -362,6 +362,25 @@ def _overlap_stays(tables: Tables) -> pd.Series:
     return pairs.value - pairs.exact
 
 
+@ours(
+    "O18",
+    "The overlap of two languages survives a release in few bits.",
+    "Jaccard of every pair changes by less than .02, what another training moves, when the weights "
+    "are stored in blocks of five bits (Q5_0)",
+    "quantised",
+    test="equal",
+    threshold=0.02,
+    note=_ONLY_THIS,
+    **_THIS_MODEL | {"keep_ratios": (0.01, 0.1), "committed": "2026-11-30", "seen": "2026-11-30"},
+)
+def _survives_few_bits(tables: Tables) -> pd.Series:
+    """J of the sets of the quantised model - J of those of the model itself, of every pair and K."""
+    columns = "lang_a lang_b what stored value exact"
+    pairs = _rows(tables, "quantised", columns, "what == 'overlap' and stored == 'Q5_0'")
+    pairs = pairs.set_index(["lang_a", "lang_b"], append=True)
+    return pairs.value - pairs.exact
+
+
 # --- data -----------------------------------------------------------------------------------------
 
 

@@ -7,15 +7,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+import gguf
 import pandas as pd
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mmlib.edits import holding
 from mmlib.forward import batches
 from mmlib.importance import TIES, ImportanceScores
 from mmlib.masks import ParameterMask, jaccard
-from mmlib.models import linear_modules
+from mmlib.models import linear_modules, state
 from mmlib.study.ceilings import growing_scores
 from mmlib.study.evidence import Numbers, read_evidence
 from mmlib.study.localisation import (
@@ -23,6 +25,7 @@ from mmlib.study.localisation import (
     draw_samples,
     norms_by_prompt,
     published_sums,
+    score_samples,
 )
 from mmlib.study.settings import Asking, Loading
 from mmlib.study.stats import paired_changes
@@ -208,9 +211,69 @@ def padding(
     )
 
 
+STORED = ("Q8_0", "Q5_0", "Q4_0")
+"""Block types of a release in few bits: eight, five and four bits a weight, a scale per 32."""
+
+
+@contextmanager
+def quantised(model: PreTrainedModel, stored: str) -> Iterator[None]:
+    """Let the scored matrices of a model hold what a release in few bits leaves of them.
+
+    `stored` is one of `STORED`. A 4-bit release has Q5_0 and Q8_0 in place of its own types
+    wherever the rows of a matrix are no multiple of 256 long.
+
+    Raises:
+        ValueError: Rows are no multiple of 32 long.
+    """
+    kind, tensors = gguf.GGMLQuantizationType[stored], dict(state(model))
+    for name, module in linear_modules(model).items():
+        if module.in_features % 32:
+            raise ValueError(f"{name} has rows of {module.in_features}: {stored} needs 32s")
+        values = module.weight.detach().float().cpu().numpy()
+        few = gguf.quants.dequantize(gguf.quants.quantize(values, kind), kind)
+        tensors[f"{name}.weight"] = torch.from_numpy(few)
+    with holding(model, tensors):
+        yield
+
+
+def compare_quantised(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    samples: Mapping[Sample, Calibration],
+    *,
+    math: str,
+    nonmath: str,
+    keep_ratios: Sequence[float],
+) -> pd.DataFrame:
+    """Sets and overlaps of a model in few bits beside its own, by block type.
+
+    Returns:
+        One row per number, as in `compare` by the rule "index": stored, seed, keep_ratio, lang_a,
+        lang_b, what ("membership", "set size" or "overlap"), value (in few bits) and exact.
+    """
+    seeds, tasks = list(dict.fromkeys(key.seed for key in samples)), (math, nonmath)
+
+    def found() -> list[list[dict[str, Selected]]]:
+        scores = score_samples(model, tokenizer, samples)
+        return [select(scores, tasks, seed, keep_ratios, "index") for seed in seeds]
+
+    own, rows = found(), []
+    for stored in STORED:
+        with quantised(model, stored):
+            few = found()
+        at = itertools.product(zip(seeds, few, own, strict=True), enumerate(keep_ratios))
+        for (seed, low, high), (i, ratio) in at:
+            both = (_numbers(sets[i], high[i], sets[i]) for sets in (low, high))
+            for (*about, value), (*_, reference) in zip(*both, strict=True):
+                rows.append((stored, seed, ratio, *about, value, reference))
+    table = pd.DataFrame(rows, columns=["stored", *COLUMNS[1:]])
+    return table[table.what.isin(["membership", "set size", "overlap"])]
+
+
 COLUMNS = ["ties", "seed", "keep_ratio", "lang_a", "lang_b", "what", "value", "exact"]
 NAME = ["model", *COLUMNS[:-2], "num_samples"]
 NUMBERS = Numbers("precision", NAME, ["value", "exact"], tolerance=0.05)
+FEW_BITS = Numbers("quantised", ["model", "stored", *COLUMNS[1:-2]], ["value", "exact"], 0.05)
 
 
 class Precision(NamedTuple):
@@ -222,6 +285,10 @@ class Precision(NamedTuple):
     """Those that this run computed."""
     audited: pd.DataFrame
     """See `mmlib.study.evidence.audit_values`."""
+    quantised: pd.DataFrame
+    """Rows of `compare_quantised` with model and nonmath."""
+    made_quantised: pd.DataFrame
+    """Those that this run computed."""
     answers: pd.DataFrame
     """Packed answers after pruning the sets by either sum, with a column `sums`."""
     problems: pd.DataFrame
@@ -255,6 +322,10 @@ def rows(given: Mapping[str, Any]) -> Precision:
         tables.append(padding(sums.exact[most], padded, **sets).assign(num_samples=most))
     made = pd.concat(tables, ignore_index=True).assign(model=run.model, nonmath=given["nonmath"])
     table, audited = NUMBERS.take(made, sweep=every)
+    exactly, _ = loading.load("float32")
+    about = {"model": run.model, "nonmath": given["nonmath"]}
+    few = compare_quantised(exactly, tokenizer, samples, **sets).assign(**about)
+    quantised_table, again = FEW_BITS.take(few, sweep=every)
     asking = Asking.of(given)
     if every and given["ask"]:
         same = given["edit_dtype"] == given["dtype"]
@@ -275,7 +346,9 @@ def rows(given: Mapping[str, Any]) -> Precision:
     return Precision(
         table=table,
         made=made,
-        audited=audited,
+        audited=pd.concat([audited, again], ignore_index=True),
+        quantised=quantised_table,
+        made_quantised=few,
         answers=answers,
         problems=asking.problems(given["languages"][0]),
         run=run,

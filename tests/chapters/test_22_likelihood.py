@@ -17,5 +17,8 @@ def test_22_in_miniature(miniature):
         index=["lang", "seed"], columns="condition", values="n_weights", aggfunc=["min", "max"]
     )
     assert (sizes.nunique(axis=1) == 1).all()
+    solved = tables["answers"]
+    assert (solved.correct.str.len() == given["solve"]).all()
+    assert len(solved) == 2 * len(given["languages"])  # strictly and flexibly read
     assert len(answers) == len(given["languages"]) * (2 + len(given["example_sets"]))
     assert answers.problem_id.nunique() == 1

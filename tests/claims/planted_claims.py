@@ -199,6 +199,11 @@ def _sums(what, exact, perfect, opposite, **options):
     }
 
 
+def _quantised(sign):
+    tables = _sums("overlap", 0.4, 0.401, 0.5, stored="Q5_0")(sign)
+    return {"quantised": tables["precision"]}
+
+
 def _mixes(sign, exchange=MappingProxyType({"fr": "hi", "hi": "fr"})):
     """Sizes follow the shares in skewed organisms alone; two languages change places once."""
     share = dict(zip(LANGS, (0.5, 0.3, 0.15, 0.05), strict=True))
@@ -381,6 +386,7 @@ PLANTED = {
     "O15": _travel_likelihoods,
     "O16": _fraction_likelihoods,
     "O17": _scaling_likelihoods,
+    "O18": _quantised,
     "S1": aligned({**_OTHERS, "SLAM": {"all": 0.1}}, {**_OTHERS, "LoRA": {"all": 0.1}}),
     "S2": _firing,
     "S3": _firing_overlap,

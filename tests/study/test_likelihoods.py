@@ -35,6 +35,8 @@ GIVEN = {
     "items": 4,
     "batch_size": 8,
     "example_sets": ["hi"],
+    "solve": 2,
+    "solved": ["none", "random"],
     "audit": False,
     "audit_seed": 1,
 }
@@ -97,6 +99,65 @@ def test_a_cost_is_paired_by_problem(packed):
     by_block = own.groupby("seed").cost.mean()
     mean = means.loc["organism-math", "random", "en"]
     assert (mean["mean"], mean.n) == (pytest.approx(by_block.mean()), 2)
+
+
+def test_sets_can_be_enlarged_and_edited_in_part(bench):
+    """By hand: the weights of a part are those of the set that have another value afterwards."""
+    given = GIVEN | {"languages": ["hi"], "seeds": [2], "texts": [], "items": 2}
+    given |= {"factors": [1.5], "fractions": [0.5, 1.0], "sample_seeds": [7, 8]}
+    given |= {"conditions": ["math-specific", "highest first", "random"]}
+    part = bench._replace(given=given)
+    table = part.losses().query("condition != 'none'")
+    assert (table.factor == 1.5).all()
+    # Only what is drawn has a row per draw.
+    whole, half = (table[table.fraction == share] for share in (1.0, 0.5))
+    assert whole.condition.value_counts().to_dict() == {
+        "math-specific": 1,
+        "highest first": 1,
+        "random": 2,
+    }
+    assert half.condition.value_counts()["math-specific"] == 2
+    assert (half.n_weights - whole.n_weights.iloc[0] / 2).abs().max() <= 1
+    same = whole.set_index("condition").nats
+    assert same["math-specific"] == same["highest first"]
+    assert whole[whole.condition == "random"].nats.nunique() == 2
+    (state,) = part._states(likelihoods.planned(given).query("condition == 'highest first'")[1:])
+    before = {name: p.clone() for name, p in bench.model.named_parameters()}
+    with state.change() as edited, torch.no_grad():
+        moved = {
+            name: (parameter / before[name])[parameter != before[name]]
+            for name, parameter in bench.model.named_parameters()
+        }
+    assert sum(len(ratio) for ratio in moved.values()) == edited.columns["n_weights"]
+    assert all(torch.allclose(ratio, torch.tensor(1.5)) for ratio in moved.values())
+
+
+def test_what_a_set_costs_beyond_random_weights_is_a_difference_of_means():
+    rows = [
+        ("none", 0, "", "en", "1.0 2.0"),
+        *[("math-specific", 1, whose, "en", "1.5 3.5") for whose in ("en", "hi")],
+        ("random", 1, "en", "en", "1.0 2.2"),
+        ("random", 1, "en", "en", "1.2 2.0"),
+        ("random", 1, "hi", "en", "1.0 2.0"),
+    ]
+    packed = pd.DataFrame(rows, columns=["condition", "seed", "edited", "lang", "nats"])
+    packed = packed.assign(model="m", task="gsm8k", problems="p", keep_ratio=0.01)
+    packed = packed.assign(factor=(packed.condition == "none").astype(float), fraction=1.0)
+    costs = likelihoods.beyond_random(packed).set_index("edited").cost
+    assert costs.to_dict() == pytest.approx({"en": 1.0 - 0.1, "hi": 1.0})
+
+
+def test_states_that_solve_are_graded_like_the_model_itself(bench):
+    table = bench.answers().query("extraction == 'strict'")
+    plain = table[table.condition == "none"].set_index("lang")
+    for code in GIVEN["languages"]:
+        answers = evaluate(
+            bench.model, bench.tokenizer, "organism-math", languages=[code], limit=2
+        ).query("extraction == 'strict'")
+        right = plain.correct[code].replace("1", "x")
+        assert [c == "x" for c in right] == answers.sort_values("problem_id").correct.tolist()
+    assert len(table) == 2 + 2 * 2
+    assert set(table.condition) == {"none", "random"}
 
 
 def test_the_example_is_the_median_problem_in_every_state(bench, packed):
