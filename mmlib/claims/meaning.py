@@ -374,7 +374,7 @@ def _overlap_stays(tables: Tables) -> pd.Series:
     **_THIS_MODEL | {"keep_ratios": (0.01, 0.1), "committed": "2026-11-30", "seen": "2026-11-30"},
 )
 def _survives_few_bits(tables: Tables) -> pd.Series:
-    """J of the sets of the quantised model - J of those of the model itself, of every pair and K."""
+    """J of the sets of the model in few bits - J of its own, of every pair and K."""
     columns = "lang_a lang_b what stored value exact"
     pairs = _rows(tables, "quantised", columns, "what == 'overlap' and stored == 'Q5_0'")
     pairs = pairs.set_index(["lang_a", "lang_b"], append=True)

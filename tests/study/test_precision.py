@@ -8,15 +8,19 @@ import pytest
 import torch
 
 from mmlib.forward import batches
-from mmlib.importance import ActivationNorms, ImportanceScores
-from mmlib.models import load_model
+from mmlib.importance import ActivationNorms, ImportanceScores, math_specific
+from mmlib.masks import jaccard
+from mmlib.models import linear_modules, load_model
 from mmlib.study.localisation import Sample, collect_scores, draw_samples, score_samples
 from mmlib.study.precision import (
+    STORED,
     compare,
+    compare_quantised,
     float32_products,
     growing_sums,
     moved,
     padding,
+    quantised,
     shifts,
     tied,
 )
@@ -174,3 +178,51 @@ def test_shifts_of_sizes_are_shares_and_those_of_overlaps_differences():
     table = shifts(pd.DataFrame(rows, columns=["what", "value", "exact"]))
     changes = table.set_index("what").change.to_dict()
     assert changes == pytest.approx({"set size": 0.1, "overlap": -0.05})
+
+
+# --- few bits -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stored", "levels"), [("Q8_0", 256), ("Q5_0", 32), ("Q4_0", 16)])
+def test_a_block_keeps_a_scale_and_few_levels(organism, stored, levels):
+    model, _, _ = organism
+    name, module = next(iter(linear_modules(model).items()))
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    with quantised(model, stored):
+        blocks = module.weight.detach().reshape(-1, 32)
+        whole = before[f"{name}.weight"].reshape(-1, 32)
+        # Multiples of one step in every block, none further off than a step (the ends are cut).
+        steps = whole.abs().max(1).values / (levels / 2 - (stored == "Q8_0"))
+        counts = blocks / steps[:, None]
+        assert (counts - counts.round()).abs().max() < 0.02 * levels / 16
+        assert ((blocks - whole).abs() <= 1.01 * steps[:, None]).all()
+        assert not torch.equal(blocks, whole)
+        kept = {n for n, p in model.named_parameters() if torch.equal(p, before[n])}
+        assert kept == {n for n in before if n.removesuffix(".weight") not in linear_modules(model)}
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+
+
+def test_sets_in_few_bits_are_those_of_the_rounded_weights(organism):
+    model, tokenizer, samples = organism
+    table = compare_quantised(model, tokenizer, samples, **TASKS, keep_ratios=[0.1])
+    assert set(table.stored) == set(STORED)
+    of = table.set_index(["stored", "what", "lang_a", "lang_b"])
+    math, nonmath = (Sample("en", task, 1) for task in TASKS.values())
+    for stored in ("Q8_0", "Q4_0"):
+        with quantised(model, stored):
+            scores = score_samples(model, tokenizer, samples)
+            sets = [math_specific(scores[math], scores[nonmath], 0.1)]
+            sets += [scores[math].top(0.1) - scores[nonmath].top(0.1)]
+            assert sets[0] == sets[1]
+            assert of.value[stored, "set size", "en", "en"] == len(sets[0])
+        own = score_samples(model, tokenizer, samples)
+        exact = math_specific(own[math], own[nonmath], 0.1)
+        assert of.exact[stored, "set size", "en", "en"] == len(exact)
+        assert of.value[stored, "membership", "en", "en"] == jaccard(sets[0], exact)
+    members = table[table.what == "membership"].groupby("stored").value.mean()
+    assert members["Q8_0"] > members["Q5_0"] > members["Q4_0"]
+
+
+def test_rows_that_no_block_fits_are_refused(llama):
+    with pytest.raises(ValueError, match="Q5_0 needs 32s"), quantised(llama, "Q5_0"):
+        pass
