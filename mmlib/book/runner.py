@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import nbformat
 
+from mmlib.book import preflight
 from mmlib.book.chapters import (
     Chapter,
     ChapterError,
@@ -146,6 +147,8 @@ def run(
             f"{task.name} reads {', '.join(absent)}, which is not there: first run the chapter "
             "that writes it, or correct `reads` in notebooks/chapters.yml"
         )
+    for line in preflight.check(task.values):
+        print(f"{label}{line}", flush=True)
     budget = project.chapters[task.name].budget_s
     # Other parameters, another time: it is known only from a run with them.
     expected = run_record(task.executed).get("seconds") or (0 if task.changed else budget)
