@@ -54,11 +54,11 @@ book: .venv/.installed
 desk: .venv/.installed
 	$(PY) -m mmlib fetch qwen-coder-0.5b
 ifeq ($(PRESET),full)
-	$(PY) -m mmlib sweep desk desk_examples desk_answers desk_travel desk_fractions desk_scaling \
-		--workers $(WORKERS) -p data_dir=$(DATA)
+	$(PY) -m mmlib sweep desk desk_examples desk_answers desk_conditions desk_travel \
+		desk_fractions desk_scaling --workers $(WORKERS) -p data_dir=$(DATA)
 else
 	$(PY) -m mmlib run 22_likelihood --force -p model=qwen-coder-0.5b -p data_dir=$(DATA) \
-		-p math=gsm8k -p nonmath=mmlu -p tasks='[gsm8k]' -p texts='[mmlu]' \
+		-p math=gsm8k -p nonmath=mmlu -p tasks='[gsm8k]' -p texts='[mmlu]' -p languages='[en, de, fr]' \
 		-p seeds='[1, 2, 3]' -p example_sets='[]' -p audit=true -p audit_seed=$(AUDIT_SEED)
 endif
 

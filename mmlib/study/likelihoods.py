@@ -247,6 +247,8 @@ class Desk(NamedTuple):
 
     packed: pd.DataFrame
     """See `Bench.losses`."""
+    conditions: pd.DataFrame | None
+    """The same of two further controls."""
     examples: pd.DataFrame | None
     """See `Bench.example`."""
     num_samples: int
@@ -254,7 +256,8 @@ class Desk(NamedTuple):
 
 
 def desk_losses(name: str = "likelihoods") -> pd.DataFrame:
-    """Losses of a real LLM that are shipped: "likelihoods", "travel", "scaling" or "fractions"."""
+    """Losses of a real LLM that are shipped: "likelihoods", "conditions", "travel", "scaling" or
+    "fractions"."""
     return read_evidence(f"desk_{name}")[0]
 
 
@@ -262,7 +265,8 @@ def desk() -> Desk:
     """Losses and answers of a real LLM."""
     packed, manifest = read_evidence("desk_likelihoods")
     num_samples = made_by(manifest)[0]["parameters"]["num_samples"]
-    return Desk(packed, read_evidence("desk_examples")[0], num_samples)
+    more = read_evidence("desk_conditions")[0]
+    return Desk(packed, more, read_evidence("desk_examples")[0], num_samples)
 
 
 def told(desk: Desk, keep_ratio: float) -> dict[str, Any]:
@@ -271,7 +275,8 @@ def told(desk: Desk, keep_ratio: float) -> dict[str, Any]:
     A number that these parameters do not give is missing.
     """
     packed = desk.packed[desk.packed.keep_ratio.isin([0, keep_ratio])]
-    rows = summary(packed)
+    tables = [packed] if desk.conditions is None else [packed, desk.conditions]
+    rows = pd.concat(map(summary, tables))
     rows = rows[rows.edited == rows.lang].set_index("lang")
     random = rows[rows.condition == "random"]["mean"]
     pruned = packed[packed.condition == "math-specific"]
@@ -285,7 +290,8 @@ def told(desk: Desk, keep_ratio: float) -> dict[str, Any]:
     }
     is_math, of_set = rows.task.isin(MATH_TASKS), rows.condition == "math-specific"
     parts = {"math": is_math & of_set, "text": ~is_math & of_set}
-    parts["size"] = is_math & (rows.condition == "same magnitude")
+    others = {"size": "same magnitude", "top": "top-K math"}
+    parts |= {name: is_math & (rows.condition == other) for name, other in others.items()}
     for name, part in parts.items():
         means = rows[part]["mean"].sort_values()
         for end, place in {"low": 0, "high": -1}.items():

@@ -193,7 +193,7 @@ def test_an_audit_measures_a_drawn_slice_and_stops_at_other_numbers(bench, packe
 
 
 def test_numbers_of_the_page_are_those_of_the_table(packed):
-    told = likelihoods.told(likelihoods.Desk(packed, None, 6), 0.1)
+    told = likelihoods.told(likelihoods.Desk(packed, None, None, 6), 0.1)
     means = likelihoods.summary(packed).query("condition == 'math-specific'")
     solutions = means[means.task == "organism-math"].set_index("lang")["mean"]
     assert (told["desk_math_high"], told["desk_math_high_lang"]) == (
@@ -204,9 +204,9 @@ def test_numbers_of_the_page_are_those_of_the_table(packed):
     assert told["desk_calculate"] == "none was asked"
     rows = [("none", "", "1 + 1 = 2"), ("none", "", "two"), ("random", "en", "3")]
     answers = pd.DataFrame(rows, columns=["condition", "edited", "response"])
-    of_answers = likelihoods.told(likelihoods.Desk(packed, answers, 6), 0.1)["desk_calculate"]
+    of_answers = likelihoods.told(likelihoods.Desk(packed, None, answers, 6), 0.1)["desk_calculate"]
     assert of_answers == "1 of 2 unedited, 0 of 1 without random weights of en"
-    no_texts = likelihoods.Desk(packed[packed.task == "organism-math"], None, 6)
+    no_texts = likelihoods.Desk(packed[packed.task == "organism-math"], None, None, 6)
     assert math.isnan(likelihoods.told(no_texts, 0.1)["desk_text_low"])
 
 
