@@ -256,8 +256,7 @@ class Desk(NamedTuple):
 
 
 def desk_losses(name: str = "likelihoods") -> pd.DataFrame:
-    """Losses of a real LLM that are shipped: "likelihoods", "conditions", "travel", "scaling" or
-    "fractions"."""
+    """Shipped losses of a real LLM, such as "likelihoods", "travel" or "fractions"."""
     return read_evidence(f"desk_{name}")[0]
 
 
