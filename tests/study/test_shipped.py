@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -10,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mmlib.__main__ import main
 from mmlib.models import ORGANISMS, load_model, model_hash
-from mmlib.study import sets
+from mmlib.study import breaks, portions, sets, travel
 from mmlib.study.evidence import read_evidence
 from mmlib.study.localisation import Sample, score_samples, set_tables
 from mmlib.study.tables import PACKAGE
@@ -114,3 +115,57 @@ def test_layers_of_the_real_llm_add_up_to_its_sets():
         for group in ("global", "layer")
     )
     pd.testing.assert_frame_equal(whole, layers)
+
+
+def nats(name, **cell):
+    """Losses per problem of the one row of a shipped table that has these values."""
+    table, _ = read_evidence(name)
+    for column, value in cell.items():
+        table = table[table[column] == value]
+    (text,) = table.nats.unique()
+    return np.array(text.split(), float)
+
+
+def test_what_a_real_llm_loses_in_other_languages_is_a_difference_by_hand():
+    table = travel.desk().set_index(["edited", "lang", "seed"])
+    assert len(table) == 4 * 4 * 3
+    for edited, lang in (("en", "de"), ("hi", "fr"), ("de", "de")):
+        cell = {"edited": edited, "lang": lang, "seed": 2}
+        of_set, random = (
+            nats("desk_travel", condition=condition, **cell)
+            for condition in ("math-specific", "random")
+        )
+        assert table.difference[edited, lang, 2] == pytest.approx((of_set - random).mean())
+    overlap, _ = read_evidence("desk_overlap")
+    pair = overlap.query("group == 'global' and keep_ratio == .01 and seed == 2")
+    pair = pair[(pair.lang_a == "en") & (pair.lang_b == "de")].jaccard.item()
+    assert table.jaccard["en", "de", 2] == table.jaccard["de", "en", 2] == pair
+
+
+def test_parts_of_a_set_cost_what_their_losses_say():
+    table = portions.desk().set_index(["condition", "fraction", "seed"]).cost
+    plain = nats("desk_fractions", condition="none")
+    few = nats("desk_fractions", condition="highest first", fraction=0.05, seed=1)
+    part = nats("desk_fractions", condition="math-specific", fraction=0.4, seed=3)
+    assert table["highest first", 0.05, 1] == pytest.approx((few - plain).mean())
+    assert table["random part", 0.4, 3] == pytest.approx((part - plain).mean())
+    assert table["random part", 1.0, 2] == table["highest first", 1.0, 2]
+
+
+def test_enlarged_sets_are_compared_with_the_mean_of_random_ones():
+    table = breaks.desk_scaling()
+    rows, _ = read_evidence("desk_scaling")
+    rows = rows[(rows.task == "gsm8k") & (rows.factor == 1.1)]
+    means = rows.assign(nats=rows.nats.map(lambda text: np.mean([*map(float, text.split())])))
+    by_seed = means.groupby(["seed", "condition"]).nats.mean().unstack()
+    assert (means.condition == "random").sum() == 9
+    difference = (by_seed["math-specific"] - by_seed["random"]).mean()
+    assert table.loc[("gsm8k", 1.1), "mean"] == pytest.approx(difference)
+
+
+def test_what_a_real_llm_solves_is_counted():
+    table = sets.desk_accuracy().set_index("lang")
+    rows, _ = read_evidence("desk_answers")
+    strict = rows[rows.extraction == "strict"].set_index("lang").correct
+    assert table.n.tolist() == [250] * 4
+    assert table.n_correct.to_dict() == strict.str.count("1").to_dict()
