@@ -290,7 +290,9 @@ def told(desk: Desk, keep_ratio: float) -> dict[str, Any]:
     is_math, of_set = rows.task.isin(MATH_TASKS), rows.condition == "math-specific"
     parts = {"math": is_math & of_set, "text": ~is_math & of_set}
     others = {"size": "same magnitude", "top": "top-K math"}
-    parts |= {name: is_math & (rows.condition == other) for name, other in others.items()}
+    for name, other in others.items():
+        parts |= {name: is_math & (rows.condition == other)}
+        parts |= {f"{name}_text": ~is_math & (rows.condition == other)}
     for name, part in parts.items():
         means = rows[part]["mean"].sort_values()
         for end, place in {"low": 0, "high": -1}.items():
