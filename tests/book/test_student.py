@@ -5,10 +5,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 
 from mmlib.__main__ import main
 from mmlib.book import student
 from mmlib.book.chapters import Project
+from mmlib.importance import ActivationNorms, ImportanceScores, math_specific
 
 ROOT = Path(__file__).parents[2]
 PROJECT = Project(ROOT)
@@ -121,3 +123,17 @@ def test_the_work_of_a_participant_is_kept(tmp_path, capsys):
     assert main(["--root", str(ROOT), "student", str(tmp_path)]) == 2
     assert "not empty" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.ipynb"]
+
+
+def test_the_score_by_hand_is_that_of_the_package():
+    """What the plan of the course expects on paper."""
+    weights = {"w": torch.tensor([[2, -1, 0.5], [-3, 0.2, 1]])}
+    on_math, on_other = (
+        ImportanceScores(weights, ActivationNorms({"w": torch.tensor(x)}, {"w": "w"}, 1))
+        for x in ([1.0, 4.0, 2.0], [4.0, 1.0, 2.0])
+    )
+    expected = [[[2, 4, 1], [3, 0.8, 2]], [[8, 1, 1], [12, 0.2, 2]]]
+    for scores, rows in zip((on_math, on_other), expected, strict=True):
+        torch.testing.assert_close(scores.matrix("w"), torch.tensor(rows))
+    chosen = math_specific(on_math, on_other, 1 / 3)
+    assert chosen["w"].tolist() == [[False, True, False], [False, False, False]]
