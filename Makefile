@@ -5,6 +5,7 @@
 # make desk        fetch a real LLM, measure a drawn slice of what pruning costs it again, and compare
 #                  (needs DATA; PRESET=full: all that is shipped of it)
 # make html        the book from the chapters as they are
+# make student     copies of the chapters for a course, without answers, in _build/student
 # What is too long for a chapter is made by `python -m mmlib sweep` (see book/run_your_model.md).
 # PYTHON=python3.11        the interpreter of the environment (3.11 or newer)
 # PRESET=full              reproduce from nothing: organisms and evidence first (days; needs DATA)
@@ -24,7 +25,7 @@ export MMLIB_CACHE ?= $(CURDIR)/.cache
 # Two processes of tests on two cores: more threads than cores only wait for each other.
 test test-all: export OMP_NUM_THREADS ?= 1
 
-.PHONY: reproduce test test-all book html desk
+.PHONY: reproduce test test-all book html desk student
 
 reproduce: .venv/.installed
 ifeq ($(PRESET),full)
@@ -64,6 +65,9 @@ endif
 
 html: .venv/.installed
 	.venv/bin/jupyter-book build book/ -W -n --keep-going --all
+
+student: .venv/.installed
+	$(PY) -m mmlib student _build/student
 
 # torch first and alone: pip then takes a CPU build where one is on offer.
 .venv/.installed: pyproject.toml

@@ -64,6 +64,9 @@ def parser() -> argparse.ArgumentParser:
 
     commands.add_parser("doctor", help="look at this machine and say what to mend")
 
+    course = commands.add_parser("student", help="copy the chapters for a course, without answers")
+    course.add_argument("out", type=Path, help="an empty folder, or one that is not there")
+
     norms = commands.add_parser("norms", help="ship the norms that runs have left in their cache")
     norms.add_argument("cache", type=Path, help="what MMLIB_CACHE was in these runs")
 
@@ -232,6 +235,14 @@ def _doctor(project: Project, arguments: argparse.Namespace) -> int:
     return int(bool(mends))
 
 
+def _student(project: Project, arguments: argparse.Namespace) -> int:
+    from mmlib.book.student import write_copies
+
+    copies = write_copies(project, arguments.out.resolve())
+    print(f"{len(copies)} chapters without answers in {arguments.out}")
+    return 0
+
+
 def _norms(project: Project, arguments: argparse.Namespace) -> int:
     from mmlib.study.norms import ship_norms
 
@@ -261,6 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     commands = {"list": _list, "run": _run, "sweep": _sweep, "status": _status, "train": _train}
     commands |= {"fetch": _fetch, "doctor": _doctor, "norms": _norms, "random-model": _random_model}
+    commands |= {"student": _student}
     command = commands[arguments.command]
     try:
         return command(Project(arguments.root.resolve()), arguments)

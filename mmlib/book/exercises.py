@@ -1,68 +1,133 @@
 """Check answers to the book's exercises, with a hint where one is wrong.
 
-Each check takes the reader's answer and prints one sentence: right (to half a percent), or which
-step to look at again. The checks compute what they compare with; no solution is stored or printed.
+A notebook makes an `Exercise` of what the package itself answers and of the values that known wrong
+turns lead to. The reader writes a value, or the lines that make it, and `check` prints one
+sentence: right, or which step to look at again. It never prints the solution.
 """
 
-import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-import pandas as pd
+import numpy as np
 
-from mmlib.masks import chance_jaccard, expected_intersection
-from mmlib.study.tables import require_columns
+from mmlib.masks import ParameterMask
 
-
-def _close(value: float, target: float) -> bool:
-    return math.isclose(value, target, rel_tol=0.005, abs_tol=1e-6)
+STUB = "Your turn: put your answer in the place of the dots."
 
 
-def _verdict(value: object, target: float, slips: dict[str, float], otherwise: str) -> None:
-    """Print the outcome; `slips` maps the hint for a known wrong turn to the value it leads to."""
+@dataclass(frozen=True)
+class Exercise:
+    """What an answer is compared with.
+
+    Values are numbers (right to half a percent), texts, sets, arrays, tensors, tables or
+    `ParameterMask`, lists of texts, or dicts of these by the name of a part.
+
+    Raises:
+        ValueError: A slip is the right answer too.
+    """
+
+    answer: Any
+    """What is right; the package's own function computes it where there is one."""
+    hint: str
+    """For an answer that is wrong in no known way."""
+    slips: Mapping[str, Any] = field(default_factory=dict)
+    """Hint for a known wrong turn -> the value, or the parts of one, that it leads to."""
+
+    def __post_init__(self) -> None:
+        for hint, value in self.slips.items():
+            if _same(value, _asked(self.answer, value)):
+                raise ValueError(f"the right answer would get a hint: {hint!r}")
+
+    def check(self, value: Any) -> None:
+        """Print whether a value is right, else a hint.
+
+        Args:
+            value: The reader's answer, or `...` as long as there is none.
+        """
+        print(self.verdict(value))
+
+    def verdict(self, value: Any) -> str:
+        """The sentence that `check` prints."""
+        parts = value.values() if isinstance(value, Mapping) else [value]
+        if any(part is ... for part in parts):
+            return STUB
+        if _same(value, self.answer):
+            return "Right."
+        for hint, wrong in self.slips.items():
+            if _same(_asked(value, wrong), wrong):
+                return f"Not yet: {hint}"
+        return f"Not yet: {_unlike(value, self.answer) or self.hint}"
+
+
+def _asked(value: Any, wanted: Any) -> Any:
+    """The parts of a value that another one has."""
+    if isinstance(value, Mapping) and isinstance(wanted, Mapping):
+        return {name: value[name] for name in wanted if name in value}
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """A value in terms of numpy, text, sets and dicts."""
+    if isinstance(value, ParameterMask):
+        value = dict(value.items())
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, str | set | frozenset):
+        return value.strip().casefold() if isinstance(value, str) else set(value)
+    if hasattr(value, "detach"):  # a tensor, without importing torch for it
+        value = value.detach().cpu()
+        value = (value.float() if value.is_floating_point() else value).numpy()
+    return np.asarray(value)
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """A plain value as floats, or nothing."""
     try:
-        number = float(value)
+        return np.asarray(value, dtype=float)
     except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        print(f"Not yet: the answer has to be one finite number, not {value!r}.")
-        return
-    hints = [hint for hint, wrong in slips.items() if _close(number, wrong)]
-    print("Right." if _close(number, target) else f"Not yet: {[*hints, otherwise][0]}")
+        return None
 
 
-def check_chance_jaccard(value: float) -> None:
-    """Check the Jaccard that random sets of 90 and of 60 among 3,000 weights have by chance.
-
-    Args:
-        value: The reader's answer.
-    """
-    size_a, size_b, n_scored = 90, 60, 3000
-    shared = expected_intersection(size_a, size_b, n_scored)
-    slips = {
-        "that is how many weights the sets share; divide by the size of the union.": shared,
-        "the sum of the sizes counts the shared weights twice.": shared / (size_a + size_b),
-        "that is a share of all weights; a Jaccard divides by the union.": shared / n_scored,
-        "that is a share of the first set; a Jaccard divides by the union.": shared / size_a,
-        "that is a share of the second set; a Jaccard divides by the union.": shared / size_b,
-    }
-    otherwise = (
-        "how many of the first set does a random second set hit, and how large is the union?"
-    )
-    _verdict(value, chance_jaccard(size_a, size_b, shared), slips, otherwise)
+def _same(value: Any, target: Any) -> bool:
+    try:
+        value, target = _plain(value), _plain(target)
+    except ValueError:  # lists of different lengths are no array
+        return False
+    if isinstance(target, dict):
+        parts = isinstance(value, dict) and value.keys() == target.keys()
+        return parts and all(_same(value[name], part) for name, part in target.items())
+    wanted = _numbers(target)
+    if wanted is None:
+        return type(value) is type(target) and bool(np.array_equal(value, target))
+    given = _numbers(value)
+    if given is None or given.shape != wanted.shape:
+        return False
+    return bool(np.allclose(given, wanted, rtol=0.005, atol=1e-6))
 
 
-def check_pooled_jaccard(value: float, table: pd.DataFrame) -> None:
-    """Check the Jaccard of a whole model that a reader computed from its layers.
-
-    Args:
-        value: The reader's answer.
-        table: The layer rows the exercise gave: `intersection, union, jaccard`, one pair.
-    """
-    require_columns(table, ["intersection", "union", "jaccard"], "the table of the exercise")
-    pooled = table["intersection"].sum() / table["union"].sum()
-    slips = {
-        "that is the mean of the layers' Jaccards. A layer with few chosen weights counts there as "
-        "much as one with many; go back to the counts.": table["jaccard"].mean(),
-        "that is the median of the layers; go back to the counts.": table["jaccard"].median(),
-    }
-    otherwise = "a Jaccard of everything needs two counts of everything. Which columns hold them?"
-    _verdict(value, pooled, slips, otherwise)
+def _unlike(value: Any, target: Any) -> str:
+    """In what an answer is not of the kind that is asked for, or which of its parts are wrong."""
+    if isinstance(target, ParameterMask):
+        return "" if isinstance(value, ParameterMask) else "a ParameterMask is asked for."
+    if isinstance(target, Mapping):
+        if not isinstance(value, Mapping) or value.keys() != target.keys():
+            return f"a dict of {', '.join(map(str, target))} is asked for."
+        wrong = [str(name) for name, part in target.items() if not _same(value[name], part)]
+        return f"look at {', '.join(wrong)} again." if len(wrong) < len(target) else ""
+    if isinstance(target, str | set | frozenset):
+        kind = "text" if isinstance(target, str) else "set"
+        return "" if isinstance(value, type(target)) else f"a {kind} is asked for."
+    try:
+        value, target = _plain(value), _plain(target)
+    except ValueError:
+        return "its rows are of different lengths."
+    if (wanted := _numbers(target)) is None:
+        return ""
+    given = _numbers(value)
+    if given is None or not np.isfinite(given).all():
+        many = "finite numbers are" if wanted.ndim else "one finite number is"
+        return f"{many} asked for."
+    if given.shape != wanted.shape:
+        return f"the shape {wanted.shape or 'of one number'} is asked for, not {given.shape}."
+    return ""

@@ -18,7 +18,7 @@ import pandas as pd
 from IPython.display import HTML
 
 # A notebook asks this module for all that it puts on its page.
-from mmlib.book.exercises import check_chance_jaccard, check_pooled_jaccard  # noqa: F401
+from mmlib.book.exercises import Exercise  # noqa: F401
 from mmlib.book.figures import (  # noqa: F401
     Figure,
     accuracy,

@@ -1,0 +1,102 @@
+"""Copies of the chapters for a course: without solutions, and without what the pages found.
+
+A course that asks for a guess needs pages that do not tell. What a run has put into the text goes:
+the answer at the top, every paragraph that repeats a number, the section that says what it shows.
+Questions, methods, code, exercises and hints stay.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from mmlib.book.chapters import ChapterError, Project
+
+NOTE = "*A copy for a course: results and solutions are left out. Run the cells to see your own.*"
+_TOLD = ("{glue:text}", "{numref}", "```{glue:any}", "```{include}")
+"""What a paragraph has that repeats a result, or speaks of a figure that is not here."""
+
+
+def write_copies(project: Project, out: Path) -> list[Path]:
+    """Write a copy of every chapter with exercises, to be opened in JupyterLab.
+
+    Args:
+        project: Where the chapters are.
+        out: A folder that is empty, or not there: the work of a participant is not overwritten.
+
+    Returns:
+        The notebooks.
+
+    Raises:
+        ChapterError: The folder has something in it.
+    """
+    if out.is_dir() and any(out.iterdir()):
+        raise ChapterError(f"{out} is not empty: choose another folder or remove it")
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name in project.chapters:
+        copied = copy(nbformat.read(project.source(name), as_version=4))
+        if any("exercise" in _tags(cell) for cell in copied.cells):
+            for cell in copied.cells:
+                if cell.cell_type == "markdown":
+                    cell.source = _linked(cell.source, project.root / "book", out)
+            written.append(out / f"{name}.ipynb")
+            nbformat.write(copied, written[-1])
+    return written
+
+
+def copy(chapter: NotebookNode) -> NotebookNode:
+    """A chapter without solutions, outputs and results in its text; the argument is kept."""
+    cells = []
+    for cell in chapter.cells:
+        if "solution" in _tags(cell):
+            continue
+        cell = NotebookNode(cell)
+        if cell.cell_type == "code":
+            cell.update(outputs=[], execution_count=None)
+        else:
+            cell.source = without_results(cell.source)
+        if cell.source:
+            cells.append(cell)
+    cells[0].source = cells[0].source.replace("\n", f"\n\n{NOTE}\n", 1)
+    return NotebookNode({**chapter, "cells": cells})
+
+
+def without_results(text: str) -> str:
+    """A text of a chapter without what a run has put into it, for JupyterLab.
+
+    In a table a result is left as a question mark, which can be guessed.
+    """
+    text = re.sub(r"(?ms)^## What this shows.*?(?=^## |\Z)", "", text)
+    text = re.sub(r"(?ms)^:::\{admonition\} At a glance\n.*?^:::\n?", "", text)
+    # The cell that draws a figure shows it; the caption says how to read it.
+    text = re.sub(r"(?ms)^```\{glue:figure\}[^\n]*\n(?::[^\n]*\n)*\n?(.*?)^```$", r"\1", text)
+    # Gates that open in one cell and close in another are for the book.
+    text = re.sub(r"```\{exercise-start\} (.*)\n:label: .*\n```", r"### \1", text)
+    text = re.sub(r"```\{exercise-end\}\n```\n*", "", text)
+    text = re.sub(r"(?m)^\(ch-[\w-]+\)=\n", "", text)
+    blocks = [_block(block) for block in re.split(r"\n{2,}", text)]
+    return "\n\n".join(filter(None, blocks)).strip()
+
+
+def _block(block: str) -> str:
+    """A paragraph, list or table without the items that tell a result."""
+    if block.startswith("|"):
+        return re.sub(r"\{glue:text\}`[^`]*`", "?", block)
+    if block.startswith("- "):
+        items = re.split(r"\n(?=- )", block)
+        return "\n".join(item for item in items if not any(told in item for told in _TOLD))
+    return "" if any(told in block for told in _TOLD) else block
+
+
+def _linked(text: str, book: Path, out: Path) -> str:
+    """A text whose links to pages of the book, and to its ledger, work from another folder."""
+    there = Path(os.path.relpath(book, out)).as_posix()
+    text = text.replace("](../", f"]({there}/")
+    return text.replace("](00_at_a_glance", f"]({there}/chapters/00_at_a_glance")
+
+
+def _tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
