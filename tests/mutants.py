@@ -1,52 +1,46 @@
 """Make deliberate errors, each of which has to be found by the tests: `make mutants`.
 
-They are listed in `mutants.yml`. Each is made in a copy of the checkout, never in the checkout.
-Exit code 1 if one survives: then a test is missing.
+Each of `mutants.yml` is made in a copy of the checkout. Exit code 1 if one survives: write a test.
 """
 
 import argparse
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "_build", "runs", "*.partial", "*-step*")
 LIMIT_S = 1200  # of one pytest
+# Each pytest is forked from a process that has imported what takes longest, and nothing of ours.
+SERVER = get_context("forkserver")
+SLOW = ["torch", "transformers.trainer", "transformers.models.llama.modeling_llama", "peft"]
+SLOW += ["lm_eval.models.huggingface", "lm_eval.evaluator", "lm_eval.tasks", "statsmodels.api"]
+SLOW += ["scipy.stats", "papermill", "jupyter_client.manager", "hypothesis", "pytest"]
+SWITCHES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE")
 
 
 class Mutant(NamedTuple):
-    """One deliberate error."""
-
     name: str
     file: str
-    old: str
-    """Occurs once in the file."""
+    old: str  # once in the file
     new: str
-    tests: list[str]
-    """Files that find it, relative to the checkout, so that it is quick."""
+    tests: list[str]  # files that find it, so that it is quick
 
     def edited(self, text: str) -> str:
         """The text of its file with the error."""
-        if text.count(self.old) != 1:
-            raise ValueError(f"{self.name}: {self.old!r} is {text.count(self.old)} times in it")
+        assert text.count(self.old) == 1, f"{self.name}: not once in {self.file}"
         return text.replace(self.old, self.new)
-
-
-class Result(NamedTuple):
-    name: str
-    verdict: str
-    seconds: float
-    told: str
 
 
 def read() -> list[Mutant]:
@@ -56,10 +50,7 @@ def read() -> list[Mutant]:
 
 
 def judged(code: int | None, output: str) -> tuple[str, str]:
-    """Say "caught", "survived" or "broken", and by which test or why.
-
-    Only a failed test counts: not one that could not be collected or set up, or met a crash.
-    """
+    """Verdict and why: a test that failed, not one that was not collected, set up or crashed."""
     lines = output.strip().splitlines() or ["no output"]
     if code == 0:
         return "survived", lines[-1]
@@ -70,7 +61,17 @@ def judged(code: int | None, output: str) -> tuple[str, str]:
     return "broken", failed or (lines[-1] if code is not None else f"not done after {LIMIT_S} s")
 
 
-def tried(pristine: Path, mutant: Mutant) -> Result:
+def run(copy: Path, words: list[str]) -> None:
+    """Run pytest in a copy of the checkout, in this process."""
+    os.chdir(copy)
+    sys.path[0] = str(copy)  # in place of this folder, and before every installed package
+    os.environ["MMLIB_CACHE"] = str(copy / ".cache")
+    with (copy / ".told").open("w") as file:
+        _ = [os.dup2(file.fileno(), stream) for stream in (1, 2)]
+    sys.exit(int(pytest.main(words)))
+
+
+def tried(pristine: Path, mutant: Mutant) -> tuple[str, int, str, str]:
     """Make one error in a copy, and run its tests there up to the first that fails."""
     start = time.monotonic()
     with TemporaryDirectory(prefix="mutant-") as place:
@@ -81,20 +82,16 @@ def tried(pristine: Path, mutant: Mutant) -> Result:
             text = mutant.edited(path.read_text(encoding="utf-8"))
             path.unlink()
             path.write_text(text, encoding="utf-8")
-        # `-m` puts the copy before every installed package; a PYTHONPATH would reach kernels too.
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        environment |= {"MMLIB_CACHE": f"{place}/cache", "PYTHONDONTWRITEBYTECODE": "1"}
-        environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider"]
-        command += [f"--basetemp={place}/tmp", *mutant.tests]
-        how = {"cwd": copy, "env": environment, "timeout": LIMIT_S}
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, **how)
-            verdict, told = judged(done.returncode, done.stdout)
-        except subprocess.TimeoutExpired:
-            verdict, told = judged(None, "")
-    result = Result(mutant.name, verdict, time.monotonic() - start, told)
-    print(f"{verdict:<9}{result.seconds:4.0f} s  {mutant.name}", flush=True)
+        words = ["-x", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+        words += [f"--basetemp={place}/tmp", *mutant.tests]
+        process = SERVER.Process(target=run, args=(copy, words))
+        process.start()
+        process.join(LIMIT_S)
+        code = process.exitcode
+        process.kill()  # what waits for ever
+        verdict, told = judged(code, (copy / ".told").read_text(encoding="utf-8"))
+    result = (verdict, round(time.monotonic() - start), mutant.name, told)
+    print(*result[:3], sep="\t", flush=True)
     return result
 
 
@@ -107,13 +104,16 @@ def main() -> int:
     mutants = [m for m in read() if not given.names or any(n in m.name for n in given.names)]
     # What fails without an error would "catch" everything.
     control = Mutant("(no error)", "", "", "", sorted({t for m in mutants for t in m.tests}))
+    SERVER.set_forkserver_preload(SLOW)
+    os.environ |= dict.fromkeys(SWITCHES, "1") | {"COLUMNS": "200"}
+    os.environ.pop("PYTHONPATH", None)  # it would reach kernels
     with TemporaryDirectory(prefix="mutants-") as place, ThreadPoolExecutor(given.workers) as pool:
         pristine = shutil.copytree(ROOT, Path(place, "checkout"), ignore=LEFT_OUT)
         done = list(pool.map(partial(tried, pristine), [control, *mutants]))
-    print("\n" + "\n".join(f"{r.verdict:<9}{r.seconds:4.0f} s  {r.name}: {r.told}" for r in done))
-    caught = sum(result.verdict == "caught" for result in done[1:])
+    print("", *("\t".join(map(str, result)) for result in done), sep="\n")
+    caught = sum(verdict == "caught" for verdict, *_ in done)
     print(f"\n{caught} of {len(mutants)} mutants caught")
-    return int(caught < len(mutants) or done[0].verdict != "survived")
+    return int(caught < len(mutants) or done[0][0] != "survived")
 
 
 if __name__ == "__main__":
