@@ -1,6 +1,7 @@
 # make reproduce   environment, every chapter executed, book built in _build/html
 # make test        environment, lint, book from the committed chapters, tests
 # make test-all    every test: the chapters on other models too (an hour and more)
+# make mutants     deliberate errors (tests/mutants.yml), each of which has to make a test fail
 # make book        only chapters that are stale are executed, then the book is built
 # make desk        fetch a real LLM, measure a drawn slice of what pruning costs it again, and compare
 #                  (needs DATA; PRESET=full: all that is shipped of it)
@@ -25,7 +26,7 @@ export MMLIB_CACHE ?= $(CURDIR)/.cache
 # Two processes of tests on two cores: more threads than cores only wait for each other.
 test test-all: export OMP_NUM_THREADS ?= 1
 
-.PHONY: reproduce test test-all book html desk student
+.PHONY: reproduce test test-all mutants book html desk student
 
 reproduce: .venv/.installed
 ifeq ($(PRESET),full)
@@ -47,6 +48,10 @@ test: .venv/.installed
 
 test-all: .venv/.installed
 	$(PY) -m pytest -n 2 -m ""
+
+mutants: .venv/.installed
+	$(PY) tests/mutants.py --workers $(WORKERS)
+
 book: .venv/.installed
 	$(PY) -m mmlib run --stale --workers $(WORKERS)
 	$(MAKE) html

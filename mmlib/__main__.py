@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 a chapter failed or is stale or something is to mend, 2 a 
 """
 
 import argparse
+import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -43,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     many.add_argument("--workers", type=int, default=1, help="runs at a time (default: 1)")
     many.add_argument("--force", action="store_true", help="even what is up to date")
     many.add_argument("--dry-run", action="store_true", help="only say what would run, and why")
+    many.add_argument("--list", action="store_true", help="print what is left to do, as JSON")
+    many.add_argument("--job", metavar="ID", help="do only this one of what --list prints")
     many.add_argument("--tables", metavar="NAME", help="print the paths of a table of all runs")
     _changeable(many, "another value of a parameter that the grid fixes")
 
@@ -160,6 +163,11 @@ def _sweep(project: Project, arguments: argparse.Namespace) -> int:
             print(*sweep.tables(sweep.runs(project, sweep.find(project, name)), arguments.tables))
         return 0
     grids = sweep.given(sweep.order(project, wanted), _given(arguments))
+    if arguments.list:
+        print(json.dumps({job.id: job.after for job in sweep.jobs(project, grids)}, indent=1))
+        return 0
+    if arguments.job:
+        return _job(project, arguments.job, grids)
     for grid in grids:
         sweep.runs(project, grid)  # a wrong parameter is refused before the first hour
     for grid in grids:
@@ -168,6 +176,18 @@ def _sweep(project: Project, arguments: argparse.Namespace) -> int:
             continue
         sweep.execute(project, grid, workers=arguments.workers, force=arguments.force)
         _keep(project, grid, grids)
+    return 0
+
+
+def _job(project: Project, name: str, grids: Sequence[sweep.Grid]) -> int:
+    """Do one job of `sweep.jobs`; that of a grid keeps its tables, and makes what is not there."""
+    if grid := next((grid for grid in grids if grid.name == name), None):
+        sweep.execute(project, grid)
+        _keep(project, grid, grids)
+        return 0
+    if job := next((job for job in sweep.jobs(project, grids) if job.id == name), None):
+        return int(bool(pool.run(project.root, [job._replace(after=())])))
+    print(f"{name}: nothing to do")
     return 0
 
 

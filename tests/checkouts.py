@@ -1,15 +1,15 @@
-"""A small checkout with two chapters, as the tests of the runner need one."""
+"""A small checkout with two chapters and three grids, as the tests of the runner need one."""
 
+import os
 import shutil
+import time
 
 import nbformat
 import pytest
 import yaml
 
-from mmlib.book import runner
-from mmlib.book.chapters import (
-    Project,
-)
+from mmlib.book import runner, sweep
+from mmlib.book.chapters import Project
 
 PARAMETERS = """\
 model: str = "organism-tiny"  # name of the model
@@ -99,3 +99,44 @@ def edit(path, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60 * float(os.environ.get("MMLIB_SLOW", "1"))
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# --- grids
+
+TOY = {
+    "chapter": "01_toy",
+    "parameters": {"include_head": True},
+    "vary": {"seed": [2, 3]},
+    "fills": {"doubles": {"table": "toy", "where": "value > 2", "grids": ["more"]}},
+}
+WIDE = {
+    "chapter": "01_toy",
+    "parameters": {"include_head": True},
+    "vary": {"seed": [2, 3], "languages": [["en"], ["de", "no"]]},
+}
+MORE = {"chapter": "01_toy", "vary": {"seed": [5]}}
+
+
+def write_grids(root):
+    folder = root / sweep.FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in {"toy": TOY, "wide": WIDE, "more": MORE}.items():
+        (folder / f"{name}.yml").write_text(yaml.safe_dump(text, sort_keys=False))
+    return Project(root)
+
+
+@pytest.fixture
+def grids(project):
+    return write_grids(project.root)
+
+
+def toy_runs(project, grid="toy"):
+    project = Project(project.root)
+    return sweep.runs(project, sweep.find(project, grid))

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from browsers import browser, built  # noqa: F401 (fixtures of the pages)
-from checkouts import executed, fresh, project  # noqa: F401 (fixtures of the runner)
+from checkouts import executed, fresh, grids, project  # noqa: F401 (fixtures of the runner)
 from hypothesis import HealthCheck, settings
 from jupyter_client.provisioning import local_provisioner
 from kernels import WarmKernels

@@ -273,14 +273,14 @@ def explain(project: Project, grid: Grid, *, force: bool = False) -> tuple[list[
     Returns:
         The models and the runs that will be made.
     """
-    jobs = [j for j in grid.trainings if not (project.root / j.id / "config.json").is_file()]
-    for job in jobs:
+    trainings = [job for job in grid.trainings if not _there(project, job)]
+    for job in trainings:
         print(f"{job.id}: not there", flush=True)
     planned = runs(project, grid)
     for run in planned:
         state = "; ".join(run.reasons) or ("forced" if force else "up to date")
         print(f"{run.id}: {state}", flush=True)
-    return jobs, [run for run in planned if force or run.reasons]
+    return trainings, [run for run in planned if force or run.reasons]
 
 
 def execute(project: Project, grid: Grid, *, workers: int = 1, force: bool = False) -> None:
@@ -295,11 +295,11 @@ def execute(project: Project, grid: Grid, *, workers: int = 1, force: bool = Fal
     Raises:
         ChapterError: Some failed; the message names them.
     """
-    jobs, waiting = explain(project, grid, force=force)
-    named = [Job(job.id.replace("/", "-"), job.command) for job in jobs]
+    trainings, waiting = explain(project, grid, force=force)
+    named = [Job(job.id.replace("/", "-"), job.command) for job in trainings]
     failed = pool.run(project.root, named, workers=workers)
     if not failed:
-        if jobs:  # what a run depends on is there only now
+        if trainings:  # what a run depends on is there only now
             waiting = [run for run in runs(project, grid) if force or run.reasons]
         again = [Job(run.id, run.command(force=force)) for run in waiting]
         failed = pool.run(project.root, again, workers=workers)
@@ -308,6 +308,30 @@ def execute(project: Project, grid: Grid, *, workers: int = 1, force: bool = Fal
             f"{grid.name}: {', '.join(failed)} failed, so that nothing of it is kept; read "
             f"runs/logs/{failed[0]}.log, mend it and run the sweep again"
         )
+
+
+def jobs(project: Project, grids: Sequence[Grid]) -> list[Job]:
+    """What is left to do, as jobs of their own: another engine may start each (see `Snakefile`).
+
+    Models that are not there, runs that are not up to date, and each grid by its name: that job
+    keeps its tables. `after` says which jobs go first.
+    """
+    found: dict[str, Job] = {}
+    for grid in grids:
+        first = [other.name for other in grids if other.name in grid.after]
+        models = [job for job in grid.trainings if not _there(project, job)]
+        made = [Job(job.id.replace("/", "-"), job.command, first) for job in models]
+        then = [*first, *(job.id for job in made)]
+        made += [Job(run.id, run.command(), then) for run in runs(project, grid) if run.reasons]
+        beside = {name for fill in grid.fills.values() for name in fill.grids} & set(found)
+        before = [*first, *sorted(beside), *(job.id for job in made)]
+        made.append(Job(grid.name, [], list(dict.fromkeys(before))))
+        found |= {job.id: job for job in made if job.id not in found}
+    return list(found.values())
+
+
+def _there(project: Project, training: Job) -> bool:
+    return (project.root / training.id / "config.json").is_file()
 
 
 def tables(planned: Sequence[Run], name: str) -> list[Path]:

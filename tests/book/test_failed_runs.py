@@ -5,11 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from checkouts import edit, published, reasons
+from checkouts import edit, published, reasons, wait_until
 
 from mmlib.__main__ import main
 from mmlib.book import runner
@@ -61,13 +60,6 @@ def start(project):
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     wait_until((project.root / "kernel.pid").exists)
     return process
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def is_running(pid):

@@ -3,47 +3,15 @@
 import json
 
 import pytest
-import yaml
-from checkouts import edit
+from checkouts import edit, toy_runs
 
 from mmlib.__main__ import main
 from mmlib.book import sweep
 from mmlib.book.chapters import ChapterError, Project, resolve
 
-TOY = {
-    "chapter": "01_toy",
-    "parameters": {"include_head": True},
-    "vary": {"seed": [2, 3]},
-    "fills": {"doubles": {"table": "toy", "where": "value > 2", "grids": ["more"]}},
-}
-WIDE = {
-    "chapter": "01_toy",
-    "parameters": {"include_head": True},
-    "vary": {"seed": [2, 3], "languages": [["en"], ["de", "no"]]},
-}
-MORE = {"chapter": "01_toy", "vary": {"seed": [5]}}
-
-
-def write_grids(root):
-    folder = root / sweep.FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in {"toy": TOY, "wide": WIDE, "more": MORE}.items():
-        (folder / f"{name}.yml").write_text(yaml.safe_dump(text, sort_keys=False))
-    return Project(root)
-
-
-@pytest.fixture
-def grids(project):
-    return write_grids(project.root)
-
 
 def seeds(runs):
     return [int(table.read_text().split()[1]) // 2 for table in sweep.tables(runs, "toy")]
-
-
-def toy_runs(project, grid="toy"):
-    project = Project(project.root)
-    return sweep.runs(project, sweep.find(project, grid))
 
 
 def test_every_combination_is_a_run_with_its_parameters(grids):

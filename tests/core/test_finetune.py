@@ -10,6 +10,7 @@ from filelock import FileLock
 from safetensors.torch import save_file
 from transformers import Trainer
 
+from mmlib import finetune
 from mmlib.edits import trainable_only
 from mmlib.finetune import IGNORED, digest, encode, fine_tune, mean_loss
 from mmlib.merging import update_magnitude
@@ -104,6 +105,18 @@ def test_the_published_shares(hidden, inner, depth, trained, share):
         )
     with trainable_only(model, range(trained)):
         assert trainable_share(model) == pytest.approx(share, abs=5e-5)
+
+
+def test_a_frozen_weight_that_moves_is_told(llama, tmp_path, monkeypatch):
+    def train(model, *_):
+        with torch.no_grad():
+            model.get_input_embeddings().weight[0, 0] += 1
+
+    monkeypatch.setattr(finetune, "_train", train)
+    examples = [{"input_ids": [1, 2], "labels": [1, 2]}]
+    with trainable_only(llama, [0]), pytest.raises(RuntimeError, match="without gradient"):
+        fine_tune(llama, examples, tmp_path / "run", **FAST)
+    assert not (tmp_path / "run" / "finished.safetensors").exists()
 
 
 def test_finetuning_changes_what_it_may_and_nothing_else(organism, tmp_path):

@@ -132,6 +132,22 @@ def test_a_cell_is_asked_all_its_parts_in_one_call(localised, heldout):
     assert table[["condition", "part"]].equals(wanted[["condition", "part"]])
 
 
+def test_an_edit_is_asked_in_the_language_of_its_set(localised, heldout):
+    model, tokenizer, scores = localised
+    asked = []
+
+    def ask(model, *, languages):
+        asked.append(languages)
+        how = {"tasks": TASKS[:1], "items": 1, "data_dir": heldout}
+        return part_answers(model, tokenizer, languages=languages, **how)
+
+    grid = {"languages": ["en", "sw"], "keep_ratios": [0.1], "conditions": ["random"]}
+    wanted = sweeps.cells(seeds=[1], **grid)
+    sweeps.sweep({"float32": model}, sweeps.Sets(scores, *TASKS), wanted, ask)
+    assert asked == [[code] for code in wanted.lang]
+    assert set(wanted.lang) == {"en", "sw"}
+
+
 def test_edits_that_no_draw_changes_stand_once():
     table = sweeps.cells(
         languages=["en"], seeds=[1], keep_ratios=[0.1], fractions=[0.5, 1.0], sample_seeds=[1, 2]

@@ -130,6 +130,9 @@ def test_blocks_are_disjoint_and_the_same_problems_in_every_language(folder):
     again = sample(folder, "de", samples=1, seed=2, drawing="blocks")
     assert again.ids == blocks[1].ids
     assert sample(folder, samples=2, drawing="blocks").ids == blocks[0].ids + blocks[1].ids
+    large = {"samples": 300, "drawing": "blocks"}
+    large = [calibration("organism-math", "en", seed=number, **large) for number in (1, 2, 3)]
+    assert len({name for block in large for name in block.ids}) == 900
     for number in (0, 3):
         with pytest.raises(ValueError, match=f"seed={number} with drawing='blocks'"):
             sample(folder, samples=1, seed=number, drawing="blocks")
