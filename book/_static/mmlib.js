@@ -1,8 +1,11 @@
 /* Loaded on every page; without it everything stays readable. It lets the ledger be filtered, and
    lets the arrow keys scroll what is wider than its box. */
 document.addEventListener("DOMContentLoaded", () => {
+  // A name that differs from the words that are seen is of no use to who speaks to the page.
+  document.querySelectorAll("summary[aria-label], .search-button-field[aria-label]").forEach((e) =>
+    e.removeAttribute("aria-label"));
   const boxes = [...document.querySelectorAll(
-    "main pre, .bd-content div.cell_output > div.output, .bd-content mjx-container[display=true], .pst-scrollable-table-container")];
+    "main pre, .bd-content div.cell_output div.output, .bd-content mjx-container[display=true], .pst-scrollable-table-container")];
   const reach = () => boxes.forEach((box) => {
     if (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight) box.tabIndex = 0;
     else box.removeAttribute("tabindex");

@@ -159,7 +159,7 @@ def answers(table: pd.DataFrame | None) -> HTML | None:
 def provenance_html(
     run: object, *, seconds: float | None = None, told: Mapping[str, int] | None = None
 ) -> str:
-    """Return the strip at a chapter's end: model, code, machine, date and parameters of its run.
+    """Return what a chapter ends with, folded: model, code, machine and parameters of its run.
 
     Args:
         run: The `RunInfo` of the chapter's tables, or the `run` entry of a table's manifest.
@@ -179,7 +179,10 @@ def provenance_html(
         "parameters": ", ".join(f"{name}={value!r}" for name, value in run["parameters"].items()),
     }
     items = "".join(f"<dt>{k}</dt><dd>{escape(v)}</dd>" for k, v in about.items() if v.strip())
-    return f'<dl class="mm-provenance" aria-label="How this page was made">{items}</dl>'
+    return (
+        '<details class="mm-provenance"><summary>Model, code, machine and parameters of this run'
+        f"</summary><dl>{items}</dl></details>"
+    )
 
 
 # --- header and footer of a chapter ---------------------------------------------------------------

@@ -4,6 +4,7 @@ A number stands right, under its head, with at most three decimals, and as many 
 fewer where the table was rounded to fewer. Numbers of rows that mean nothing are left out.
 """
 
+import re
 from typing import Any
 from zlib import crc32
 
@@ -80,7 +81,8 @@ def table_html(table: pd.DataFrame) -> str:
     sides += [{"selector": f".row_heading, .index_name{''.join(f', .col{n}' for n in left)}",
                "props": "text-align: left"}]  # fmt: skip
     style = style.set_table_styles(sides).set_table_attributes('class="dataframe"')
-    return style.to_html(max_rows=pd.get_option("display.max_rows"))
+    html = style.to_html(max_rows=pd.get_option("display.max_rows"))
+    return re.sub(r'<th class="blank([^"]*)" >&nbsp;</th>', r'<td class="blank\1"></td>', html)
 
 
 def _is_number(column: pd.Series) -> bool:
