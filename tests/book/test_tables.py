@@ -1,12 +1,17 @@
-"""One style of tables: what a reader sees of a value."""
+"""One style of tables: what a reader sees of a value, by itself and on every page."""
+
+import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from browsers import ROOT
 from bs4 import BeautifulSoup
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmlib.book.chapters import Project
 from mmlib.book.tables import table_html
 
 
@@ -78,3 +83,24 @@ def test_no_column_shows_a_negative_nothing_or_loses_a_digit_that_counts(values)
         shown = float(text.replace(",", ""))
         assert not (shown == 0 and "-" in text)
         assert abs(shown - value) <= max(0.005 * max(map(abs, values)), 0.0005) * 1.0001
+
+
+FAULTS = {
+    "nothing": r"(<NA>|NaN|nan|None|NaT)",
+    "minus nothing": r"-0(\.0*)?%?",
+    "no separators": r"-?\d{5,}(\.\d+)?",
+    "four decimals": r"-?(\d*[1-9]\d*\.\d{4,}|0\.0?[1-9]\d{3,})",
+}
+
+
+@pytest.mark.parametrize("name", Project(ROOT).chapters)
+def test_every_table_of_a_page_is_in_that_style(name):
+    cells = json.loads(Project(ROOT).executed(name).read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    htmls = ["".join(output.get("data", {}).get("text/html", "")) for output in outputs]
+    for html in htmls:
+        for table in BeautifulSoup(html, "lxml").select("table.dataframe"):
+            assert (table.get("id") or "").startswith("T_"), "not shown by mmlib.book.tables"
+            texts = [cell.get_text(strip=True) for cell in table.select("th, td")]
+            found = {f: t for t in texts for f, like in FAULTS.items() if re.fullmatch(like, t)}
+            assert found == {}
