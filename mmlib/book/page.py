@@ -35,6 +35,7 @@ from mmlib.book.figures import (  # noqa: F401
     token_lengths,
     training_curve,
 )
+from mmlib.book.tables import install as show_tables
 from mmlib.claims import rules
 from mmlib.study.stats import seed_intervals as seed_intervals
 from mmlib.study.tables import RunInfo, output_dir, write_table
@@ -73,19 +74,24 @@ _RECORD = {
 def ledger_html(ledger: pd.DataFrame, *, links: Mapping[str, str] | None = None) -> str:
     """Return the claims ledger as an HTML table, which is a pile of cards on a narrow page.
 
-    Every row can be linked to, as `#claim-ID`, and opens to show the record of its claim.
+    Every row can be linked to, as `#claim-ID`, and opens to show the record of its claim. It says
+    paper and verdicts in `data-…`, by which `book/_static/mmlib.js` filters.
 
     Args:
         ledger: The result of `claims.ledger`, all of it or some claims.
-        links: Page of the chapter that treats a claim, by claim id.
+        links: Page of the chapter that treats a claim, by claim id; `#figure` at its end is the one
+            that decides it.
     """
     missing = [column for column in ("id", "claim", *_VERDICTS_OF) if column not in ledger]
     if missing:
         raise ValueError(f"the ledger has no column {missing[0]!r}; it has {list(ledger.columns)}")
     body = ""
     for row in ledger.to_dict("records"):
-        page = (links or {}).get(row["id"])
+        page, _, figure = (links or {}).get(row["id"], "").partition("#")
         name = f'<a href="{escape(page)}">{row["id"]}</a>' if page else escape(row["id"])
+        at = (
+            f'<a href="{escape(page)}#{escape(figure)}">Figure of {row["id"]}</a>' if figure else ""
+        )
         published = [row["published_numbers"], rules.told(row, "published_")]
         text = {
             "published_data": "; ".join(filter(None, published)),
@@ -95,11 +101,13 @@ def ledger_html(ledger: pd.DataFrame, *, links: Mapping[str, str] | None = None)
         notes = [row[column] for column in ("differs", "note") if row.get(column)]
         small = "".join(f"<small>{escape(note)}</small> " for note in notes)
         cells = f'<th scope="row" role="rowheader">{name} {escape(row["claim"])} {small}'
-        cells += f"{_record_html(row)}</th>"
+        cells += f"{at}{_record_html(row)}</th>"
         for column, head in _VERDICTS_OF.items():
             verdict = f"{badge(row[column])} {escape(text[column])}"
             cells += f'<td role="cell" data-label="{head}">{verdict}</td>'
-        body += f'<tr role="row" id="claim-{escape(row["id"])}">{cells}</tr>'
+        told = {"paper": row["paper"], **{column: row[column] for column in _VERDICTS_OF}}
+        told = " ".join(f'data-{name}="{escape(value)}"' for name, value in told.items())
+        body += f'<tr role="row" id="claim-{escape(row["id"])}" {told}>{cells}</tr>'
     heads = "".join(
         f'<th scope="col" role="columnheader">{head}</th>'
         for head in ("Claim", *_VERDICTS_OF.values())
@@ -151,7 +159,7 @@ def answers(table: pd.DataFrame | None) -> HTML | None:
 def provenance_html(
     run: object, *, seconds: float | None = None, told: Mapping[str, int] | None = None
 ) -> str:
-    """Return the strip at a chapter's end: model, code, machine, date and parameters of its run.
+    """Return what a chapter ends with, folded: model, code, machine and parameters of its run.
 
     Args:
         run: The `RunInfo` of the chapter's tables, or the `run` entry of a table's manifest.
@@ -171,7 +179,10 @@ def provenance_html(
         "parameters": ", ".join(f"{name}={value!r}" for name, value in run["parameters"].items()),
     }
     items = "".join(f"<dt>{k}</dt><dd>{escape(v)}</dd>" for k, v in about.items() if v.strip())
-    return f'<dl class="mm-provenance" aria-label="How this page was made">{items}</dl>'
+    return (
+        '<details class="mm-provenance"><summary>Model, code, machine and parameters of this run'
+        f"</summary><dl>{items}</dl></details>"
+    )
 
 
 # --- header and footer of a chapter ---------------------------------------------------------------
@@ -221,6 +232,7 @@ def open(namespace: Mapping[str, Any]) -> Page:
         namespace: Globals of the notebook; its annotated names are the parameters.
     """
     pd.set_option("display.max_rows", 200)
+    show_tables()
     page = Page({name: namespace[name] for name in namespace["__annotations__"]})
     logger = logging.getLogger("mmlib")
     logger.setLevel(logging.INFO)

@@ -102,7 +102,13 @@ def test_save_writes_one_panel(tmp_path, suffix):
 
 
 def ledger_rows():
-    words = {"claim": "a < b", "restatement": "check", "published_numbers": "21/21", "note": "why"}
+    words = {
+        "paper": "A & B",
+        "claim": "a < b",
+        "restatement": "check",
+        "published_numbers": "21/21",
+    }
+    words |= {"note": "why"}
     record = {"unit": "trainings", "test": "every", "threshold": 0.0, "committed": "2026-11-21"}
     verdicts = {"published_data": "yes", "real_llm": "no run yet", "organism": "undecided"}
     numbers = {
@@ -129,13 +135,19 @@ def ledger_rows():
 
 
 def test_ledger_is_a_table_with_heads_scopes_and_escaped_text():
-    html = pages.ledger_html(ledger_rows(), links={"C1": "04_overlap.html"})
+    html = pages.ledger_html(ledger_rows(), links={"C1": "04_overlap.html#fig-pairs"})
     root = ElementTree.fromstring(html)
     assert root.find("caption").text
     assert {th.get("scope") for th in root.iterfind("thead/tr/th")} == {"col"}
     first, second = root.iterfind("tbody/tr")
     assert first.get("id") == "claim-C1"
-    assert first.find("th/a").get("href") == "04_overlap.html"
+    assert [link.get("href") for link in first.iterfind("th/a")] == [
+        "04_overlap.html",
+        "04_overlap.html#fig-pairs",
+    ]
+    told = ["A & B", "yes", "no run yet", "undecided"]
+    names = ("paper", "published_data", "real_llm", "organism")
+    assert [first.get(f"data-{name}") for name in names] == told
     assert second.find("th/a") is None
     words = " ".join(first.itertext())
     told = ["7 of 12 cells comply", "en, de: 0.2 (0.1 to 0.3; 3 trainings) against 0"]

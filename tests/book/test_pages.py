@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shlex
 from importlib import import_module
@@ -247,13 +248,23 @@ WIDE = """
 """
 # How large the smallest text of a figure is on the screen, in pixels.
 SMALLEST = """
-Math.min(99, ...[...document.querySelectorAll('.mm-figure text')].map(e =>
+Math.min(99, ...[...document.querySelectorAll('.mm-figure text')].filter(e =>
+  e.checkVisibility({contentVisibilityAuto: true})).map(e =>
   parseFloat(getComputedStyle(e).fontSize) * Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b)))
 """
 # Where the first figure of a page begins at the last width, in pixels from the top; 0 without one.
 FIRST = """
 Math.max(0, ...[...document.querySelectorAll('.mm-figure')].slice(0, 1).map(e =>
   e.getBoundingClientRect().top + scrollY))
+"""
+# How long a page is at the last width, in pixels, with what is folded folded.
+HEIGHT = "document.querySelector('main').scrollHeight"
+LONG = {"chapters/00_at_a_glance", "api"}
+"""Pages that are looked up in, not read."""
+# Lines of code that are cut off.
+CUT = """
+[...document.querySelectorAll('main div.highlight pre')].filter(e =>
+  e.checkVisibility() && e.scrollWidth > e.clientWidth).map(e => e.textContent.slice(0, 80))
 """
 
 
@@ -269,10 +280,40 @@ def test_a_page_reads_offline_on_a_phone_and_in_the_dark(page, built, browser):
         assert browser.run(WIDE) == [], (width, theme)
         assert browser.run(CONTRAST) == [], (width, theme)
         assert browser.run(SMALLEST) >= 9, (width, theme)
+        assert browser.run(CUT) == [], (width, theme)
     assert browser.run(FIRST) <= 1500
+    assert page in LONG or browser.run(HEIGHT) <= 9000
     assert browser.run("[...document.querySelectorAll('mjx-merror')].length") == 0
     urls = [event["request"]["url"] for event in browser.seen("Network.requestWillBeSent")]
     assert [url for url in urls if not url.startswith(("file:", "data:"))] == []
     assert browser.seen("Runtime.exceptionThrown") == []
     entries = [event["entry"] for event in browser.seen("Log.entryAdded")]
     assert [entry["text"] for entry in entries if entry["level"] == "error"] == []
+
+
+# Barriers by the rules of WCAG 2.1 A and AA, but for the theme's own buttons and bibliography.
+AXE = """
+axe.run({exclude: [['.theme-switch-button'], ['.citation-list']]}, {
+  resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})
+  .then(found => found.violations.map(each =>
+    [each.id, ...each.nodes.slice(0, 3).map(node => node.html.slice(0, 150))]))
+"""
+
+
+@pytest.fixture(scope="session")
+def axe():
+    """The script of axe-core: `npm install axe-core` in the checkout, or its path in AXE_CORE."""
+    path = Path(os.environ.get("AXE_CORE", ROOT / "node_modules" / "axe-core" / "axe.min.js"))
+    if not path.is_file():
+        pytest.skip("axe-core is not installed: npm install axe-core")
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_has_a_barrier_that_axe_knows(page, built, browser, axe):
+    width, theme = LOOKS[sum(map(ord, page)) % 2]
+    browser.look(width, theme)
+    browser.open(built / f"{page}.html")
+    browser.run(SETTLED % (theme, width))
+    browser.run(axe)
+    assert browser.run(AXE) == [], (width, theme)
