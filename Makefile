@@ -61,7 +61,7 @@ desk: .venv/.installed
 	$(PY) -m mmlib fetch qwen-coder-0.5b
 ifeq ($(PRESET),full)
 	$(PY) -m mmlib sweep desk desk_examples desk_answers desk_conditions desk_travel \
-		desk_fractions desk_scaling --workers $(WORKERS) -p data_dir=$(DATA)
+		desk_fractions --workers $(WORKERS) -p data_dir=$(DATA)
 else
 	$(PY) -m mmlib run 22_likelihood --force -p model=qwen-coder-0.5b -p data_dir=$(DATA) \
 		-p math=gsm8k -p nonmath=mmlu -p tasks='[gsm8k]' -p texts='[mmlu]' -p languages='[en, de, fr]' \

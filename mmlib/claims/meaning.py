@@ -300,21 +300,6 @@ def _no_few_carry_it(tables: Tables) -> pd.Series:
     return _paired_loss(0.3 * whole, few)
 
 
-@ours(
-    "O17",
-    "Enlarging the math-specific set makes worked solutions more likely.",
-    "by a factor of 1.01 or 1.1 English solutions gain nats per token over as many random weights "
-    "that are enlarged (C5a in nats)",
-    "scaling_likelihoods",
-    test="some",
-    **_NATS | {"threshold": 0.0},
-)
-def _scaling_helps(tables: Tables) -> pd.Series:
-    """Nats per token that enlarging the set wins, beyond random weights, by factor."""
-    t = _losses(tables, "scaling_likelihoods")
-    return -_beyond_random(t[t.factor > 1], "factor")
-
-
 # --- precision ------------------------------------------------------------------------------------
 
 _SUMS = {
@@ -363,7 +348,7 @@ def _overlap_stays(tables: Tables) -> pd.Series:
 
 
 @ours(
-    "O18",
+    "O17",
     "The overlap of two languages survives a release in few bits.",
     "Jaccard of every pair changes by less than .02, what another training moves, when the weights "
     "are stored in blocks of five bits (Q5_0)",

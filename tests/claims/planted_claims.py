@@ -70,16 +70,6 @@ def _fraction_likelihoods(sign):
     return {"fraction_likelihoods": edited_likelihoods(lambda row: 1 + costs[row.condition], **at)}
 
 
-def _scaling_likelihoods(sign):
-    """Enlarging the set by a tenth wins or costs half a nat, and by a hundredth next to nothing."""
-
-    def loss(row):
-        return 1 - sign * 5 * (row.factor - 1) * (row.condition == "math-specific")
-
-    at = {"factor": [1.01, 1.1], "lang": ["en"], "task": ["gsm8k"]}
-    return {"scaling_likelihoods": edited_likelihoods(loss, **at)}
-
-
 # --- sets -----------------------------------------------------------------------------------------
 
 
@@ -385,8 +375,7 @@ PLANTED = {
     "O14": _likelihoods("organism-reading", lambda sign: 0.02 if sign > 0 else 0.5),
     "O15": _travel_likelihoods,
     "O16": _fraction_likelihoods,
-    "O17": _scaling_likelihoods,
-    "O18": _quantised,
+    "O17": _quantised,
     "S1": aligned({**_OTHERS, "SLAM": {"all": 0.1}}, {**_OTHERS, "LoRA": {"all": 0.1}}),
     "S2": _firing,
     "S3": _firing_overlap,
