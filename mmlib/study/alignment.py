@@ -40,6 +40,12 @@ KEYS = ("system", "seed", "stage", "step", "part", "lang", "layer", "map_seed", 
 KNOWN, NEW = "known templates", "new templates"
 
 
+def _in_words(value: Any) -> str:
+    """Some layers or modules, or without a choice all of them."""
+    chosen = isinstance(value, tuple) and value
+    return ", ".join(map(str, value)) if chosen else "all" if value in (None, ()) else str(value)
+
+
 class Bench:
     """A model, what systems that are trained from it learn from, and how they are trained."""
 
@@ -109,7 +115,7 @@ class Bench:
         plans = choose(self.recipes, [*self.systems, *self.ablations])
         rows = [(name, *vars(stage).values()) for name, plan in plans.items() for stage in plan]
         table = pd.DataFrame(rows, columns=["system", "data", "layers", "modules", "LoRA rank"])
-        return table.set_index("system").map(str)
+        return table.set_index("system").map(_in_words)
 
     def asking(self, again: bool = False) -> Asking:
         """What systems are asked; `again`: the part that this run asks."""
