@@ -81,3 +81,23 @@ document.addEventListener("DOMContentLoaded", () => {
   window.addEventListener("hashchange", read);
   read();
 });
+
+/* Exercises are folded: they ask for time of their own, and make a page long for who only reads. */
+document.addEventListener("DOMContentLoaded", () => {
+  const section = document.querySelector("section#exercises");
+  if (!section) return;
+  const fold = document.createElement("details"), summary = document.createElement("summary");
+  const count = section.querySelectorAll("div.exercise").length;
+  fold.className = "mm-exercises";
+  summary.textContent = count === 1 ? "Show the exercise" : `Show the ${count} exercises`;
+  fold.append(summary, ...[...section.children].filter((e) => !["H2", "SPAN"].includes(e.tagName)));
+  section.append(fold);
+  const open = () => {
+    const wanted = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!wanted || !fold.contains(wanted)) return;
+    fold.open = true;
+    wanted.scrollIntoView();
+  };
+  window.addEventListener("hashchange", open);
+  open();
+});
