@@ -35,7 +35,9 @@ REAL = {
     "set_sizes": "desk_set_sizes",
     "accuracy": "desk_accuracy",
     "likelihoods": "evidence/desk_likelihoods",
+    "travel_likelihoods": "evidence/desk_travel",
     "fraction_likelihoods": "evidence/desk_fractions",
+    "transfer": "desk_transfer",
     "ceilings": "evidence/desk_ceilings",
     "firing": "evidence/desk_firing",
 }

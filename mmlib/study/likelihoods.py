@@ -231,6 +231,17 @@ def summary(packed: pd.DataFrame) -> pd.DataFrame:
     return seed_intervals(means, by).reset_index()
 
 
+def beyond_random(packed: pd.DataFrame) -> pd.DataFrame:
+    """What an edit of the math-specific set costs beyond one of as many random weights.
+
+    From `Bench.losses`: model, task, factor, keep_ratio, seed, edited, lang, and cost, the mean
+    over the problems in nats per token.
+    """
+    by = ["model", "task", "factor", "keep_ratio", "seed", "edited", "lang"]
+    means = item_costs(packed).groupby(["condition", *by], sort=False).cost.mean()
+    return (means["math-specific"] - means["random"]).rename("cost").reset_index()
+
+
 class Desk(NamedTuple):
     """What was computed on a real LLM and is shipped."""
 
@@ -245,7 +256,7 @@ class Desk(NamedTuple):
 
 
 def desk_losses(name: str = "likelihoods") -> pd.DataFrame:
-    """Shipped losses of a real LLM, such as "likelihoods" or "fractions"."""
+    """Shipped losses of a real LLM, such as "likelihoods", "travel" or "fractions"."""
     return read_evidence(f"desk_{name}")[0]
 
 

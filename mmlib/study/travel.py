@@ -14,7 +14,8 @@ from torch import nn
 from mmlib.importance import ImportanceScores
 from mmlib.masks import ParameterMask, random_mask
 from mmlib.overlap import overlap_table
-from mmlib.study.evidence import MADE_WITH, Sweep, Taken
+from mmlib.study.evidence import MADE_WITH, Sweep, Taken, read_evidence
+from mmlib.study.likelihoods import beyond_random, desk_losses
 from mmlib.study.localisation import Sample, math_sets
 from mmlib.study.settings import Ask, Asking, Loading, Sampling
 from mmlib.study.stats import equivalence
@@ -196,6 +197,24 @@ def rows(given: Mapping[str, Any]) -> Travel:
     at = itertools.product(given["keep_ratios"], given["seeds"])
     overlaps = [predictors(sets.whole(k, s)).assign(keep_ratio=k, seed=s) for k, s in at]
     return Travel(**vars(done), predictors=pd.concat(overlaps))
+
+
+def desk() -> pd.DataFrame:
+    """What pruning the sets of a real LLM costs every language, beyond random weights.
+
+    Returns:
+        The columns of `mmlib.study.likelihoods.beyond_random` (worked solutions), with `difference`
+        (the cost) and `jaccard` of the two sets in that block, and what else rules about travel
+        read.
+    """
+    table = beyond_random(desk_losses("travel")).rename(columns={"cost": "difference"})
+    overlap, _ = read_evidence("desk_overlap")
+    overlap = overlap[overlap.group == "global"]
+    sides = [overlap, overlap.rename(columns={"lang_a": "lang_b", "lang_b": "lang_a"})]
+    both = pd.concat(sides).rename(columns={"lang_a": "edited", "lang_b": "lang"})
+    on = ["model", "keep_ratio", "seed", "edited", "lang"]
+    table = table.merge(both[[*on, "jaccard"]], on=on, how="left")
+    return table.assign(weights="whole", drawn="", kind="math", nonmath=overlap.nonmath.iloc[0])
 
 
 def losses(

@@ -132,6 +132,21 @@ def test_sets_can_be_enlarged_and_edited_in_part(bench):
     assert all(torch.allclose(ratio, torch.tensor(1.5)) for ratio in moved.values())
 
 
+def test_what_a_set_costs_beyond_random_weights_is_a_difference_of_means():
+    rows = [
+        ("none", 0, "", "en", "1.0 2.0"),
+        *[("math-specific", 1, whose, "en", "1.5 3.5") for whose in ("en", "hi")],
+        ("random", 1, "en", "en", "1.0 2.2"),
+        ("random", 1, "en", "en", "1.2 2.0"),
+        ("random", 1, "hi", "en", "1.0 2.0"),
+    ]
+    packed = pd.DataFrame(rows, columns=["condition", "seed", "edited", "lang", "nats"])
+    packed = packed.assign(model="m", task="gsm8k", problems="p", keep_ratio=0.01)
+    packed = packed.assign(factor=(packed.condition == "none").astype(float), fraction=1.0)
+    costs = likelihoods.beyond_random(packed).set_index("edited").cost
+    assert costs.to_dict() == pytest.approx({"en": 1.0 - 0.1, "hi": 1.0})
+
+
 def test_states_that_solve_are_graded_like_the_model_itself(bench):
     table = bench.answers().query("extraction == 'strict'")
     plain = table[table.condition == "none"].set_index("lang")

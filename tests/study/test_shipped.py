@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mmlib.__main__ import main
 from mmlib.models import ORGANISMS, load_model, model_hash
-from mmlib.study import portions, sets
+from mmlib.study import portions, sets, travel
 from mmlib.study.evidence import read_evidence
 from mmlib.study.localisation import Sample, score_samples, set_tables
 from mmlib.study.tables import PACKAGE
@@ -124,6 +124,22 @@ def nats(name, **cell):
         table = table[table[column] == value]
     (text,) = table.nats.unique()
     return np.array(text.split(), float)
+
+
+def test_what_a_real_llm_loses_in_other_languages_is_a_difference_by_hand():
+    table = travel.desk().set_index(["edited", "lang", "seed"])
+    assert len(table) == 4 * 4 * 3
+    for edited, lang in (("en", "de"), ("hi", "fr"), ("de", "de")):
+        cell = {"edited": edited, "lang": lang, "seed": 2}
+        of_set, random = (
+            nats("desk_travel", condition=condition, **cell)
+            for condition in ("math-specific", "random")
+        )
+        assert table.difference[edited, lang, 2] == pytest.approx((of_set - random).mean())
+    overlap, _ = read_evidence("desk_overlap")
+    pair = overlap.query("group == 'global' and keep_ratio == .01 and seed == 2")
+    pair = pair[(pair.lang_a == "en") & (pair.lang_b == "de")].jaccard.item()
+    assert table.jaccard["en", "de", 2] == table.jaccard["de", "en", 2] == pair
 
 
 def test_parts_of_a_set_cost_what_their_losses_say():
