@@ -78,7 +78,7 @@ def load_pairs(
         table = read_table(path, COLUMNS)
         table = table[table.lang.isin(codes)]
     else:
-        texts = {code: _texts(source, code, data_dir, split) for code in ("en", *codes)}
+        texts = {code: texts_of(source, code, data_dir, split) for code in ("en", *codes)}
         english = texts.pop("en").rename(columns={"text": "english"}).drop(columns="lang")
         table = pd.concat(texts.values(), ignore_index=True)
         table = table.merge(english, on=["id", "kind"])[COLUMNS]
@@ -91,7 +91,7 @@ def load_pairs(
     return table.reset_index(drop=True)
 
 
-def _texts(source: str, language: str, data_dir: str | Path | None, split: str) -> pd.DataFrame:
+def texts_of(source: str, language: str, data_dir: str | Path | None, split: str) -> pd.DataFrame:
     """Questions, and answers where there are any: id, lang, kind, text."""
     if source in FAMILY:
         problems = load_problems(source, language, data_dir=data_dir, split=split)

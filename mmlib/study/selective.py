@@ -1,0 +1,255 @@
+"""Selective alignment of a real LLM, judged by likelihoods: it solves too few problems for grades.
+
+An expert in English math is trained first, then systems of `mmlib.study.systems` from it. What
+counts is how likely the English solution of a problem is when the problem is asked in another
+language, and how likely translations are that were set aside.
+"""
+
+import copy
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from transformers import PreTrainedModel
+
+from mmlib.finetune import encode, mean_loss
+from mmlib.study.evidence import read_evidence
+from mmlib.study.pairs import texts_of
+from mmlib.study.settings import Loading
+from mmlib.study.stats import seed_intervals
+from mmlib.study.systems import (
+    Examples,
+    Schedule,
+    Stage,
+    Texts,
+    align,
+    choose,
+    compared,
+    equal_rank,
+    systems,
+    translation_examples,
+)
+from mmlib.study.tables import RunInfo, item_losses, pack_losses
+from mmlib.tasks.problems import load_problems
+
+TRANSLATION, BLIND, SOLUTION = KINDS = ("translation", "without its source", "solution")
+"""What is read: English translations that were set aside; the same without the text that they
+translate; English solutions of problems that are asked in a language."""
+START = Stage("English math")
+"""How the expert is trained from which all systems start."""
+Measured = dict[tuple[str, str], tuple[list[str], Examples]]
+"""(kind, language) -> ids and examples of what is read, with a loss on the English text only."""
+
+
+def problems_in(given: Mapping[str, Any]) -> pd.DataFrame:
+    """English problems with worked solutions, asked in every language in the English layout.
+
+    As in the paper, where only the question changes its language.
+
+    Args:
+        given: Parameters of the page: `solutions` is a task with worked solutions in English,
+            `questions` one with the questions of the same ids; `items` problems from number
+            `first_item` on are asked, in `languages` and in `others`.
+
+    Returns:
+        Columns id, lang, prompt and response.
+
+    Raises:
+        ValueError: A problem has no question in a language, or is not the English question.
+    """
+    where = {"data_dir": given["data_dir"] or None, "split": "heldout"}
+    solved = load_problems(given["solutions"], "en", **where)
+    asked = solved[given["first_item"] : given["first_item"] + given["items"]]
+    rows, english = [], {}
+    for code in dict.fromkeys(["en", *given["languages"], *given["others"]]):
+        table = texts_of(given["questions"], code, where["data_dir"], where["split"])
+        table = table[table.kind == "question"].set_index("id").text
+        english = english or table.to_dict()
+        for problem in asked:
+            if english.get(problem.id, "\0") not in problem.prompt or problem.id not in table:
+                raise ValueError(
+                    f"questions={given['questions']!r} has no {problem.id!r} in {code!r} that is "
+                    f"parallel to solutions={given['solutions']!r}: choose tasks of the same items"
+                )
+            prompt = problem.prompt.replace(english[problem.id], table[problem.id])
+            rows.append((problem.id, code, prompt, problem.response))
+    return pd.DataFrame(rows, columns=["id", "lang", "prompt", "response"])
+
+
+def losses(model: PreTrainedModel, asked: Measured, *, bf16: bool) -> pd.DataFrame:
+    """Loss of every text, packed by task (the kind) and lang, see `pack_losses`.
+
+    In bfloat16 where that is what the model was trained with.
+    """
+    model = copy.deepcopy(model).to(torch.bfloat16) if bf16 else model
+    rows = [
+        (kind, lang, name, -mean_loss(model, [example]), sum(y >= 0 for y in example["labels"]))
+        for (kind, lang), (names, examples) in asked.items()
+        for name, example in zip(names, examples, strict=True)
+    ]
+    columns = ["task", "lang", "problem_id", "log_likelihood", "n_tokens"]
+    return pack_losses(pd.DataFrame(rows, columns=columns), ["task", "lang"])
+
+
+class Bench:
+    """An English math expert, what systems learn from it on, and what is read of them."""
+
+    def __init__(self, given: Mapping[str, Any]):
+        """Load the model; see `Texts` and `problems_in` for what is refused."""
+        self.given, loading = given, Loading.of(given)
+        self.asked_in = problems_in(given)
+        self.model, self.tokenizer = loading.load()
+        self.run = loading.run(self.model, given)
+        self.texts, self.schedule = Texts.of(given), Schedule.of(given)
+        pairs = self.texts.pairs()
+        lengths = map(_length, translation_examples(self.tokenizer, pairs))
+        short = pairs[[length <= given["longest"] for length in lengths]]
+        self.pairs, self.aside = self.texts.parted(short)
+        depth = self.model.config.get_text_config().num_hidden_layers
+        slam = systems(given["layers"], depth, rank=1)["SLAM"]
+        self.recipes = systems(given["layers"], depth, rank=equal_rank(self.model, slam[0]))
+        self.recipe = {"model": self.run.model, "steps": given["steps"]}
+        self.recipe |= {"start_steps": given["start_steps"], "start_rate": given["start_rate"]}
+        self.out = Path(given["runs_dir"]) / self.run.model.replace("/", "-")
+
+    @property
+    def asked(self) -> Measured:
+        """Everything that is read of every system."""
+        asked: Measured = {}
+        for code, pairs in self.aside.groupby("lang", sort=False):
+            blind = pairs.assign(text="")
+            for kind, table in ((TRANSLATION, pairs), (BLIND, blind)):
+                asked[kind, code] = [*pairs.id], translation_examples(self.tokenizer, table)
+        for code, rows in self.asked_in.groupby("lang", sort=False):
+            examples = encode(self.tokenizer, zip(rows.prompt, rows.response, strict=True))
+            asked[SOLUTION, code] = [*rows.id], examples
+        return asked
+
+    def learned(self, seed: int, number: int, kinds: set[str]) -> dict[str, Examples]:
+        """Examples by the names that stages use; solutions that are too long are left out."""
+        draw = partial(self.texts.examples, self.tokenizer, self.pairs, seed=seed)
+        drawn = draw(number=number, kinds=kinds - {START.data})
+        solved = draw(number=4 * number, kinds=kinds & {START.data})
+        longest = self.given["longest"]
+        short = {
+            name: [example for example in examples if _length(example) <= longest][:number]
+            for name, examples in solved.items()
+        }
+        return drawn | short
+
+    def start(self) -> tuple[PreTrainedModel, pd.DataFrame]:
+        """The expert in English math, and the log of its training; without steps the model."""
+        steps, batches = self.given["start_steps"], self.schedule.train_batch
+        if not steps:
+            return self.model, pd.DataFrame()
+        examples = self.learned(0, steps * batches + self.given["heldout"], {START.data})[
+            START.data
+        ]
+        aside = examples[: self.given["heldout"]]
+        how = self.schedule.how | {"steps": steps, "rates": {"full": self.given["start_rate"]}}
+        rest = {START.data: examples[len(aside) :]}
+        model, log, _ = align(self.model, [START], rest, self.out / "start", heldout=aside, **how)
+        return model, log
+
+    def systems(self, model: PreTrainedModel) -> dict[str, pd.DataFrame]:
+        """Train every system from the expert, with every seed, and read it and the expert.
+
+        Returns:
+            "losses" (see `losses`), "log" and "costs" (see `align`), with system, seed,
+            learning_rate and what names the expert. "random layers" are others for every seed.
+        """
+        given, tables = self.given, []
+        out = self.out / f"from-{given['start_steps']}-{given['start_rate']:g}"
+        asked = self.asked
+        for seed in given["seeds"]:
+            recipes = self.recipes | {"random layers": self.recipes[f"random {seed}"]}
+            plans = choose(recipes, given["systems"])
+            kinds = {stage.data for stages in plans.values() for stage in stages}
+            wanted = pd.DataFrame({"system": ["base", *plans]}).assign(
+                seed=[0, *[seed] * len(plans)]
+            )
+            tables.append(
+                compared(
+                    model,
+                    wanted if not tables else wanted[1:],
+                    recipes,
+                    {seed: self.learned(seed, self.schedule.examples, kinds)},
+                    measure=lambda model: {"losses": losses(model, asked, bf16=given["bf16"])},
+                    out=out,
+                    **self.schedule.how,
+                )
+            )
+        found = dict.fromkeys(kind for table in tables for kind in table)
+        every = {kind: pd.concat([t[kind] for t in tables if kind in t]) for kind in found}
+        return {kind: table.assign(**self.recipe) for kind, table in every.items()}
+
+
+def _length(example: Mapping[str, list[int]]) -> int:
+    return len(example["input_ids"])
+
+
+class Aligned(NamedTuple):
+    """What `rows` gives."""
+
+    losses: pd.DataFrame
+    """See `Bench.systems`; as the next two."""
+    log: pd.DataFrame
+    costs: pd.DataFrame
+    start: pd.DataFrame
+    """Log of the expert's training."""
+    pairs: pd.Series
+    """Pairs that can be learned, by language."""
+    run: RunInfo
+
+
+def rows(given: Mapping[str, Any]) -> Aligned:
+    """Train the expert and the systems, and read them."""
+    bench = Bench(given)
+    model, log = bench.start()
+    tables = bench.systems(model)
+    empty = pd.DataFrame()
+    return Aligned(
+        losses=tables["losses"],
+        log=tables.get("log", empty),
+        costs=tables.get("costs", empty),
+        start=log.assign(**bench.recipe),
+        pairs=bench.pairs.lang.value_counts(sort=False),
+        run=bench.run,
+    )
+
+
+def desk(name: str) -> pd.DataFrame:
+    """What is shipped of a real LLM: losses, log, costs, start, or rates (of trials)."""
+    return read_evidence(f"desk_aligned_{name}")[0]
+
+
+def gains(packed: pd.DataFrame) -> pd.DataFrame:
+    """How much more likely a text is than to the expert, nats per token.
+
+    Args:
+        packed: See `losses`, with system, seed, and what names the expert.
+
+    Returns:
+        One row per text of every trained system: its columns, task, lang, problem, plain (loss of
+        the expert) and gain.
+    """
+    table = item_losses(packed)
+    on = ["model", "start_steps", "start_rate", "task", "lang", "problem"]
+    base = table[table.system == "base"].drop_duplicates(on).set_index(on).nats
+    trained = table[table.system != "base"]
+    plain = base.reindex(pd.MultiIndex.from_frame(trained[on])).to_numpy()
+    return trained.assign(plain=plain, gain=plain - trained.nats)
+
+
+def summary(packed: pd.DataFrame) -> pd.DataFrame:
+    """Mean gain of every system by task and language, with a 95 % t interval over trainings.
+
+    Returns:
+        Columns system, task, lang, mean, low, high, n.
+    """
+    by = ["system", "task", "lang"]
+    means = gains(packed).groupby([*by, "seed"], sort=False).gain.mean()
+    return seed_intervals(means, by).reset_index()
