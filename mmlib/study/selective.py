@@ -38,8 +38,8 @@ from mmlib.tasks.problems import load_problems
 TRANSLATION, BLIND, SOLUTION = KINDS = ("translation", "without its source", "solution")
 """What is read: English translations that were set aside; the same without the text that they
 translate; English solutions of problems that are asked in a language."""
-START = Stage("English math")
-"""How the expert is trained from which all systems start."""
+START = Stage("English math", rank=16)
+"""How the expert is trained from which all systems start: by LoRA, merged in the end."""
 Measured = dict[tuple[str, str], tuple[list[str], Examples]]
 """(kind, language) -> ids and examples of what is read, with a loss on the English text only."""
 
@@ -149,7 +149,7 @@ class Bench:
             START.data
         ]
         aside = examples[: self.given["heldout"]]
-        how = self.schedule.how | {"steps": steps, "rates": {"full": self.given["start_rate"]}}
+        how = self.schedule.how | {"steps": steps, "rates": {"lora": self.given["start_rate"]}}
         rest = {START.data: examples[len(aside) :]}
         model, log, _ = align(self.model, [START], rest, self.out / "start", heldout=aside, **how)
         return model, log
