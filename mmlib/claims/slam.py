@@ -21,7 +21,13 @@ from mmlib.claims.rules import (
     table_of,
     trained_grades,
 )
-from mmlib.study.tables import MATH_PARTS, NEW_MATH_PARTS, published, require_columns
+from mmlib.study.tables import (
+    MATH_PARTS,
+    NEW_MATH_PARTS,
+    item_losses,
+    published,
+    require_columns,
+)
 
 claim = partial(record, paper="SLAM (seed 002)")
 
@@ -564,3 +570,126 @@ def _stronger_start(tables: Tables) -> pd.Series:
     """Mean gain of the other languages when SLAM starts from a stronger English expert."""
     gains = _leads(tables, MATH_PARTS, "base", name="alignment_stronger")
     return _over_languages(gains[gains.index.get_level_values("lang") != "en"])
+
+
+# --- likelihoods of a real LLM --------------------------------------------------------------------
+
+_ALIGNED = {"unit": "trainings and items", "keep_ratios": (), "committed": "2026-11-30"}
+_ALIGNED |= {
+    "seen": "2026-11-30",
+    "note": "systems are trained for equally long, at rates chosen on other items",
+}
+
+
+def _read(tables: Tables, task: str, name: str = "aligned_losses") -> pd.DataFrame:
+    """Losses of one kind of text, in nats per token: a column per system.
+
+    By language, seed and problem; the expert, which is trained once, has its own in every seed.
+    """
+    columns = "system seed learning_rate task lang problems nats"
+    table = table_of(tables, name, *columns.split())
+    losses = item_losses(table[table.task == task])
+    on = ["lang", "problem"]
+    plain = losses[losses.system == "base"].drop_duplicates(on).set_index(on).nats
+    trained = losses[losses.system != "base"]
+    wide = trained.pivot_table(index=["seed", *on], columns="system", values="nats")
+    return wide.join(plain.rename("base"))
+
+
+def _solutions(tables: Tables, *systems: str) -> pd.DataFrame:
+    """Losses of English solutions of problems that are asked in the languages of the pairs."""
+    languages = _read(tables, "translation").index.unique("lang")
+    wide = _read(tables, "solution")
+    if absent := sorted({*systems} - {*wide}):
+        raise NotTestableError(f"needs {', '.join(absent)}")
+    return wide[wide.index.isin(languages, "lang")]
+
+
+def _reads_its_source(tables: Tables) -> str:
+    """The expert can use the source, and the rates leave English alone.
+
+    Its loss of held-out translations is at most 70 % of the loss without the source, in every
+    language; in the trial of the learning rates, at the rate that was taken, English solutions of
+    other items lose less than .02 nats per token.
+    """
+    sides = [_read(tables, task).base for task in ("translation", "without its source")]
+    seen, blind = (losses.groupby("lang").mean() for losses in sides)
+    unfit = [
+        f"with the source a translation from {lang} costs {seen[lang]:.2f} nats per token, without "
+        f"it {blind[lang]:.2f}"
+        for lang in seen.index[~(seen <= 0.7 * blind)]
+    ]
+    taken = tables["aligned_losses"].query("system == 'SLAM'").learning_rate.unique()
+    rates = table_of(tables, "aligned_rates", "system", "learning_rate")
+    tried = rates[(rates.system == "base") | rates.learning_rate.isin(taken)]
+    wide = _read({"rates": tried}, "solution", "rates")
+    if "SLAM" not in wide or "en" not in wide.index.unique("lang"):
+        return "; ".join([*unfit, "the rate was not tried, or English not asked"])
+    paid = (wide.SLAM - wide.base).groupby("lang").mean()["en"]
+    if paid >= 0.02:
+        unfit.append(f"at the rate that was taken English loses {paid:.2f} nats per token")
+    return "; ".join(unfit)
+
+
+_FIT = _ALIGNED | {"precondition": _reads_its_source}
+
+
+@ours(
+    "S18",
+    "Selective alignment makes the English solution more likely, whichever language asks.",
+    "English solutions of held-out problems gain, in every language of the pairs",
+    "aligned_losses",
+    "aligned_rates",
+    **_FIT,
+)
+def _solutions_gain(tables: Tables) -> pd.Series:
+    """Nats per token that English solutions gain by SLAM, asked in every language of the pairs."""
+    wide = _solutions(tables, "SLAM")
+    return wide.base - wide.SLAM
+
+
+@ours(
+    "S19",
+    "English pays nothing for it.",
+    "solutions of problems that are asked in English change by less than .02 nats per token",
+    "aligned_losses",
+    "aligned_rates",
+    test="equal",
+    threshold=0.02,
+    **_FIT,
+)
+def _english_pays_nothing(tables: Tables) -> pd.Series:
+    """Nats per token that English solutions lose by SLAM when they are asked in English."""
+    wide = _read(tables, "solution")
+    if "SLAM" not in wide or "en" not in wide.index.unique("lang"):
+        raise NotTestableError("needs SLAM, asked in English")
+    english = wide.xs("en", level="lang", drop_level=False)
+    return english.SLAM - english.base
+
+
+@ours(
+    "S20",
+    "It takes these layers: as many random ones do less.",
+    "English solutions gain more by SLAM than by random layers, in every language of the pairs",
+    "aligned_losses",
+    "aligned_rates",
+    **_FIT,
+)
+def _these_layers(tables: Tables) -> pd.Series:
+    """Loss of English solutions with random layers - that with SLAM; others in every training."""
+    wide = _solutions(tables, "SLAM", "random layers")
+    return wide["random layers"] - wide.SLAM
+
+
+@ours(
+    "S21",
+    "It does more than LoRA of equal size on all layers.",
+    "English solutions gain more by SLAM than by LoRA, in every language of the pairs",
+    "aligned_losses",
+    "aligned_rates",
+    **_FIT,
+)
+def _more_than_lora(tables: Tables) -> pd.Series:
+    """Loss of English solutions with LoRA of as many weights - that with SLAM."""
+    wide = _solutions(tables, "SLAM", "LoRA")
+    return wide.LoRA - wide.SLAM

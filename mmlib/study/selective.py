@@ -223,7 +223,7 @@ def rows(given: Mapping[str, Any]) -> Aligned:
 
 def desk(name: str) -> pd.DataFrame:
     """What is shipped of a real LLM: losses, log, costs, start, or rates (of trials)."""
-    return read_evidence(f"desk_aligned_{name}")[0]
+    return read_evidence(f"desk_aligned_{name}" if name else "desk_aligned")[0]
 
 
 def gains(packed: pd.DataFrame) -> pd.DataFrame:

@@ -176,6 +176,30 @@ def edited_likelihoods(cost, *, noise=0.05, **cells):
     return t.groupby(list(dict.fromkeys(by)), sort=False).nats.agg(" ".join).reset_index()
 
 
+def read_losses(gains, *, seen=0.5, english=0.0):
+    """Losses of systems and of the expert that they start from, in languages with pairs or without.
+
+    Args:
+        gains: System -> what it makes solutions more likely by, asked in another language.
+        seen: Of translations, whose loss without the source is 1.
+        english: What solutions gain that are asked in English.
+    """
+    kinds = {"translation": seen, "without its source": 1.0, "solution": 0.6}
+    cells = [(kind, lang) for kind in kinds for lang in ("de", "sw")]
+    cells += [("solution", "en"), ("solution", "th")]
+
+    def loss(row):
+        gain = 0 if row.system == "base" else english if row.lang == "en" else gains[row.system]
+        return kinds[row.task] - gain * (row.task == "solution")
+
+    named = {"task lang": cells, "system": ["base", *gains], "item": range(40)}
+    t = grid(named, "loss", loss, noise=0.01, problems="p", steps=9)
+    t = t[(t.system != "base") | (t.seed == 1)]
+    t = t.assign(nats=t.loss.map("{:.4f}".format), learning_rate=0.1 * (t.system != "base"))
+    by = ["model", "steps", "system", "seed", "learning_rate", "task", "lang", "problems"]
+    return t.groupby(by, sort=False).nats.agg(" ".join).reset_index()
+
+
 # --- laboratories ---------------------------------------------------------------------------------
 
 ALIGNED = {"model": "m", "start": "none", "pair_source": "pairs", "steps": 9}

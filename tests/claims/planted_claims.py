@@ -23,6 +23,7 @@ from planted import (
     only_when,
     overlap,
     packed,
+    read_losses,
     swapped,
     systems,
     told_apart,
@@ -68,6 +69,18 @@ def _fraction_likelihoods(sign):
     costs = {"none": 0.0, "math-specific": 1.0, "highest first": few}
     at = {"condition": [*costs], "fraction": [0.05, 1.0], "lang": ["en"], "task": ["gsm8k"]}
     return {"fraction_likelihoods": edited_likelihoods(lambda row: 1 + costs[row.condition], **at)}
+
+
+def _aligned_losses(perfect, opposite):
+    """Gains of systems, and of English, by the sign; a trial of the rates left English alone."""
+
+    def tables(sign):
+        gains = dict(perfect if sign > 0 else opposite)
+        english = gains.pop("en", 0.0)
+        trial = read_losses({"SLAM": 0.1})
+        return {"aligned_losses": read_losses(gains, english=english), "aligned_rates": trial}
+
+    return tables
 
 
 # --- sets -----------------------------------------------------------------------------------------
@@ -394,6 +407,12 @@ PLANTED = {
         {"SLAM": {}, "unbalanced pairs": {"all": 0.15}},
     ),
     "S17": _slam({"all": 0.15, "en": -0.3}, {"all": -0.15, "en": 0.1}, name="alignment_stronger"),
+    "S18": _aligned_losses({"SLAM": 0.1}, {"SLAM": -0.1}),
+    "S19": _aligned_losses({"SLAM": 0.1}, {"SLAM": 0.1, "en": -0.1}),
+    "S20": _aligned_losses(
+        {"SLAM": 0.1, "random layers": 0.0}, {"SLAM": 0.0, "random layers": 0.1}
+    ),
+    "S21": _aligned_losses({"SLAM": 0.1, "LoRA": 0.0}, {"SLAM": 0.0, "LoRA": 0.1}),
     "L1": _swap(0.3, -0.1, ALTERNATIVES),
     "L2": _swap(
         {"de": -0.05, "hi": 0.3, "sw": 0.3, "bn": 0.4}, {"de": 0.4, "hi": 0.0, "sw": 0.0, "bn": 0.0}
@@ -408,7 +427,8 @@ PLANTED = {
 }
 """Of a claim, its tables by a sign: 1 is a perfect run, -1 the opposite."""
 CELLS = {"S1": 5, "S4": 4, "S5": 2 + 2 * 2, "S6": 4, "S11": 4, "S13": 1, "S14": 1, "S16": 2}
-CELLS |= {"S17": 1, "C1": 2 * 6 * 6, "O3": 12, "O12": 16, "L1": 7, "L4": 5, "R1": 2}
+CELLS |= {"S17": 1, "S18": 2, "S19": 1, "S20": 2, "S21": 2}
+CELLS |= {"C1": 2 * 6 * 6, "O3": 12, "O12": 16, "L1": 7, "L4": 5, "R1": 2}
 """How many cells some of them have, as their words count them."""
 
 

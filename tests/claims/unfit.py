@@ -58,6 +58,15 @@ UNFIT = {
     "_reads": _READS,
     "_reads_and_is_stronger": _READS
     | {"the first expert 100%": _changed("correct", _letters(".", "1"), table="alignment")},
+    "_reads_its_source": {
+        "without it 1.0": _changed(
+            "nats", lambda old: old.str.replace("0.", "0.9", regex=False), "task == 'translation'"
+        ),
+        "English loses": _changed(
+            "nats", " ".join(["0.9"] * 40), "system == 'SLAM' and lang == 'en'", "aligned_rates"
+        ),
+        "the rate was not tried": _changed("learning_rate", 9.0, "system == 'SLAM'"),
+    },
     "_of_that_size": {"the model has 4.3 million weights": _changed("trained", 4.3e6)},
     "_both_solve": {
         "over 10 % are needed": _changed("correct", _letters("1", "0"), "system == 'SLAM'")
