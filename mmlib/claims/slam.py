@@ -679,17 +679,3 @@ def _these_layers(tables: Tables) -> pd.Series:
     """Loss of English solutions with random layers - that with SLAM; others in every training."""
     wide = _solutions(tables, "SLAM", "random layers")
     return wide["random layers"] - wide.SLAM
-
-
-@ours(
-    "S21",
-    "It does more than LoRA of equal size on all layers.",
-    "English solutions gain more by SLAM than by LoRA, in every language of the pairs",
-    "aligned_losses",
-    "aligned_rates",
-    **_FIT,
-)
-def _more_than_lora(tables: Tables) -> pd.Series:
-    """Loss of English solutions with LoRA of as many weights - that with SLAM."""
-    wide = _solutions(tables, "SLAM", "LoRA")
-    return wide.LoRA - wide.SLAM

@@ -221,9 +221,23 @@ def rows(given: Mapping[str, Any]) -> Aligned:
     )
 
 
-def desk(name: str) -> pd.DataFrame:
-    """What is shipped of a real LLM: losses, log, costs, start, or rates (of trials)."""
-    return read_evidence(f"desk_aligned_{name}" if name else "desk_aligned")[0]
+class Desk(NamedTuple):
+    """What was trained on a real LLM and is shipped."""
+
+    losses: pd.DataFrame
+    """See `Bench.systems`; of systems that were trained for long, with three seeds."""
+    rates: pd.DataFrame
+    """The same of short trials of learning rates, on other items."""
+    log: pd.DataFrame
+    costs: pd.DataFrame
+    starts: pd.DataFrame
+    """Logs of the expert's training at several rates."""
+
+
+def desk() -> Desk:
+    """What is shipped of a real LLM."""
+    names = ("", "_rates", "_log", "_costs", "_starts")
+    return Desk(*(read_evidence(f"desk_aligned{name}")[0] for name in names))
 
 
 def gains(packed: pd.DataFrame) -> pd.DataFrame:
@@ -253,3 +267,61 @@ def summary(packed: pd.DataFrame) -> pd.DataFrame:
     by = ["system", "task", "lang"]
     means = gains(packed).groupby([*by, "seed"], sort=False).gain.mean()
     return seed_intervals(means, by).reset_index()
+
+
+def tried(packed: pd.DataFrame) -> pd.DataFrame:
+    """What a trial of learning rates decides by.
+
+    Args:
+        packed: Losses of short trainings.
+
+    Returns:
+        By system and learning_rate: the mean loss of translations that were set aside, over the
+        languages, and what English solutions lose; nats per token.
+    """
+    table, by = gains(packed), ["system", "learning_rate"]
+    translated = table[table.task == TRANSLATION].groupby(by, sort=False).nats.mean()
+    english = table[(table.task == SOLUTION) & (table.lang == "en")].groupby(by, sort=False).gain
+    columns = {"translations": translated, "English loses": -english.mean()}
+    return pd.DataFrame(columns).reset_index()
+
+
+def told(found: Desk) -> dict[str, Any]:
+    """Numbers that the page repeats; gains are means over problems and trainings, in nats."""
+    losses, table = item_losses(found.losses), gains(found.losses)
+    plain = losses[losses.system == "base"].groupby(["task", "lang"], sort=False).nats.mean()
+    learned = plain[TRANSLATION].index
+    numbers: dict[str, Any] = {
+        "model": losses.model.iloc[0],
+        "steps": losses.steps.iloc[0],
+        "start_steps": losses.start_steps.iloc[0],
+        "trainings": table.seed.nunique(),
+        "problems": losses[losses.task == SOLUTION].place.nunique(),
+        "start_before": found.starts.heldout_loss.dropna().iloc[0],
+    }
+    for word, end in {
+        "hardest": plain[TRANSLATION].idxmax(),
+        "easiest": plain[TRANSLATION].idxmin(),
+    }.items():
+        numbers |= {word: end, f"{word}_seen": plain[TRANSLATION, end]}
+        numbers[f"{word}_blind"] = plain[BLIND, end]
+    means = table.groupby(["system", "task", "lang"], sort=False).gain.mean()
+    for system, name in {"SLAM": "slam", "random layers": "random"}.items():
+        of = means[system]
+        solved = of[SOLUTION].reindex(learned).sort_values()
+        translated = of[TRANSLATION].sort_values()
+        for word, ends in {"": solved, "translation_": translated}.items():
+            numbers |= {f"{name}_{word}low": ends.iloc[0], f"{name}_{word}low_lang": ends.index[0]}
+            numbers |= {
+                f"{name}_{word}high": ends.iloc[-1],
+                f"{name}_{word}high_lang": ends.index[-1],
+            }
+        numbers[f"{name}_en"] = of[SOLUTION, "en"]
+        numbers[f"{name}_others"] = of[SOLUTION].drop(["en", *learned]).mean()
+        cost = found.costs[found.costs.system == system]
+        numbers |= {
+            f"{name}_share": cost.share.iloc[0],
+            f"{name}_minutes": cost.seconds.mean() / 60,
+        }
+        numbers[f"{name}_rate"] = cost.learning_rate.iloc[0]
+    return {f"desk_{name}": value for name, value in numbers.items()}

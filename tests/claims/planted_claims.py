@@ -412,7 +412,6 @@ PLANTED = {
     "S20": _aligned_losses(
         {"SLAM": 0.1, "random layers": 0.0}, {"SLAM": 0.0, "random layers": 0.1}
     ),
-    "S21": _aligned_losses({"SLAM": 0.1, "LoRA": 0.0}, {"SLAM": 0.0, "LoRA": 0.1}),
     "L1": _swap(0.3, -0.1, ALTERNATIVES),
     "L2": _swap(
         {"de": -0.05, "hi": 0.3, "sw": 0.3, "bn": 0.4}, {"de": 0.4, "hi": 0.0, "sw": 0.0, "bn": 0.0}
@@ -427,7 +426,7 @@ PLANTED = {
 }
 """Of a claim, its tables by a sign: 1 is a perfect run, -1 the opposite."""
 CELLS = {"S1": 5, "S4": 4, "S5": 2 + 2 * 2, "S6": 4, "S11": 4, "S13": 1, "S14": 1, "S16": 2}
-CELLS |= {"S17": 1, "S18": 2, "S19": 1, "S20": 2, "S21": 2}
+CELLS |= {"S17": 1, "S18": 2, "S19": 1, "S20": 2}
 CELLS |= {"C1": 2 * 6 * 6, "O3": 12, "O12": 16, "L1": 7, "L4": 5, "R1": 2}
 """How many cells some of them have, as their words count them."""
 
