@@ -40,6 +40,8 @@ REAL = {
     "transfer": "desk_transfer",
     "ceilings": "evidence/desk_ceilings",
     "firing": "evidence/desk_firing",
+    "aligned_losses": "evidence/desk_aligned",
+    "aligned_rates": "evidence/desk_aligned_rates",
 }
 """Tables of a real LLM, by the name under which rules need them."""
 

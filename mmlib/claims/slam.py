@@ -632,6 +632,11 @@ def _reads_its_source(tables: Tables) -> str:
 
 
 _FIT = _ALIGNED | {"precondition": _reads_its_source}
+_TRIED = _FIT | {
+    "changed": "a trial of another 62 steps, without the expert, had been seen before the rule was "
+    "written: translations lost 1.09 to .77 nats (de), 2.06 to 1.44 (sw) and 1.26 to .94 (zh), and "
+    "of 64 problems of MSVAMP Swahili gained .14, English lost .11 and German .11"
+}
 
 
 @ours(
@@ -640,7 +645,7 @@ _FIT = _ALIGNED | {"precondition": _reads_its_source}
     "English solutions of held-out problems gain, in every language of the pairs",
     "aligned_losses",
     "aligned_rates",
-    **_FIT,
+    **_TRIED,
 )
 def _solutions_gain(tables: Tables) -> pd.Series:
     """Nats per token that English solutions gain by SLAM, asked in every language of the pairs."""
@@ -656,7 +661,7 @@ def _solutions_gain(tables: Tables) -> pd.Series:
     "aligned_rates",
     test="equal",
     threshold=0.02,
-    **_FIT,
+    **_TRIED,
 )
 def _english_pays_nothing(tables: Tables) -> pd.Series:
     """Nats per token that English solutions lose by SLAM when they are asked in English."""
