@@ -7,6 +7,7 @@ language, and how likely translations are that were set aside.
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,6 +116,11 @@ class Bench:
         self.recipe |= {"start_steps": given["start_steps"], "start_rate": given["start_rate"]}
         self.out = Path(given["runs_dir"]) / self.run.model.replace("/", "-")
 
+    def _folder(self, *more: Any) -> Path:
+        """Where trainings are kept, by what tells them apart beside their rates."""
+        names = ("start_steps", "start_rate", "heldout")
+        return self.out / "-".join(map(str, (*more, *(self.given[name] for name in names))))
+
     @property
     def asked(self) -> Measured:
         """Everything that is read of every system."""
@@ -142,16 +148,14 @@ class Bench:
 
     def start(self) -> tuple[PreTrainedModel, pd.DataFrame]:
         """The expert in English math, and the log of its training; without steps the model."""
-        steps, batches = self.given["start_steps"], self.schedule.train_batch
-        if not steps:
+        given, name = self.given, START.data
+        if not given["start_steps"]:
             return self.model, pd.DataFrame()
-        examples = self.learned(0, steps * batches + self.given["heldout"], {START.data})[
-            START.data
-        ]
-        aside = examples[: self.given["heldout"]]
-        how = self.schedule.how | {"steps": steps, "rates": {"lora": self.given["start_rate"]}}
-        rest = {START.data: examples[len(aside) :]}
-        model, log, _ = align(self.model, [START], rest, self.out / "start", heldout=aside, **how)
+        plan = replace(self.schedule, steps=given["start_steps"], rate_lora=given["start_rate"])
+        examples = self.learned(0, plan.examples + given["heldout"], {name})[name]
+        aside, rest = examples[: given["heldout"]], examples[given["heldout"] :]
+        out = self._folder("start")
+        model, log, _ = align(self.model, [START], {name: rest}, out, heldout=aside, **plan.how)
         return model, log
 
     def systems(self, model: PreTrainedModel) -> dict[str, pd.DataFrame]:
@@ -162,7 +166,7 @@ class Bench:
             learning_rate and what names the expert. "random layers" are others for every seed.
         """
         given, tables = self.given, []
-        out = self.out / f"from-{given['start_steps']}-{given['start_rate']:g}"
+        out = self._folder("systems", given["steps"])
         asked = self.asked
         for seed in given["seeds"]:
             recipes = self.recipes | {"random layers": self.recipes[f"random {seed}"]}
