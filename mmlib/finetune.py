@@ -227,7 +227,8 @@ def _train(
     attention = decoder.config._attn_implementation
     trainer = Trainer(
         model=model,
-        args=TrainingArguments(output_dir=str(out), **chosen),
+        # Else the Trainer keeps the logits of all held-out texts: gigabytes with a real vocabulary.
+        args=TrainingArguments(output_dir=str(out), prediction_loss_only=True, **chosen),
         train_dataset=list(examples),
         eval_dataset=list(heldout) or None,
         data_collator=_collate,
