@@ -16,7 +16,7 @@ _PUBLIC = {
     "mmlib.merging": "LayerPlan merged save_merged soup swapped_layers task_arithmetic ties "
     "update_magnitude",
     "mmlib.neurons": "Firing firing_rates overlap_with_english select_layers",
-    "mmlib.finetune": "encode fine_tune mean_loss",
+    "mmlib.finetune": "TrainingPlan encode fine_tune mean_loss",
     "mmlib.tasks.problems": "calibration",
     "mmlib.tasks.evaluation": "evaluate",
 }

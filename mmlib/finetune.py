@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,39 +109,74 @@ def digest(model: nn.Module, *, trainable: bool) -> str:
     return found.hexdigest()
 
 
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How long, at which rate and in which batches a model is trained."""
+
+    steps: int
+    """Optimizer steps."""
+    learning_rate: float
+    """At its peak; cosine decay, AdamW without weight decay, as published."""
+    batch_size: int = 32
+    """Examples per batch and device."""
+    accumulation: int = 1
+    """Batches per step."""
+    every: int = 50
+    """Steps between measurements of the held-out loss, and between checkpoints; the training loss
+    is logged after every fifth step too."""
+    bf16: bool = False
+    """Compute in bfloat16; the weights stay in float32."""
+    seed: int = 1
+    """Of the order of the examples."""
+    stop: int = 0
+    """Stop after so many steps of the same schedule, to do a part of a run again."""
+
+    def arguments(self, out: Path, *, measured: bool) -> TrainingArguments:
+        """What transformers' Trainer is told; `measured`: there are held-out examples."""
+        return TrainingArguments(
+            output_dir=str(out),
+            max_steps=self.steps,
+            learning_rate=self.learning_rate,
+            lr_scheduler_type="cosine",
+            weight_decay=0.0,
+            per_device_train_batch_size=self.batch_size,
+            per_device_eval_batch_size=self.batch_size,
+            gradient_accumulation_steps=self.accumulation,
+            eval_strategy="steps" if measured else "no",
+            eval_on_start=measured,
+            eval_steps=self.every,
+            # Else the logits of all held-out texts are kept: gigabytes with a real vocabulary.
+            prediction_loss_only=True,
+            logging_steps=min(self.every, 5),
+            save_steps=self.every,
+            save_total_limit=1,
+            bf16=self.bf16,
+            seed=self.seed,
+            report_to=[],
+            dataloader_pin_memory=torch.cuda.is_available(),
+            use_cpu=not torch.cuda.is_available(),
+            remove_unused_columns=False,
+        )
+
+
 def fine_tune(
     model: PreTrainedModel,
     examples: Sequence[Mapping[str, list[int]]],
     out: str | Path,
+    plan: TrainingPlan,
     *,
-    steps: int,
-    learning_rate: float,
-    batch_size: int = 32,
-    accumulation: int = 1,
     heldout: Sequence[Mapping[str, list[int]]] = (),
-    every: int = 50,
-    stop: int = 0,
-    seed: int = 1,
-    **arguments: Any,
 ) -> pd.DataFrame:
     """Fine-tune the parameters that have gradients, in place, with transformers' Trainer.
 
     Args:
         model: A causal language model, with gradients where it is to change (`trainable_only`, or
-            a peft model); these in float32, which `bf16=True` computes with in bfloat16.
+            a peft model); these in float32.
         examples: See `encode`.
         out: Folder of the run. One that was interrupted goes on from its last checkpoint; one that
             is finished is not trained again, its weights are loaded.
-        steps: Optimizer steps.
-        learning_rate: At its peak; cosine decay, AdamW without weight decay, as published.
-        batch_size: Examples per batch and device.
-        accumulation: Batches per step.
-        heldout: Examples whose loss is measured every `every` steps, and before the first.
-        every: Steps between measurements, and between checkpoints; the training loss is logged
-            after every fifth step too.
-        stop: Stop after so many steps of the same schedule, to do a part of a run again.
-        seed: Of the order of the examples.
-        **arguments: Further `transformers.TrainingArguments`, such as `bf16=True`.
+        plan: How it is trained.
+        heldout: Examples whose loss is measured every `plan.every` steps, and before the first.
 
     Returns:
         The log: step, loss (training, mean since the row before), heldout_loss (mean over batches),
@@ -160,34 +196,14 @@ def fine_tune(
             f"{low[0]} is {moving[low[0]].dtype}: small steps would round to nothing. Load the "
             "model with dtype='float32', and give bf16=True to compute in bfloat16"
         )
-    chosen = {
-        "max_steps": steps,
-        "learning_rate": learning_rate,
-        "lr_scheduler_type": "cosine",
-        "weight_decay": 0.0,
-        "per_device_train_batch_size": batch_size,
-        "per_device_eval_batch_size": batch_size,
-        "gradient_accumulation_steps": accumulation,
-        "eval_strategy": "steps" if heldout else "no",
-        "eval_on_start": bool(heldout),
-        "eval_steps": every,
-        "logging_steps": min(every, 5),
-        "save_steps": every,
-        "save_total_limit": 1,
-        "seed": seed,
-        "report_to": [],
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "use_cpu": not torch.cuda.is_available(),
-        "remove_unused_columns": False,
-    } | arguments
     frozen = digest(model, trainable=False)
-    told = [frozen, digest(model, trainable=True), sorted(moving), stop]
-    told += map(repr, (examples, heldout))
-    _claim(out, hashlib.sha256(json.dumps([told, repr(sorted(chosen.items()))]).encode()))
+    told = [frozen, digest(model, trainable=True), sorted(moving)]
+    told += map(repr, (examples, heldout, plan))
+    _claim(out, hashlib.sha256(json.dumps(told).encode()).hexdigest())
     finished = out / "finished.safetensors"
     with FileLock(out / "lock"):  # a second process waits, and then loads what the first has made
         if not finished.is_file():
-            _train(model, examples, heldout, out, chosen, stop)
+            _train(model, examples, heldout, out, plan)
             if digest(model, trainable=False) != frozen:
                 raise RuntimeError("weights without gradient have changed: it is not what it says")
             weights = {name: p.detach().cpu().contiguous() for name, p in moving.items()}
@@ -218,8 +234,7 @@ def _train(
     examples: Sequence[Mapping[str, list[int]]],
     heldout: Sequence[Mapping[str, list[int]]],
     out: Path,
-    chosen: dict[str, Any],
-    stop: int,
+    plan: TrainingPlan,
 ) -> None:
     """Run the Trainer; the model's mode and configuration are afterwards as they were."""
     mode, config = model.training, copy.deepcopy(model.config)
@@ -227,12 +242,11 @@ def _train(
     attention = decoder.config._attn_implementation
     trainer = Trainer(
         model=model,
-        # Else the Trainer keeps the logits of all held-out texts: gigabytes with a real vocabulary.
-        args=TrainingArguments(output_dir=str(out), prediction_loss_only=True, **chosen),
+        args=plan.arguments(out, measured=bool(heldout)),
         train_dataset=list(examples),
         eval_dataset=list(heldout) or None,
         data_collator=_collate,
-        callbacks=[_Stop(stop or chosen["max_steps"])],
+        callbacks=[_Stop(plan.stop or plan.steps)],
     )
     trainer.remove_callback(NotebookProgressCallback)  # a page keeps what it displays
     try:
@@ -270,17 +284,17 @@ def _checkpoint(out: Path) -> str | None:
     return None
 
 
-def _claim(out: Path, told: Any) -> None:
+def _claim(out: Path, told: str) -> None:
     """Write down what run `out` holds.
 
     Raises:
         ValueError: It holds another one.
     """
     path = out / "settings.sha256"
-    if path.is_file() and path.read_text() != told.hexdigest():
+    if path.is_file() and path.read_text() != told:
         raise ValueError(
             f"{out} holds a run of another model, with other examples or settings: choose another "
             "folder or remove it"
         )
     with replacing(path) as file:
-        file.write_text(told.hexdigest())
+        file.write_text(told)

@@ -78,6 +78,7 @@ _TRAVEL = {
     "threshold": 0.02,
     "note": "with one calibration sample the interval covers problems alone, of this model and "
     "this sample",
+    "reach": 1.0,
     "keep_ratios": (0.01,),
     **DAYS,
 }

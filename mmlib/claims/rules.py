@@ -103,6 +103,9 @@ class Claim:
     """What was changed after a look at results; it makes a verdict exploratory."""
     reason: str = ""
     """Why no run of ours can decide the claim."""
+    reach: float = np.inf
+    """Largest size that the effect of one problem can have, of what is right or wrong; with it even
+    effects that do not vary are tested (see `cell_tests`)."""
     keep_ratios: tuple[float, ...] = SHARED_KEEP_RATIOS
     """Those that are needed; empty takes whatever there is."""
     precondition: Callable[[Tables], str] | None = None
@@ -262,26 +265,28 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame) -> Outcome:
 
     Raises:
         NotTestableError: The effects have not the levels of the unit, or in no cell do the
-            replicates differ.
+            replicates differ, and they are too few for an exact test.
     """
     if not {*UNITS[claim.unit]} & {*effects.index.names} and "se" not in effects:
         raise NotTestableError(f"needs {' or '.join(UNITS[claim.unit])} of every effect")
     limit, equal = claim.threshold, claim.test == "equal"
-    tests = cell_tests(effects, limit, level=0.9 if equal else 0.95).reset_index(drop=True)
-    if (tests.se == 0).all():
-        raise NotTestableError("no variation: every replicate gives the same number")
-    bounds = tests[["low", "high"]].fillna({"low": -np.inf, "high": np.inf})
-    size, against = tests.effect, _falls(tests.below)
+    level = 0.9 if equal else 0.95
+    test = partial(cell_tests, effects, level=level, reach=claim.reach)
+    tests = test(limit).reset_index(drop=True)
+    still, alpha = tests.se == 0, (1 - level) / 2
+    beyond, short = (
+        (tests.low > limit) | (still & (tests.above <= alpha)),
+        (tests.high < limit) | (still & (tests.below <= alpha)),
+    )
+    size, against, complies = tests.effect, _falls(tests.below), beyond
     if equal:
-        outside = np.minimum(tests.above, cell_tests(effects, -limit).below.to_numpy())
-        against, size = _falls(outside), -size.abs()
-        complies = (bounds.low > -limit) & (bounds.high < limit)
-    else:
-        complies = bounds.low > limit
+        other = test(-limit).reset_index(drop=True)
+        against, size = _falls(np.minimum(tests.above, other.below)), -size.abs()
+        complies = short & ((tests.low > -limit) | (still & (other.above <= alpha)))
     yes, no = complies.all(), against.any()
     if claim.test == "some":
         complies = _falls(tests.above) & (size > limit)
-        yes, no = complies.any(), (bounds.high < limit).all()
+        yes, no = complies.any(), short.all()
     row = tests.loc[size.idxmax() if claim.test == "some" else size.idxmin()]
     reason = ""
     varied = claim.unit.split(" and ")[0]
@@ -290,6 +295,10 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame) -> Outcome:
     elif row.isna().low:
         reason = f"nothing varies, so that there is no interval (one of the {claim.unit})"
     verdict = YES if yes and not few else NO if no and not few else UNDECIDED
+    if still.all() and verdict == UNDECIDED:
+        raise NotTestableError("no variation: every replicate gives the same number")
+    if row.se == 0 and verdict != UNDECIDED:
+        reason = f"no variation: an exact test over the {claim.unit}"
     if verdict == UNDECIDED and not reason:
         alone = "the interval contains the threshold"
         reason = _OPEN[claim.test] if len(tests) > 1 else alone

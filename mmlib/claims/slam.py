@@ -143,7 +143,7 @@ def _reads(tables: Tables) -> str:
     return "; ".join(told)
 
 
-_MADE = _OURS | {"unit": "trainings and items", "precondition": _reads}
+_MADE = _OURS | {"unit": "trainings and items", "precondition": _reads, "reach": 1.0}
 
 
 def _leads(
@@ -251,7 +251,7 @@ def _as_good_as_any(tables: Tables) -> pd.Series | pd.DataFrame:
     satisfied="not_testable",
     figure="no numbers in the text",
     changed="made stricter after a look at a few problems: English may not fall",
-    **_MADE,
+    **_MADE | {"reach": np.inf},  # shares of shares
 )
 def _more_consistent(tables: Tables) -> pd.Series:
     """Rise of the consistency with English in every language; English's own change + 1 point.
@@ -292,7 +292,7 @@ def _consistency(grades: pd.DataFrame) -> pd.DataFrame:
     "MSVAMP 13B: bn/th/sw +31.9..+39.1, others -3.0..+5.5",
     differs="low-resource: here the half of the languages in which the base solves least",
     changed="made stricter after a look at a few problems: the weak languages have to gain",
-    **_MADE,
+    **_MADE | {"reach": 2.0},
 )
 def _weak_languages_gain(tables: Tables) -> pd.Series | pd.DataFrame:
     """Gain of each of the weaker half of the languages; and - that of each of the stronger half.

@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mmlib.edits import tuned_weights
-from mmlib.finetune import fine_tune
+from mmlib.finetune import TrainingPlan, fine_tune
 from mmlib.masks import ParameterMask, digest, random_mask
 from mmlib.models import decoder_layers
 from mmlib.study.closings import closing_answers, closing_examples, closing_items, two_closings
@@ -28,7 +28,7 @@ from mmlib.study.evidence import audit, audit_values, read_evidence, shipped
 from mmlib.study.experts import Training, expert_examples
 from mmlib.study.localisation import math_sets
 from mmlib.study.settings import Asking, Loading, Sampling, Steps
-from mmlib.study.systems import Stage, aligned, begin
+from mmlib.study.systems import Plans, Stage, aligned, begin
 from mmlib.study.tables import NEW_MATH_PARTS, RunInfo, pack_answers, unpack_answers
 from mmlib.study.travel import ALL, parts_of
 from mmlib.study.variants import State, Variant, edited, labels, measured
@@ -131,11 +131,12 @@ def tuned(
     mask: ParameterMask,
     examples: Sequence[Mapping[str, list[int]]],
     out: str | Path,
+    plan: TrainingPlan,
     **options: Any,
 ) -> Iterator[State]:
     """The change of a variant that is a copy of a model of which only some weights were tuned.
 
-    The base is in float32 and unchanged; for `examples`, `out` and the options see
+    The base is in float32 and unchanged; for `examples`, `out`, `plan` and the options see
     `mmlib.finetune.fine_tune`.
 
     Yields:
@@ -143,7 +144,7 @@ def tuned(
     """
     model = copy.deepcopy(base)
     with tuned_weights(model, mask) as number:
-        log = fine_tune(model, examples, out, **options)
+        log = fine_tune(model, examples, out, plan, **options)
     yield State(model, {"n_weights": number}, {"log": log})
 
 
@@ -188,7 +189,7 @@ class _Bench:
         self.out = Path(given["runs_dir"]) / self.run.model.replace("/", "-")
         tasks = {"math_tasks": given["train_tasks"], "language_tasks": given["train_tasks"]}
         others = {"data_dir": given["train_dir"], "learning_rate": given["layer_rate"]}
-        self.training, self.how = Training.of(given, **tasks, **others), Steps.of(given).how
+        self.training = Training.of(given, **tasks, **others)
         self.asking = Asking.of(given, parts=given["parts"] or None)
         self.ask = self.asking.ask(self.tokenizer, parts=self.asking.parts)
         self.problems = self.asking.problems("en")
@@ -236,9 +237,12 @@ class _Bench:
     def _layers(self, system: System, seed: int, rate: float):
         aside = self.multilingual(next(iter(self.seeds)))[1]
         examples = self.multilingual(seed)[0] if self.recipes[system] else {}
-        how = self.how | {"rates": {"part": rate, "full": rate}, "seed": seed, "heldout": aside}
-        out = self.out / "layers" / f"seed-{seed}"
-        return aligned(self.base, self.recipes[system], examples, out, **how)
+        out, plans = self.out / "layers" / f"seed-{seed}", self.plans(rate, seed=seed)
+        return aligned(self.base, self.recipes[system], examples, out, plans, heldout=aside)
+
+    def plans(self, rate: float, **others: int) -> Plans:
+        """How layers are tuned."""
+        return dict.fromkeys(("part", "full"), self.training.plan(rate, **others))
 
     def weights(self, code: str, system: System, seed: int, rate: float, *asked: str) -> Variant:
         """Weights that are tuned on math in one language."""
@@ -250,9 +254,9 @@ class _Bench:
         mask = self.weight_sets(seed)[code][system]
         held = self.given["heldout"] * len(self.given["languages"])
         examples, aside = self.examples(code, self.training.examples, seed, heldout=held)
-        how = self.how | {"learning_rate": rate, "seed": seed, "heldout": aside}
         out = self.out / f"weights-{code}-{seed}-{rate:g}" / digest(mask)
-        return tuned(self.base, mask, examples, out, **how)
+        plan = self.training.plan(rate, seed=seed)
+        return tuned(self.base, mask, examples, out, plan, heldout=aside)
 
     def trainings(self) -> list[Variant]:
         """All trainings: of every seed, asked; and in the first one at every rate, unasked."""
@@ -309,8 +313,8 @@ class _Bench:
         steps = Steps.of(given, steps=given["form_steps"])
         texts = {"number": steps.examples, "seed": seed, "shots": given["shots"]}
         examples = closing_examples(self.tokenizer, self.phrases, **texts)
-        how = steps.how | {"every": steps.steps, "seed": seed, "learning_rate": given["form_rate"]}
-        fine_tune(model, examples, self.out / f"form-{seed}", **how)
+        plan = steps.plan(given["form_rate"], every=steps.steps, seed=seed)
+        fine_tune(model, examples, self.out / f"form-{seed}", plan)
         sets = self.sets(model, self.seeds[seed], ["en"])
         for ratio in given["keep_ratios"]:
             own = sets(ratio)["en"]
@@ -409,9 +413,8 @@ def _begin(bench: _Bench, log: pd.DataFrame) -> pd.DataFrame:
     """Tune the middle layers again for some steps, and compare their loss with the log's."""
     given, seed, rate = bench.given, bench.given["seeds"][0], bench.given["layer_rate"]
     examples, aside = bench.multilingual(seed)
-    options = {"rates": {"part": rate, "full": rate}, "seed": seed, "heldout": aside}
-    options |= bench.how | {"stop": given["audit_steps"]}
-    begun, _ = begin(bench.base, bench.recipes[MIDDLE], examples, **options)
+    plans = bench.plans(rate, seed=seed, stop=given["audit_steps"])
+    begun, _ = begin(bench.base, bench.recipes[MIDDLE], examples, plans, heldout=aside)
     begun = begun.assign(study="layers", **MIDDLE._asdict(), seed=seed, learning_rate=rate)
     on = ["study", *NAME, "seed", "learning_rate", "step"]
     return audit_values(log.dropna(subset="loss"), begun, on=on, values=["loss"])

@@ -24,6 +24,7 @@ from mmlib.study.systems import (
     compared,
     equal_rank,
     heard,
+    replan,
     systems,
     translation_examples,
 )
@@ -63,7 +64,7 @@ class Bench:
         self.ablations = list(given.get("ablations", ()))
         self.pairs = self.texts.pairs()
         self.learned, aside = self.texts.parted(self.pairs)
-        self.how = self.schedule.how | {"heldout": translation_examples(self.tokenizer, aside)}
+        self.heldout = translation_examples(self.tokenizer, aside)
         self.recipe = {"model": self.run.model, "start": given["start"] or "none"}
         self.recipe |= {"pair_source": given["pair_source"], "steps": given["steps"]}
         told = [self.run.model, given["pair_source"], given["start"], given["steps"]]
@@ -78,8 +79,9 @@ class Bench:
             full = {name: plan for name, plan in every if all(s.kind == "full" for s in plan)}
             seed = given["seeds"][0]
             stages, out = choose(full, [given["start"]])[given["start"]], self.out / "start"
-            examples = self.examples[seed]
-            self.model, _, _ = align(self.model, stages, examples, out, seed=seed, **self.how)
+            plans = replan(self.schedule.plans, seed=seed)
+            learned = (stages, self.examples[seed], out, plans)
+            self.model, _, _ = align(self.model, *learned, heldout=self.heldout)
         self.layers = given["layers"] or selected_layers(
             self.model, self.tokenizer, self.texts, given
         )
@@ -147,7 +149,8 @@ class Bench:
         given, wanted = self.given, self.wanted()
         now = wanted if given["sweep"] else wanted[wanted.system == "base"]
         data = {"recipes": self.recipes, "examples": self.examples if given["sweep"] else {}}
-        compare = partial(compared, self.model, out=self.out, **data, **self.how)
+        how = {"plans": self.schedule.plans, "heldout": self.heldout, "out": self.out}
+        compare = partial(compared, self.model, **data, **how)
         questions = self.texts.questions(given["shown"], seed=2) if look else {}
         seen = {"questions": questions, "batch_size": given["batch_size"]}
         seeing = partial(views, tokenizer=self.tokenizer, **seen)
@@ -290,8 +293,8 @@ def rows(given: Mapping[str, Any]) -> Alignment:
 def _begin(bench: Bench, system: str, **options: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Log and costs of the first `audit_steps` steps of a system, without held-out losses."""
     seed = bench.given["seeds"][0]
-    how = bench.how | {"heldout": [], "seed": seed, "stop": bench.given["audit_steps"]} | options
-    log, costs = begin(bench.model, bench.recipes[system], bench.examples[seed], **how)
+    plans = replan(bench.schedule.plans, seed=seed, stop=bench.given["audit_steps"], **options)
+    log, costs = begin(bench.model, bench.recipes[system], bench.examples[seed], plans)
     return log.assign(system=system, seed=seed), costs.assign(system=system)
 
 

@@ -168,11 +168,6 @@ class Training(Steps):
         names = ("math_tasks", "language_tasks", "heldout", "data_dir")
         return {name: getattr(self, name) for name in names}
 
-    @property
-    def how(self) -> dict[str, Any]:
-        """Arguments of `mmlib.finetune.fine_tune`."""
-        return super().how | {"learning_rate": self.learning_rate}
-
     def drawn(
         self, role: str, tokenizer: PreTrainedTokenizerBase, *, seed: int
     ) -> tuple[Examples, Examples]:
@@ -203,8 +198,10 @@ class Training(Steps):
             ValueError: The folder holds another expert; see also `expert_examples` and
                 `fine_tune`.
         """
-        told = {"role": role, "base": name, "base_hash": model_hash(base), "seed": seed}
-        told |= self.how | self.data | {"embeddings": self.embeddings}
+        plan = self.plan(self.learning_rate, seed=seed)
+        told = {"role": role, "base": name, "base_hash": model_hash(base)}
+        told |= asdict(plan) | self.data | {"embeddings": self.embeddings}
+        del told["stop"]
         told = json.loads(json.dumps(told, default=str))
         marks = [name, role, self.steps, f"{self.learning_rate:g}"]
         marks += ["embeddings", seed] if self.embeddings else [seed]
@@ -213,12 +210,12 @@ class Training(Steps):
         with FileLock(out.with_name(f"{out.name}.lock")):
             if not out.is_dir():
                 examples, aside = self.drawn(role, tokenizer, seed=seed)
-                how = self.how | {"steps": self.steps * len(role.split("+")), "seed": seed}
+                plan = replace(plan, steps=self.steps * len(role.split("+")))
                 model, training = copy.deepcopy(base), out.with_name(f"{out.name}.training")
                 with trainable_only(model, None, ()):
                     if self.embeddings:
                         model.requires_grad_(True)
-                    log = fine_tune(model, examples, training, heldout=aside, **how)
+                    log = fine_tune(model, examples, training, plan, heldout=aside)
                 manifest = json.dumps(told | {"run": asdict(RunInfo.collect(name))}, indent=1)
                 with replacing(out) as folder:
                     model.save_pretrained(folder)

@@ -127,9 +127,9 @@ def _begun(
 ) -> pd.DataFrame:
     """Train the first steps of the first role again, and compare their loss with the log's."""
     role, seed, model = given["roles"][0], given["seeds"][0], copy.deepcopy(base)
-    how = training.how | {"seed": seed, "stop": given["audit_steps"]}
+    plan = training.plan(training.learning_rate, seed=seed, stop=given["audit_steps"])
     with tempfile.TemporaryDirectory() as folder, trainable_only(model, None, ()):
-        begun = fine_tune(model, examples[role], folder, **how)
+        begun = fine_tune(model, examples[role], folder, plan)
     begun = begun.query("step > 0").dropna(subset="loss").assign(role=role, seed=seed)
     kept = log[(log[list(told)] == pd.Series(told)).all(axis=1)]
     on = ["role", "seed", "step"]

@@ -155,7 +155,7 @@ class Bench:
         examples = self.learned(0, plan.examples + given["heldout"], {name})[name]
         aside, rest = examples[: given["heldout"]], examples[given["heldout"] :]
         out = self._folder("start")
-        model, log, _ = align(self.model, [START], {name: rest}, out, heldout=aside, **plan.how)
+        model, log, _ = align(self.model, [START], {name: rest}, out, plan.plans, heldout=aside)
         return model, log
 
     def systems(self, model: PreTrainedModel) -> dict[str, pd.DataFrame]:
@@ -183,7 +183,7 @@ class Bench:
                     {seed: self.learned(seed, self.schedule.examples, kinds)},
                     measure=lambda model: {"losses": losses(model, asked, bf16=given["bf16"])},
                     out=out,
-                    **self.schedule.how,
+                    plans=self.schedule.plans,
                 )
             )
         found = dict.fromkeys(kind for table in tables for kind in table)

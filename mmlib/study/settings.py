@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,6 +16,9 @@ from mmlib.study.localisation import Sample, draw_samples, score_samples
 from mmlib.study.tables import RunInfo
 from mmlib.tasks.evaluation import choose_items, part_answers
 from mmlib.tasks.problems import Calibration
+
+if TYPE_CHECKING:
+    from mmlib.finetune import TrainingPlan
 
 Ask = Callable[..., pd.DataFrame]
 """Called with a model and perhaps `languages=[…]`, `parts=[…]`; returns graded answers."""
@@ -134,8 +137,10 @@ class Steps(Settings):
         """Examples that are seen."""
         return self.steps * self.train_batch * self.accumulation
 
-    @property
-    def how(self) -> dict[str, Any]:
-        """Arguments of `mmlib.finetune.fine_tune`; held-out losses are taken halfway."""
+    def plan(self, learning_rate: float, **others: Any) -> TrainingPlan:
+        """All of it at a rate; held-out losses are taken halfway. `others`: further fields."""
+        from mmlib.finetune import TrainingPlan  # brings the Trainer, which few pages need
+
         how = {"steps": self.steps, "batch_size": self.train_batch, "bf16": self.bf16}
-        return how | {"accumulation": self.accumulation, "every": max(5, self.steps // 2)}
+        how |= {"accumulation": self.accumulation, "every": max(5, self.steps // 2)}
+        return TrainingPlan(learning_rate=learning_rate, **how | others)

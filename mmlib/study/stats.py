@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -296,7 +296,11 @@ def halfway(values: pd.Series) -> float:
 
 
 def cell_tests(
-    effects: pd.Series | pd.DataFrame, threshold: float = 0.0, *, level: float = 0.95
+    effects: pd.Series | pd.DataFrame,
+    threshold: float = 0.0,
+    *,
+    level: float = 0.95,
+    reach: float = np.inf,
 ) -> pd.DataFrame:
     """Estimate the effect of every cell, with the interval that its replicates allow.
 
@@ -311,15 +315,20 @@ def cell_tests(
       and more where trainings hardly differ.) Of a single training the problems alone.
     - neither: a point, without an interval; or, in a table with a column `se`, a normal interval.
 
+    Where all replicates of a cell have one effect, an exact binomial test takes the place (see
+    `_unvaried`): over problems with an interval, over seeds without one.
+
     Args:
         effects: Effects, or a table with the columns effect and se.
         threshold: What the effects are compared with.
         level: Of the two-sided interval.
+        reach: Largest size that the effect of a problem can have, in either direction.
 
     Returns:
         One row per cell: effect, low, high, se, df (degrees of freedom), seeds and problems (how
         many; 0 without), above and below (one-sided p-values of effect > threshold and of
-        effect < threshold). Bounds and p-values are missing where nothing varies.
+        effect < threshold). Where nothing varies se is 0, or missing of one replicate, and bounds
+        and p-values are missing as far as nothing is known.
 
     Raises:
         ValueError: A value is missing, or a cell has not every problem in every training.
@@ -340,6 +349,9 @@ def cell_tests(
             if grid.isna().any(axis=None):
                 raise ValueError(f"{key}: give every problem in every training")
             estimate = _ESTIMATES[tuple(varied)](grid.to_numpy(), threshold, level)
+            if grid.size > 1 and np.ptp(grid) <= 1e-12:
+                sizes = dict(zip(varied, grid.shape, strict=True))
+                estimate = _unvaried(estimate[0], sizes, threshold, level, reach)
         counts = [group.index.unique(v).size if v in varied else 0 for v in ("seed", "problem")]
         rows.append((*key, *estimate, *counts))
     columns = ["effect", "low", "high", "se", "df", "above", "below", "seeds", "problems"]
@@ -402,6 +414,33 @@ def _over_both(grid: np.ndarray, threshold: float, level: float) -> tuple:
     joint = _normal(mean, math.sqrt(variance / (k * m)), df, threshold, level)
     trainings = _over_seeds(grid.mean(axis=1), threshold, level)
     return max(joint, trainings, key=lambda estimate: np.nan_to_num(estimate[2] - estimate[1]))
+
+
+def _unvaried(
+    mean: float, sizes: Mapping[str, int], threshold: float, level: float, reach: float
+) -> tuple:
+    """Exact bounds of a mean over replicates that are all equal, and exact p-values.
+
+    If none of n problems differs, at most 1 - alpha^(1/n) of all do (Clopper and Pearson), each by
+    no more than to `reach`. Of n seeds the sign test: 2^-n is the chance that all lie on a side on
+    which not even every second one would. Of both the weaker of the two.
+    """
+    alpha, reach = (1 - level) / 2, max(reach, abs(mean))
+    low, high, above, below = np.nan, np.nan, float(mean <= threshold), float(mean >= threshold)
+    if (n := sizes.get("problem", 1)) > 1:
+        if np.isinf(reach):
+            return mean, np.nan, np.nan, 0.0, np.inf, np.nan, np.nan
+        differing = 1 - alpha ** (1 / n)
+        low, high = mean - differing * (mean + reach), mean + differing * (reach - mean)
+        if mean > threshold:
+            above = (1 - (mean - threshold) / (mean + reach)) ** n
+        elif mean < threshold:
+            below = (1 - (threshold - mean) / (reach - mean)) ** n
+    if (n := sizes.get("seed", 1)) > 1:
+        above, below = max(above, 2.0**-n), max(below, 2.0**-n)
+        if 2.0**-n > alpha:
+            low = high = np.nan
+    return mean, low, high, 0.0, np.inf, above, below
 
 
 DRAWS = 10_000

@@ -7,7 +7,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.edits import trainable_only
-from mmlib.finetune import encode, fine_tune
+from mmlib.finetune import TrainingPlan, encode, fine_tune
 from mmlib.models import linear_modules
 from mmlib.study.firing import draw_questions
 from mmlib.study.pairs import doubts, draw_pairs, load_pairs, split_pairs, translation_prompt
@@ -31,6 +31,8 @@ from mmlib.tasks.problems import Problem, load_problems
 
 Examples = Sequence[Mapping[str, list[int]]]
 """See `mmlib.finetune.encode`."""
+Plans = Mapping[str, TrainingPlan]
+"""How stages are trained, by their `kind`."""
 FEED_FORWARD = ("up_proj", "down_proj")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _FORMS = {"pairs": "published", "bare pairs": "no brackets", "dialogue": "dialogue"}
@@ -139,10 +141,9 @@ def align(
     stages: Sequence[Stage],
     examples: Mapping[str, Examples],
     out: str | Path,
+    plans: Plans,
     *,
-    steps: int,
-    rates: Mapping[str, float],
-    **options: Any,
+    heldout: Examples = (),
 ) -> tuple[PreTrainedModel, pd.DataFrame, pd.DataFrame]:
     """Fine-tune a model stage by stage.
 
@@ -152,9 +153,8 @@ def align(
         examples: Name of the data -> examples, see `mmlib.finetune.encode`.
         out: Folder of the runs: the first stage's below it, the second's below that; interrupted
             ones go on, and systems that begin alike share what they have in common.
-        steps: Optimizer steps of each stage.
-        rates: Learning rates of the kinds part, full and lora.
-        **options: Further arguments of `mmlib.finetune.fine_tune`.
+        plans: How each stage is trained.
+        heldout: See `mmlib.finetune.fine_tune`.
 
     Returns:
         The model; the log (columns of `finetune` and stage); the costs, one row per stage: stage,
@@ -162,20 +162,14 @@ def align(
     """
     size, out, logs, costs = model.num_parameters(), Path(out), [], []
     for number, stage in enumerate(stages, 1):
-        out = out / f"{stage.folder}_{rates[stage.kind]:g}"
+        plan = plans[stage.kind]
+        out = out / f"{stage.folder}_{plan.learning_rate:g}"
         if stage.data not in examples:
             raise ValueError(f"no examples {stage.data!r}: there are {', '.join(examples)}")
         with ExitStack() as stack:
-            moving = _moving(model, stage, stack, options.get("seed", 1))
+            moving = _moving(model, stage, stack, plan.seed)
             trained = sum(p.numel() for p in moving.parameters() if p.requires_grad)
-            log = fine_tune(
-                moving,
-                examples[stage.data],
-                out,
-                steps=steps,
-                learning_rate=rates[stage.kind],
-                **options,
-            )
+            log = fine_tune(moving, examples[stage.data], out, plan, heldout=heldout)
         if stage.rank:
             model = moving.merge_and_unload()
         cost = (number, stage.data, trained, trained / size, ADAM_BYTES * trained)
@@ -190,23 +184,28 @@ def begin(
     model: PreTrainedModel,
     stages: Sequence[Stage],
     examples: Mapping[str, Examples],
+    plans: Plans,
     *,
-    stop: int,
-    **options: Any,
+    heldout: Examples = (),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Train a copy of a model for the first `stop` steps of each stage, and forget it.
+    """Train a copy of a model as far as the plans of its stages go, and forget it; see `align`.
 
-    Arguments are those of `align`. On a CPU, where units for bfloat16 are rare, the steps are
-    computed in float32.
+    On a CPU, where units for bfloat16 are rare, the steps are computed in float32.
 
     Returns:
         The rows of its log that have a loss, and its costs.
     """
     if model.device.type == "cpu":
-        options["bf16"] = False
+        plans = replan(plans, bf16=False)
     with tempfile.TemporaryDirectory() as folder:
-        _, log, costs = align(copy.deepcopy(model), stages, examples, folder, stop=stop, **options)
+        copied = copy.deepcopy(model)
+        _, log, costs = align(copied, stages, examples, folder, plans, heldout=heldout)
     return log.query("step > 0").dropna(subset="loss"), costs
+
+
+def replan(plans: Plans, **others: Any) -> dict[str, TrainingPlan]:
+    """The plans with other values of some fields."""
+    return {kind: replace(plan, **others) for kind, plan in plans.items()}
 
 
 def _moving(model: PreTrainedModel, stage: Stage, stack: ExitStack, seed: int) -> nn.Module:
@@ -334,10 +333,10 @@ class Schedule(Steps):
     rate_lora: float
 
     @property
-    def how(self) -> dict[str, Any]:
-        """Arguments of `align`."""
+    def plans(self) -> Plans:
+        """How stages are trained."""
         rates = {"part": self.rate_part, "full": self.rate_full, "lora": self.rate_lora}
-        return super().how | {"rates": rates}
+        return {kind: self.plan(rate) for kind, rate in rates.items()}
 
 
 def translation_examples(
@@ -360,10 +359,11 @@ def aligned(
     stages: Sequence[Stage],
     examples: Mapping[str, Examples],
     out: str | Path,
+    plans: Plans,
     **options: Any,
 ) -> Iterator[State]:
     """The change of a variant that is a copy of a model after some stages, see `align`."""
-    model, log, costs = align(copy.deepcopy(base), stages, examples, out, **options)
+    model, log, costs = align(copy.deepcopy(base), stages, examples, out, plans, **options)
     yield State(model, tables={"log": log, "costs": costs})
 
 
@@ -375,7 +375,8 @@ def compared(
     *,
     measure: Callable[[PreTrainedModel], Tables],
     out: str | Path,
-    **options: Any,
+    plans: Plans,
+    heldout: Examples = (),
 ) -> dict[str, pd.DataFrame]:
     """Train systems from one model, one after the other, and measure each.
 
@@ -386,7 +387,8 @@ def compared(
         examples: Seed -> examples, see `Texts.examples`.
         measure: Called with every model; tables by their kind.
         out: Folder of all runs; one that is finished is not trained again.
-        **options: Further arguments of `align`.
+        plans: See `align`; each seed is also that of the trainings.
+        heldout: See there.
 
     Returns:
         "log" and "costs" (see `align`) and the tables of `measure`, each with system, seed and
@@ -394,10 +396,10 @@ def compared(
     """
     recipes, variants = choose(recipes, wanted.system), []
     for system, seed in wanted[["system", "seed"]].itertuples(index=False):
-        rates = [options["rates"][stage.kind] for stage in recipes[system]]
+        rates = [plans[stage.kind].learning_rate for stage in recipes[system]]
         named = {"system": system, "seed": seed, "learning_rate": rates[0] if rates else 0.0}
         learned = (recipes[system], examples.get(seed, {}), Path(out) / f"seed-{seed}")
-        change = partial(aligned, base, *learned, seed=seed, **options)
+        change = partial(aligned, base, *learned, replan(plans, seed=seed), heldout=heldout)
         variants.append(Variant(named, change))
     return measured(variants, measure)
 

@@ -31,7 +31,7 @@ from planted import (
     tuned,
 )
 
-from mmlib.claims.rules import NOT_TESTABLE, SHARED_KEEP_RATIOS, UNDECIDED
+from mmlib.claims.rules import SHARED_KEEP_RATIOS
 from mmlib.claims.swapping import ALTERNATIVES, CONTROLS
 
 NEVER = {
@@ -431,14 +431,25 @@ CELLS |= {"C1": 2 * 6 * 6, "O3": 12, "O12": 16, "L1": 7, "L4": 5, "R1": 2}
 """How many cells some of them have, as their words count them."""
 
 
-_NO_VARIATION = (NOT_TESTABLE, "no variation: every replicate gives the same number")
 STILL = {
-    "C4c": (_edits(_nothing_left, None), UNDECIDED, "nothing varies, so that there is no interval"),
-    "C5b": (_edits(lambda row: BASE, None), *_NO_VARIATION),
-    "L3": (_swap(0.05, None, ["no transition"]), *_NO_VARIATION),
-    "L6": (lambda sign: _weaker_more(sign, exchange={}), *_NO_VARIATION),
-    "O4": (lambda sign: {"evidence/transfer": travelled(lambda row: 0.5, noise=0)}, *_NO_VARIATION),
-    "O7": (_sums("overlap", 0.4, 0.4, None, noise=0), *_NO_VARIATION),
-    "O8": (lambda sign: _mixes(sign, exchange={}), *_NO_VARIATION),
+    "C4c": lambda n: _edits(_nothing_left, None, n=n)(1),
+    "C5b": lambda n: _edits(lambda row: BASE, None, n=n)(1),
+    "L3": lambda n: again(_swap(0.05, None, ["no transition"])(1), n),
+    "L6": lambda n: again(_weaker_more(1, exchange={}), n),
+    "O4": lambda n: again({"evidence/transfer": travelled(lambda row: 0.5, noise=0)}, n),
+    "O7": lambda n: again(_sums("overlap", 0.4, 0.4, None, noise=0)(1), n),
+    "O8": lambda n: again(_mixes(1, exchange={}), n),
 }
-"""Of a claim whose measure can be at its end in every replicate such tables, and what is said."""
+"""Of a claim whose measure can be at its end in every replicate such tables, by how many."""
+
+
+def again(tables, n):
+    """Tables whose first training or draw is there n times; what is not trained stays."""
+    repeated = {}
+    for name, table in tables.items():
+        untrained = table.system == "base" if "system" in table else table.index < 0
+        once = table[~untrained]
+        once = once[once.seed == once.seed.min()]
+        copies = [once.assign(seed=seed) for seed in range(1, n + 1)]
+        repeated[name] = pd.concat([*copies, table[untrained]], ignore_index=True)
+    return repeated

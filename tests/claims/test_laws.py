@@ -1,5 +1,7 @@
 """Laws of all claims: a perfect table is a yes, the opposite a no, an unfit laboratory neither."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,9 +16,11 @@ from mmlib.claims.rules import (
     NO_RUN,
     NOT_TESTABLE,
     TESTS,
+    UNDECIDED,
     UNITS,
     YES,
     Claim,
+    NotTestableError,
     decide,
     judge,
 )
@@ -80,15 +84,46 @@ def test_without_one_of_its_tables_there_was_no_run(name):
         assert (outcome.verdict, outcome.reason) == (NO_RUN, f"needs the table(s) {absent}")
 
 
+ENOUGH = {"C4c": (200, 1000), "C5b": (200, 1000), "L6": (5, 6), "O8": (5, 6)}
+ENOUGH |= {"L3": (4, 5), "O4": (4, 5), "O7": (4, 5)}
+"""Equal replicates that are too few, and that are enough: problems, or trainings and draws."""
+
+
 @pytest.mark.parametrize("name", STILL)
-def test_a_perfect_run_that_cannot_vary_is_no_yes(name):
-    """What the rules cost: where a measure is at its end in every replicate, there is no test."""
-    tables, verdict, reason = STILL[name]
-    outcome = judge(name, tables(1))
-    assert (outcome.verdict, reason in outcome.reason) == (verdict, True), outcome
+def test_a_perfect_run_that_does_not_vary_is_a_yes_where_it_has_enough_replicates(name):
+    few, enough = (judge(name, STILL[name](n)) for n in ENOUGH[name])
+    assert few.verdict in (NOT_TESTABLE, UNDECIDED), few
+    assert "no variation" in few.reason or "not every cell" in few.reason
+    assert enough.verdict == (EXPLORATORY[YES] if CLAIMS[name].changed else YES), enough
+    assert enough.complying == enough.cells
 
 
 # --- noise ----------------------------------------------------------------------------------------
+
+
+def verdict(values, level, **fields):
+    record = dict.fromkeys(["words", "restatement", "paper", "where", "satisfied", "figure"], "")
+    try:
+        return decide(Claim("X1", needs=(), **record, **fields), pd.Series(values, level)).verdict
+    except NotTestableError:
+        return NOT_TESTABLE
+
+
+@pytest.mark.parametrize("trainings", [5, 6])
+def test_trainings_that_fall_to_either_side_by_chance_seldom_agree(trainings):
+    """Of all ways in which so many coins can fall, equally likely ones."""
+    seeds = pd.RangeIndex(trainings, name="seed")
+    told = [verdict(f, seeds, unit="trainings") for f in product([-1.0, 1.0], repeat=trainings)]
+    assert [told.count(each) for each in (YES, NO)] == [trainings > 5] * 2
+
+
+def test_no_error_among_so_many_problems_is_a_yes_where_chance_seldom_gives_it():
+    """One problem in a hundred is solved, and fewer than that are claimed to be."""
+    for n in (100, 360, 380, 1000):
+        problems = pd.RangeIndex(n, name="problem")
+        told = verdict(np.full(n, 0.01), problems, unit="items", reach=1.0)
+        assert (told == YES) == (0.99**n <= 0.025)
+
 
 RUNS = 40
 KINDS = {levels: unit for unit, levels in UNITS.items()}

@@ -1,6 +1,7 @@
 """Only chosen weights move, the loss is the target's, and an interrupted run goes on."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import peft
 import pytest
@@ -12,14 +13,14 @@ from transformers import Trainer
 
 from mmlib import finetune
 from mmlib.edits import trainable_only
-from mmlib.finetune import IGNORED, digest, encode, fine_tune, mean_loss
+from mmlib.finetune import IGNORED, TrainingPlan, digest, encode, fine_tune, mean_loss
 from mmlib.merging import update_magnitude
 from mmlib.models import load_model
 from mmlib.neurons import firing_rates
 from mmlib.study.pairs import translation_prompt
 
 PAIRS = [("a b c", " d e"), ("f g", " h"), ("i", " j k l"), ("m n o p", " q")]
-FAST = {"steps": 4, "learning_rate": 1e-3, "batch_size": 2, "every": 2}
+FAST = TrainingPlan(steps=4, learning_rate=1e-3, batch_size=2, every=2)
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_a_frozen_weight_that_moves_is_told(llama, tmp_path, monkeypatch):
     monkeypatch.setattr(finetune, "_train", train)
     examples = [{"input_ids": [1, 2], "labels": [1, 2]}]
     with trainable_only(llama, [0]), pytest.raises(RuntimeError, match="without gradient"):
-        fine_tune(llama, examples, tmp_path / "run", **FAST)
+        fine_tune(llama, examples, tmp_path / "run", FAST)
     assert not (tmp_path / "run" / "finished.safetensors").exists()
 
 
@@ -124,13 +125,13 @@ def test_finetuning_changes_what_it_may_and_nothing_else(organism, tmp_path):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     examples = encode(tokenizer, PAIRS * 4)
     with trainable_only(model, [1]) as names:
-        log = fine_tune(model, examples, tmp_path / "run", heldout=examples[:4], **FAST)
+        log = fine_tune(model, examples, tmp_path / "run", FAST, heldout=examples[:4])
     changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert changed == set(names)
     assert list(log.step) == [0, 2, 4]
     assert log.heldout_loss.iloc[-1] < log.heldout_loss.iloc[0]
     with pytest.raises(ValueError, match="no parameter has gradients"):
-        fine_tune(model.requires_grad_(False), examples, tmp_path / "x", **FAST)
+        fine_tune(model.requires_grad_(False), examples, tmp_path / "x", FAST)
 
 
 def test_the_loss_is_that_of_the_targets(organism, tmp_path):
@@ -142,7 +143,7 @@ def test_the_loss_is_that_of_the_targets(organism, tmp_path):
         logs = torch.log_softmax(model(ids).logits[0, start - 1 : -1].float(), -1)
     by_hand = -logs.gather(1, ids[0, start:, None]).mean().item()
     with trainable_only(model, [0]):
-        log = fine_tune(model, examples, tmp_path, heldout=examples, **FAST)
+        log = fine_tune(model, examples, tmp_path, FAST, heldout=examples)
     assert log.heldout_loss.iloc[0] == pytest.approx(by_hand, rel=1e-3)
 
 
@@ -160,8 +161,8 @@ def one_run(folder, monkeypatch, most=99, **changes):
     examples = encode(tokenizer, PAIRS * 4)
     with monkeypatch.context() as patch, trainable_only(model, changes.pop("layers", [0])):
         patch.setattr(Trainer, "training_step", stops)
-        options = FAST | {"heldout": examples[:4]} | changes
-        log = fine_tune(model, examples, folder, **options)
+        heldout = changes.pop("heldout", examples[:4])
+        log = fine_tune(model, examples, folder, replace(FAST, **changes), heldout=heldout)
     return model.model.layers[0].mlp.up_proj.weight.detach(), len(calls), log
 
 
@@ -214,14 +215,14 @@ def test_mode_and_configuration_stay_and_low_precision_is_refused(organism, tmp_
     expert, _ = load_model("organism-skewed", dtype="float32")
     before = expert.config.to_dict()
     with trainable_only(expert, None, modules=[]):
-        log = fine_tune(expert, encode(tokenizer, PAIRS), tmp_path / "a", **FAST | {"every": 9})
+        log = fine_tune(expert, encode(tokenizer, PAIRS), tmp_path / "a", replace(FAST, every=9))
     assert not expert.training
     assert expert.config.to_dict() == before
     assert set(log) == {"step", "loss", "heldout_loss", "seconds"}
     assert update_magnitude(base, expert).absolute.max() > 0  # they are comparable
     half, _ = load_model("organism-skewed", dtype="bfloat16")
     with trainable_only(half, [0]), pytest.raises(ValueError, match=r"bfloat16.*bf16=True"):
-        fine_tune(half, encode(tokenizer, PAIRS), tmp_path / "b", **FAST)
+        fine_tune(half, encode(tokenizer, PAIRS), tmp_path / "b", FAST)
 
 
 def test_a_selected_layer_cannot_move_its_own_firing(organism, tmp_path):
@@ -231,7 +232,7 @@ def test_a_selected_layer_cannot_move_its_own_firing(organism, tmp_path):
     before = firing_rates(model, text).counts
     with trainable_only(model, [2]):
         frozen = digest(model, trainable=False)
-        fine_tune(model, encode(tokenizer, PAIRS), tmp_path, **FAST)
+        fine_tune(model, encode(tokenizer, PAIRS), tmp_path, FAST)
         assert digest(model, trainable=False) == frozen
     after = firing_rates(model, text).counts
     assert (after[:, :3] == before[:, :3]).all()
@@ -245,7 +246,7 @@ def test_models_of_peft_are_trained_too(organism, tmp_path):
     before = model.model.layers[0].mlp.up_proj.weight.detach().clone()
     adapted = peft.get_peft_model(model, config)
     frozen = digest(adapted, trainable=False)
-    fine_tune(adapted, encode(tokenizer, PAIRS), tmp_path, **FAST)
+    fine_tune(adapted, encode(tokenizer, PAIRS), tmp_path, FAST)
     assert digest(adapted, trainable=False) == frozen
     moved = adapted.merge_and_unload().model.layers[0].mlp.up_proj.weight - before
     assert torch.linalg.matrix_rank(moved.float(), rtol=1e-4) == 2

@@ -2,12 +2,13 @@
 
 import copy
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mmlib.edits import tuned_weights
-from mmlib.finetune import IGNORED, fine_tune
+from mmlib.finetune import IGNORED, TrainingPlan, fine_tune
 from mmlib.masks import ParameterMask
 from mmlib.models import load_model
 from mmlib.study.advice import layer_systems, tuned, weight_sets
@@ -21,6 +22,7 @@ from mmlib.study.closings import (
 from mmlib.tasks.problems import load_problems
 
 EXAMPLES = [{"input_ids": [5, 9, 3, 12], "labels": [IGNORED, 9, 3, 12]}] * 4
+PLAN = TrainingPlan(steps=2, learning_rate=0.01, batch_size=2, every=2)
 OTHER = "So it is {x}."
 
 
@@ -83,7 +85,7 @@ def test_only_the_weights_of_the_set_move(llama, tmp_path):
     own = sets_of(llama, ("en", 0.1))["en"]
     model = copy.deepcopy(llama)
     with tuned_weights(model, own) as number:
-        fine_tune(model, EXAMPLES, tmp_path, steps=3, learning_rate=0.01, batch_size=2, every=3)
+        fine_tune(model, EXAMPLES, tmp_path, replace(PLAN, steps=3, every=3))
     assert number == len(own)
     before, moved = dict(llama.named_parameters()), 0
     for name, parameter in model.named_parameters():
@@ -115,10 +117,9 @@ def test_every_set_starts_from_the_same_model(llama, tmp_path):
     """A set that is tuned second ends as one that is tuned alone, and the base stays as it was."""
     first = sets_of(llama, ("en", 0.1))["en"]
     before = {name: parameter.clone() for name, parameter in llama.named_parameters()}
-    how = {"steps": 2, "learning_rate": 0.01, "batch_size": 2, "every": 2, "seed": 1}
     ends = []
     for place, mask in (("a", first), ("b", ~first), ("c", ~first)):
-        with tuned(llama, mask, EXAMPLES, tmp_path / place, **how) as state:
+        with tuned(llama, mask, EXAMPLES, tmp_path / place, PLAN) as state:
             ends.append(state.model.model.layers[0].mlp.up_proj.weight.detach().clone())
         assert state.columns == {"n_weights": len(mask)}
         assert state.tables["log"].step.max() == 2

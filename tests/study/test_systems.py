@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mmlib.finetune import IGNORED, digest, encode
+from mmlib.finetune import IGNORED, TrainingPlan, digest, encode
 from mmlib.forward import batches
 from mmlib.models import load_model
 from mmlib.neurons import firing_rates
@@ -24,13 +24,14 @@ from mmlib.study.systems import (
     compared,
     equal_rank,
     heard,
+    replan,
     systems,
 )
 from mmlib.tasks.evaluation import part_answers
 
 PAIRS = [("a b c", " d e"), ("f g", " h"), ("i", " j k l"), ("m n o p", " q")]
-FAST = {"batch_size": 2, "every": 2, "steps": 2}
-RATES = {"part": 1e-3, "full": 1e-3, "lora": 1e-3}
+FAST = TrainingPlan(steps=2, learning_rate=1e-3, batch_size=2, every=2)
+PLANS = dict.fromkeys(["part", "full", "lora"], FAST)
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_the_systems_of_the_tables():
     assert [stage.data for stage in found["QAlign"]] == ["pairs", "English math"]
     assert found["attention"][0].modules == ATTENTION
     assert [len(found[f"first {k}"][0].layers) for k in range(1, 9)] == list(range(1, 9))
-    assert {stage.kind for stages in found.values() for stage in stages} == set(RATES)
+    assert {stage.kind for stages in found.values() for stage in stages} == set(PLANS)
     assert found["first 2"] == found["SLAM"]
 
 
@@ -82,15 +83,15 @@ def test_stages_follow_each_other(organism, tmp_path):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     examples = {"pairs": encode(tokenizer, PAIRS), "English math": encode(tokenizer, PAIRS[:2])}
     stages = (Stage("pairs", (1,), FEED_FORWARD), Stage("English math", (6,), ("gate_proj",)))
-    options = {"rates": RATES, "heldout": examples["pairs"], **FAST}
-    model, log, costs = align(model, stages, examples, tmp_path, **options)
+    held = {"heldout": examples["pairs"]}
+    model, log, costs = align(model, stages, examples, tmp_path, PLANS, **held)
     names = {f"model.layers.1.mlp.{name}.weight" for name in FEED_FORWARD}
     assert changed(before, model) == names | {"model.layers.6.mlp.gate_proj.weight"}
     assert list(costs.trained) == [2 * 192 * 512, 192 * 512]
     assert list(costs.optimizer_bytes) == [8 * n for n in costs.trained]
     assert set(log.stage) == {1, 2}
     with pytest.raises(ValueError, match="no examples 'translated math'"):
-        align(model, (Stage("translated math"),), examples, tmp_path, **options)
+        align(model, (Stage("translated math"),), examples, tmp_path, PLANS)
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")  # used by peft
@@ -98,9 +99,7 @@ def test_adapters_are_merged_and_train_no_weight(organism, tmp_path):
     model, tokenizer = organism
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     examples = {"pairs": encode(tokenizer, PAIRS)}
-    model, _, costs = align(
-        model, (Stage("pairs", rank=2),), examples, tmp_path, rates=RATES, **FAST
-    )
+    model, _, costs = align(model, (Stage("pairs", rank=2),), examples, tmp_path, PLANS)
     assert {name for name, _ in model.named_parameters()} == set(before)
     assert all(name.endswith("_proj.weight") for name in changed(before, model))
     assert costs.trained.item() == 2 * 8 * (4 * (192 + 192) + 3 * (192 + 512))
@@ -115,8 +114,7 @@ def test_a_finished_run_is_the_same_model_when_it_is_loaded_again(stage, tmp_pat
         model, tokenizer = load_model("organism-skewed", dtype="float32")
         torch.rand(draws)
         examples = {"pairs": encode(tokenizer, PAIRS)}
-        options = {"rates": RATES, "bf16": True, **FAST}
-        model, _, _ = align(model, (stage,), examples, tmp_path, **options)
+        model, _, _ = align(model, (stage,), examples, tmp_path, replan(PLANS, bf16=True))
         logits.append(model(torch.tensor([[5, 6, 7]])).logits)
     assert torch.equal(*logits)
 
@@ -143,8 +141,8 @@ def test_a_stopped_run_is_the_beginning_of_the_whole(tmp_path):
         model, tokenizer = load_model("organism-skewed", dtype="float32")
         examples = {"pairs": encode(tokenizer, PAIRS * 4)}
         stage = Stage("pairs", (0,), FEED_FORWARD)
-        options = FAST | {"steps": 6, "every": 1, "stop": stop, "rates": RATES}
-        _, log, _ = align(model, (stage,), examples, tmp_path / folder, **options)
+        plans = replan(PLANS, steps=6, every=1, stop=stop)
+        _, log, _ = align(model, (stage,), examples, tmp_path / folder, plans)
         logs.append(log.set_index("step").loss)
         assert digest(model, trainable=True)
     assert list(logs[1].dropna().index) == [1, 2]
@@ -239,8 +237,7 @@ def test_systems_are_trained_from_one_base_and_asked(organism, tmp_path):
             heard(ask(model)) | {"weights": pd.DataFrame({"sum": [digest(model, trainable=True)]})}
         ),
         out=tmp_path,
-        rates=RATES,
-        **FAST,
+        plans=PLANS,
     )
     assert digest(model, trainable=True) == before
     sums = made["weights"].set_index("system")["sum"]
@@ -257,20 +254,18 @@ def test_the_second_stage_stands_on_the_shared_first(organism, tmp_path):
     model, tokenizer = organism
     examples = {"pairs": encode(tokenizer, PAIRS), "English math": encode(tokenizer, PAIRS[:2])}
     recipes = systems([0], 8, rank=1)
-    options = {"rates": RATES, **FAST}
-    first, log, _ = align(
-        copy.deepcopy(model), recipes["QAlign stage 1"], examples, tmp_path, **options
-    )
-    both, logs, _ = align(copy.deepcopy(model), recipes["QAlign"], examples, tmp_path, **options)
+    how = (examples, tmp_path, PLANS)
+    first, log, _ = align(copy.deepcopy(model), recipes["QAlign stage 1"], *how)
+    both, logs, _ = align(copy.deepcopy(model), recipes["QAlign"], *how)
     assert logs[logs.stage == 1].equals(log)  # its seconds too: it was not trained again
-    alone, _, _ = align(first, recipes["English math"], examples, tmp_path / "on it", **options)
+    alone, _, _ = align(first, recipes["English math"], examples, tmp_path / "on it", PLANS)
     assert digest(both, trainable=True) == digest(alone, trainable=True)
 
 
 def test_unknown_systems_and_unwanted_examples(organism, tmp_path):
     model, tokenizer = organism
     wanted = pd.DataFrame({"system": ["SLAMM"], "seed": [1]})
-    options = {"measure": lambda model: {}, "out": tmp_path}
+    options = {"measure": lambda model: {}, "out": tmp_path, "plans": PLANS}
     with pytest.raises(ValueError, match="no system 'SLAMM': choose from base, SLAM"):
         compared(model, wanted, systems([0], 8, rank=1), {}, **options)
     assert set(examples_of(tokenizer, 8, kinds=["pairs"])) == {"pairs"}
