@@ -59,7 +59,7 @@ UNFIT = {
     "_reads_and_is_stronger": _READS
     | {"the first expert 100%": _changed("correct", _letters(".", "1"), table="alignment")},
     "_reads_its_source": {
-        "without it 1.0": _changed(
+        "remain with it": _changed(
             "nats", lambda old: old.str.replace("0.", "0.9", regex=False), "task == 'translation'"
         ),
         "English loses": _changed(
