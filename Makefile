@@ -7,6 +7,8 @@
 #                  (needs DATA; PRESET=full: all that is shipped of it)
 # make html        the book from the chapters as they are
 # make student     copies of the chapters for a course, without answers, in _build/student
+# make slides      slides for 90 minutes and for half a day, in _build/slides
+# make kit         a course for machines without a network, in _build/kit (packages: gigabytes)
 # What is too long for a chapter is made by `python -m mmlib sweep` (see book/run_your_model.md).
 # PYTHON=python3.11        the interpreter of the environment (3.11 or newer)
 # PRESET=full              reproduce from nothing: organisms and evidence first (days; needs DATA)
@@ -26,7 +28,7 @@ export MMLIB_CACHE ?= $(CURDIR)/.cache
 # Two processes of tests on two cores: more threads than cores only wait for each other.
 test test-all: export OMP_NUM_THREADS ?= 1
 
-.PHONY: reproduce test test-all mutants book html desk student
+.PHONY: reproduce test test-all mutants book html desk student slides kit
 
 reproduce: .venv/.installed
 ifeq ($(PRESET),full)
@@ -71,8 +73,10 @@ endif
 html: .venv/.installed
 	.venv/bin/jupyter-book build book/ -W -n --keep-going --all
 
-student: .venv/.installed
-	$(PY) -m mmlib student _build/student
+student slides kit: .venv/.installed
+	$(PY) -m mmlib $@ _build/$@
+
+kit: html
 
 # torch first and alone: pip then takes a CPU build where one is on offer.
 .venv/.installed: pyproject.toml
