@@ -3,10 +3,10 @@
 # make test-all    every test: the chapters on other models too (an hour and more)
 # make mutants     deliberate errors (tests/mutants.yml), each of which has to make a test fail
 # make book        only chapters that are stale are executed, then the book is built
-# make desk        fetch a real LLM, measure a drawn slice of what pruning costs it again, and compare
-#                  (needs DATA; PRESET=full: all that is shipped of it)
+# make desk        fetch a real LLM, measure a slice of what pruning costs it again (one language, eight
+#                  problems and texts, drawn by AUDIT_SEED), compare (needs DATA; PRESET=full: all of it)
 # make html        the book from the chapters as they are
-# make student     copies of the chapters for a course, without answers, in _build/student
+# make student     copies for a course, without answers; slides; kit: all of it and the packages, offline
 # What is too long for a chapter is made by `python -m mmlib sweep` (see book/run_your_model.md).
 # PYTHON=python3.11        the interpreter of the environment (3.11 or newer)
 # PRESET=full              reproduce from nothing: organisms and evidence first (days; needs DATA)
@@ -26,7 +26,7 @@ export MMLIB_CACHE ?= $(CURDIR)/.cache
 # Two processes of tests on two cores: more threads than cores only wait for each other.
 test test-all: export OMP_NUM_THREADS ?= 1
 
-.PHONY: reproduce test test-all mutants book html desk student
+.PHONY: reproduce test test-all mutants book html desk student slides kit
 
 reproduce: .venv/.installed
 ifeq ($(PRESET),full)
@@ -56,7 +56,6 @@ book: .venv/.installed
 	$(PY) -m mmlib run --stale --workers $(WORKERS)
 	$(MAKE) html
 
-# One language and block, eight problems and eight texts, drawn by AUDIT_SEED.
 desk: .venv/.installed
 	$(PY) -m mmlib fetch qwen-coder-0.5b
 ifeq ($(PRESET),full)
@@ -71,8 +70,9 @@ endif
 html: .venv/.installed
 	.venv/bin/jupyter-book build book/ -W -n --keep-going --all
 
-student: .venv/.installed
-	$(PY) -m mmlib student _build/student
+kit: html
+student slides kit: .venv/.installed
+	$(PY) -m mmlib $@ _build/$@
 
 # torch first and alone: pip then takes a CPU build where one is on offer.
 .venv/.installed: pyproject.toml

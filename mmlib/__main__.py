@@ -70,6 +70,14 @@ def parser() -> argparse.ArgumentParser:
     course = commands.add_parser("student", help="copy the chapters for a course, without answers")
     course.add_argument("out", type=Path, help="an empty folder, or one that is not there")
 
+    talk = commands.add_parser("slides", help="write the slides of a course as HTML files")
+    talk.add_argument("out", type=Path, help="a folder")
+
+    pack = commands.add_parser(
+        "kit", help="pack a course for machines without a network: packages, copies, slides, book"
+    )
+    pack.add_argument("out", type=Path, help="an empty folder, or one that is not there")
+
     norms = commands.add_parser("norms", help="ship the norms that runs have left in their cache")
     norms.add_argument("cache", type=Path, help="what MMLIB_CACHE was in these runs")
 
@@ -263,6 +271,21 @@ def _student(project: Project, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _slides(project: Project, arguments: argparse.Namespace) -> int:
+    from mmlib.book.slides import write_slides
+
+    print(*write_slides(project, arguments.out), sep="\n")
+    return 0
+
+
+def _kit(project: Project, arguments: argparse.Namespace) -> int:
+    from mmlib.book.kit import write_kit
+
+    for name, size in write_kit(project, arguments.out.resolve()).items():
+        print(f"{size:>14,} bytes  {name}")
+    return 0
+
+
 def _norms(project: Project, arguments: argparse.Namespace) -> int:
     from mmlib.study.norms import ship_norms
 
@@ -292,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     commands = {"list": _list, "run": _run, "sweep": _sweep, "status": _status, "train": _train}
     commands |= {"fetch": _fetch, "doctor": _doctor, "norms": _norms, "random-model": _random_model}
-    commands |= {"student": _student}
+    commands |= {"student": _student, "slides": _slides, "kit": _kit}
     command = commands[arguments.command]
     try:
         return command(Project(arguments.root.resolve()), arguments)

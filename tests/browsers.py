@@ -96,7 +96,14 @@ class Browser:
 
     def press(self, key):
         """Press a key, as a reader without a mouse would."""
-        codes = {"Tab": 9, "ArrowDown": 40, "ArrowRight": 39, "End": 35}
+        codes = {
+            "Tab": 9,
+            "Escape": 27,
+            "ArrowDown": 40,
+            "ArrowRight": 39,
+            "End": 35,
+            "PageDown": 34,
+        }
         event = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
         for kind in ("rawKeyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, **event)

@@ -31,7 +31,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const keys = (object) => Object.keys(object ?? {});
   const FIELDS = [ // name, label, view ("" for both), options: (model, choice) -> [value, words]
     ["model", "Model", "", (_, at) => data[at.view].map((m) => [m.id, `${m.id} (${m.kind})`])],
-    ["pair", "Languages", "overlap", () => keys(data.pairs).map((pair) => [pair, pairName(pair)])],
+    ["pair", "Languages", "overlap", () => data.pairs.map((pair) => [pair, pairName(pair)])],
     ["edit", "Edit", "breaks", (m) => plain(keys(m.values))],
     ["measure", "Measured on", "breaks", (m, at) => plain(keys(m.values[at.edit]))],
     ["k", "Keep ratio", "", (m, at) => plain(
@@ -139,7 +139,7 @@ document.addEventListener("DOMContentLoaded", () => {
       { "stroke-opacity": .12 }));
     for (const [pair, other] of Object.entries(m.values[at.k] ?? {})) if (pair !== at.pair)
       svg.append(line(curve(other.pair.mean), "currentColor", 1, { "stroke-opacity": .3 }));
-    const colour = data.pairs[at.pair] ?? "currentColor";
+    const colour = data.between;
     const lines = { chance: cell?.pair.chance, ...Object.fromEntries(
       keys(CONTROLS).map((control) => [control, cell?.[control]?.mean])) };
     for (const [control, list] of Object.entries(lines))
@@ -165,7 +165,7 @@ document.addEventListener("DOMContentLoaded", () => {
     ]));
 
     const heads = ["Jaccard", "chance", "same language", "untrained"];
-    const pairs = keys(data.pairs), of = (pair) => m.values[at.k]?.[pair];
+    const pairs = data.pairs, of = (pair) => m.values[at.k]?.[pair];
     table.replaceChildren(tabulate(
       `Every pair, keep ratio ${at.k}, ${where}; n: calibration samples`, ["pair", ...heads, "n"], pairs.map((pair) => [pairName(pair),
         shown(of(pair)?.pair, place), ...controls(of(pair), place), of(pair)?.pair.n ?? "–"]),

@@ -82,6 +82,32 @@ document.addEventListener("DOMContentLoaded", () => {
   read();
 });
 
+/* Terms: Escape closes a meaning, a finger opens it before it follows the link, and near the right
+   edge it opens to the left. */
+document.addEventListener("DOMContentLoaded", () => {
+  document.querySelectorAll(".mm-term").forEach((term) => {
+    const begin = () => {
+      const edge = (term.closest("main") ?? document.body).getBoundingClientRect().right;
+      term.classList.toggle("mm-turned", term.getBoundingClientRect().left + 352 > edge);
+    };
+    term.addEventListener("pointerenter", begin);
+    term.addEventListener("focusin", begin);
+    for (const end of ["pointerleave", "focusout"])
+      term.addEventListener(end, () => term.classList.remove("mm-closed"));
+    let open = false;
+    term.addEventListener("pointerdown", () => { open = term.contains(document.activeElement); });
+    term.firstElementChild.addEventListener("click", (event) => {
+      if (event.pointerType !== "touch" || open) return;
+      event.preventDefault();
+      term.firstElementChild.focus();
+    });
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") document.querySelectorAll(".mm-term").forEach((term) =>
+      term.classList.toggle("mm-closed", term.matches(":hover, :focus-within")));
+  });
+});
+
 /* Exercises are folded: they ask for time of their own, and make a page long for who only reads. */
 document.addEventListener("DOMContentLoaded", () => {
   const section = document.querySelector("section#exercises");

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmlib.book.figures import COLOURS
+from mmlib.book.figures import styles
 from mmlib.claims.parameters import published_edits
 from mmlib.masks import chance_of
 from mmlib.study.stats import seed_intervals
@@ -165,8 +165,8 @@ def explorer_data(results: Path) -> dict[str, Any]:
         results: Folder of the tables of the book's chapters; others are shipped with the package.
 
     Returns:
-        `overlap` and `breaks`, a list of models each (see `_overlaps` and `_edits`), and
-        `languages` and `pairs`, colours in the order of the figures.
+        `overlap` and `breaks`, a list of models each (see `_overlaps` and `_edits`), `languages`
+        with their colours in the figures, `between`, that of two languages, and `pairs`.
     """
     desk = {n: load_table(f"evidence/desk_{n}", PACKAGE)[0] for n in ("overlap", "controls")}
     ours = [load_table(name, results)[0] for name in ("overlap", "overlap_controls")]
@@ -176,10 +176,11 @@ def explorer_data(results: Path) -> dict[str, Any]:
     breaks += [*_organism(results), *_published()]
     codes = [code for code in LANGUAGES if any(code in m["languages"] for m in breaks)]
     pairs = dict.fromkeys(pair for m in overlap for cell in m["values"].values() for pair in cell)
-    colours = zip(codes, COLOURS, strict=False)
+    looks = styles([*codes, "two languages"])
     data = {
-        "languages": {c: {"name": LANGUAGES[c].name, "colour": colour} for c, colour in colours},
-        "pairs": dict(zip(pairs, COLOURS, strict=False)),
+        "languages": {c: {"name": LANGUAGES[c].name, "colour": looks[c]["color"]} for c in codes},
+        "between": looks["two languages"]["color"],
+        "pairs": list(pairs),
         "overlap": overlap,
         "breaks": breaks,
     }

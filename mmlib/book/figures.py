@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -59,7 +59,8 @@ class Figure:
         """Return each panel as a labelled SVG element, the same bytes from run to run."""
         titles = [panel.axes[0].get_title() for panel in self.panels]
         alts = [f"{title}. {self.alt}" for title in titles] if len(titles) > 1 else [self.alt]
-        return [_svg(panel, alt) for panel, alt in zip(self.panels, alts, strict=True)]
+        half = len(self.panels) > 1
+        return [_svg(panel, alt, half) for panel, alt in zip(self.panels, alts, strict=True)]
 
     def _repr_html_(self) -> str:
         key = "".join(f"<li>{_swatch(*entry[:2])} {escape(entry[2])}</li>" for entry in self.key)
@@ -86,8 +87,12 @@ def _swatch(glyph: str, colour: str) -> str:
     return f'<svg aria-hidden="true" width="28" height="8">{line}</svg>'
 
 
-def _svg(panel: Canvas, alt: str) -> str:
-    """Draw `panel` and make its SVG themed, labelled and free of ids that repeat on a page."""
+def _svg(panel: Canvas, alt: str, half: bool) -> str:
+    """Draw `panel` and make its SVG themed, labelled and free of ids that repeat on a page.
+
+    With `half` it is never wider than half of what is there, or as wide as it has to be on a phone,
+    so that an odd last panel is as large as those above.
+    """
     buffer = io.StringIO()
     with mpl.rc_context({**STYLE, "svg.hashsalt": alt}):
         panel.savefig(buffer, format="svg", metadata={"Date": None})
@@ -99,7 +104,9 @@ def _svg(panel: Canvas, alt: str) -> str:
     body = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font-size: \1; font-family: inherit", body)
     body = re.sub(r"font-family: [^;\"]+", "font-family: inherit", body)
     width = float(box.split()[2])
-    css = f"flex:1 1 {width * 1.2:.0f}px;min-width:0;max-width:{width * 1.9:.0f}px;height:auto"
+    most = f"{width * 1.9:.0f}px"
+    most = f"min({most},max({width * 1.2:.0f}px,50% - .5rem))" if half else most
+    css = f"flex:1 1 {width * 1.2:.0f}px;min-width:0;max-width:{most};height:auto"
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="{box}" role="img" aria-label="{escape(alt)}" style="{css}">'
@@ -107,17 +114,67 @@ def _svg(panel: Canvas, alt: str) -> str:
     )
 
 
-# At least 3:1 against a white and a near-black page (a test computes it) and apart for colour-blind
-# readers; a marker, a dash or a label always carries the same distinction.
-COLOURS = ("#0072b2", "#d55e00", "#008f68", "#b8559b", "#8a7400", "#6f7782")
-MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "|": "|"}
+# Two palettes without a common colour, one for languages and one for all else. Every colour has 3:1
+# against a white and a near-black page, and differs from the others of its palette for readers with
+# any kind of colour blindness (tests compute both); a marker or a dash says the same once more.
+LANGUAGE_COLOURS = ("#1e78b4", "#c3870f", "#0fa578", "#b43c2d", "#9687a5", "#695ad2")
+COLOURS = ("#964bb4", "#a54b00", "#4ba54b", "#4b6978", "#e169b4", "#6987ff", "#879678", INK)
+MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "*": "★", "|": "|"}
 DASHES = {"chance": "--", "same language": "-.", "untrained": ":"}
 CONTROLS = ["same language", "untrained"]
+# A name has one look in the whole book, and names that meet on a page have different ones: its
+# place in a row is that of its colour. Names that are not here take what a figure leaves free.
+_ROWS = """
+- / same language / untrained / - / - / two languages
+math-specific / random / same magnitude / nonmath-specific / top-K math
+- / - / - / - / untrained nonmath / - / shuffled norms / chance, same sizes
+random part / highest first / lowest first / of a random set / K = 0.001 / K = 0.01 / K = 0.1
+SLAM / LoRA / QAlign stage 1 / MathOctopus / QAlign / English math / unbalanced pairs / base
+- / - / - / - / - / known templates / new templates
+organism-skewed / organism-even / organism-base
+skewed / even / latin
+overlap / math-1 / reading-mixed / width 32 / width 64 / width 96 / width 192
+other languages / ceiling / - / - / - / - / - / chance
+math / - / math in English / other skills / whole
+"""
+_PLACES = {
+    name: place
+    for row in _ROWS.strip().splitlines()
+    for place, name in enumerate(row.split(" / "))
+    if name != "-"
+}
+_LANGUAGE_PLACES = {code: i for i, code in enumerate(("en", "de", "fr", "hi", "sw", "bn"))}
+_LANGUAGE_PLACES |= {LANGUAGES[code].name: i for code, i in _LANGUAGE_PLACES.items()}
 
-_DOT, _UNTRAINED, _SAME = ({"color": c, "marker": m} for c, m in zip(COLOURS, "osD", strict=False))
+
+def styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Give each name its colour and marker; languages have a palette of their own."""
+    names = list(dict.fromkeys(names))
+    tongues = [name for name in names if name in LANGUAGES or name in _LANGUAGE_PLACES]
+    others = [name for name in names if name not in tongues]
+    found = _palette(tongues, _LANGUAGE_PLACES, LANGUAGE_COLOURS)
+    found |= _palette(others, _PLACES, COLOURS)
+    return {name: found[name] for name in names}
+
+
+def _palette(
+    names: Sequence[str], places: Mapping[str, int], colours: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    first = {places[name]: name for name in reversed(names) if name in places}
+    free = (place for place in count() if place not in first)
+    at = {name: place for place, name in first.items()}
+    at |= {name: next(free) for name in names if name not in at}
+    markers, n = [*MARKERS][:-1], len(colours)  # the last is that of ticks
+    return {
+        name: {"color": colours[place % n], "marker": markers[(place + place // n) % len(markers)]}
+        for name, place in at.items()
+    }
+
+
+_DOT = {"color": COLOURS[0], "marker": "o"}
 _TICK = {"color": INK, "marker": "|"}
 # Of a weight that one language alone has, some others too, or all.
-_SHARED = COLOURS[1], COLOURS[5], COLOURS[0]
+_SHARED = COLOURS[4], COLOURS[6], COLOURS[0]
 _MEANING = {"chance": "chance at the same set sizes", "untrained": "untrained model"}
 _MEANING |= {"same language": "same language, other calibration sample"}
 _WIDTH = 3.5  # inches: one panel fills a phone at natural size, two stand side by side on a page
@@ -144,10 +201,13 @@ def _over_seeds(table: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high"])
 
 
-def _languages(codes: Iterable[str]) -> list[str]:
-    """Order language codes as in `LANGUAGES`, unknown ones last."""
-    known = list(LANGUAGES)
-    return sorted(set(codes), key=lambda c: (known.index(c) if c in known else len(known), c))
+def _languages(codes: Iterable[Any]) -> list[Any]:
+    """Order codes as in `LANGUAGES`; others come last, numbers by size and names as they are."""
+    places = {code: (0, place) for place, code in enumerate(LANGUAGES)}
+    return sorted(
+        dict.fromkeys(codes),
+        key=lambda code: places.get(code, (1, int(code) if str(code).isdigit() else 0)),
+    )
 
 
 def _overlaps(
@@ -210,7 +270,7 @@ def _figure(
         notes.append(f"{axes.get_title()}: {draw(axes, rows)}".removeprefix(": "))
         axes.set(**{"xlabel": "", "ylabel": ""} | labels)  # seaborn writes names of columns
     key = [
-        (MARKERS[look["marker"]] if "marker" in look else look["ls"], look["color"], meaning)
+        (MARKERS[look["marker"]] if "marker" in look else look["ls"], look["color"], _name(meaning))
         for meaning, look in (looks or {}).items()
     ]
     return Figure(f"{about}. {'; '.join(notes)}.", tuple(panels), tuple(key))
@@ -218,12 +278,6 @@ def _figure(
 
 def _name(code: str) -> str:
     return f"{LANGUAGES[code].name} ({code})" if code in LANGUAGES else code
-
-
-def _styles(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Give each name a colour and a marker, the same in every figure with the same names."""
-    looks = list(zip(COLOURS, MARKERS, strict=False))
-    return {n: {"color": c, "marker": m} for n, (c, m) in zip(names, cycle(looks), strict=False)}
 
 
 def _hues(by: str, looks: Mapping[str, Mapping[str, str]], part: pd.DataFrame) -> dict[str, Any]:
@@ -271,9 +325,16 @@ def _dots(
     axes.hlines(y, rows["low"], rows["high"], color=look["color"], lw=1.4)
 
 
-def _cells(axes: Axes, values: pd.DataFrame, **look) -> None:
-    """Draw a matrix with its numbers; seaborn writes them white or dark grey, never in INK."""
-    sns.heatmap(values, ax=axes, annot=True, fmt=".2f", cmap="cividis", cbar=False, **look)
+def _cells(axes: Axes, values: pd.DataFrame, low: float, high: float, **look) -> None:
+    """Draw a matrix with its numbers; where some are negative, the middle of the map is 0.
+
+    seaborn writes the numbers white or dark grey, never in INK.
+    """
+    ends = {"vmin": low, "vmax": high, "cmap": "cividis"}
+    if low < 0:
+        most = max(-low, high)
+        ends = {"vmin": -most, "vmax": most, "cmap": "PuOr"}
+    sns.heatmap(values, ax=axes, annot=True, fmt=".2f", cbar=False, **ends, **look)
     axes.tick_params(axis="y", rotation=0)
 
 
@@ -283,13 +344,23 @@ def _name_rows(axes: Axes, labels: Sequence[str], *, height: float = 0.23) -> No
     axes.set(ylim=(len(labels) - 0.5, -0.5), yticks=range(len(labels)), yticklabels=labels)
 
 
-def _plain(axes: Axes, values: pd.Series) -> None:
-    """Make the x axis logarithmic, labelled with plain decimals at powers of ten."""
+def _plain(axes: Axes, values: pd.Series, *, zero: bool = False) -> None:
+    """Make the x axis logarithmic, labelled with plain decimals at powers of ten.
+
+    With `zero` there is a place for 0, left of the smallest of the positive values.
+    """
     ticks = [10.0**n for n in range(-8, 5) if values.min() / 3 <= 10.0**n <= values.max() * 3]
-    axes.set_xscale("log")
+    if zero:
+        axes.set_xscale("symlog", linthresh=values.min(), linscale=0.3)
+        axes.set_xlim(left=-0.3 * values.min())
+        ticks = [0.0, *(tick for tick in ticks if tick >= values.min())]
+    else:
+        axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.9f}".rstrip("0").rstrip(".")))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda x, _: f"{x:.9f}".rstrip("0").rstrip(".") or "0")
+    )
 
 
 def _depth(layer: pd.Series) -> pd.Series:
@@ -324,7 +395,7 @@ def set_sizes(
         for table in (pd.concat(tables), floor)
     )
     sizes = _in_order(sizes, ["lang"])
-    looks, dotted = _styles(sizes["lang"].unique()), {"color": INK, "ls": ":"}
+    looks, dotted = styles(sizes["lang"].unique()), {"color": INK, "ls": ":"}
 
     def draw(axes: Axes, table: pd.DataFrame) -> str:
         rows = _over_seeds(table, ["lang", "keep_ratio"], "share").sort_values("keep_ratio")
@@ -340,8 +411,7 @@ def set_sizes(
 
     about = "Size of the math-specific set by language, here in percent of the scored weights"
     labels = {"xlabel": "keep ratio", "ylabel": "math-specific share of top-K"}
-    key = {_name(lang): look for lang, look in looks.items()}
-    key |= {} if floor.empty else {"math text minus other math text": dotted}
+    key = looks | ({} if floor.empty else {"math text minus other math text": dotted})
     return _figure(about, sizes.groupby("model", observed=True), draw, key, **labels)
 
 
@@ -392,7 +462,7 @@ def overlap_pairs(
 ) -> Figure:
     """Draw the global Jaccard of each language pair beside its controls, one panel per model."""
     overlaps = _overlaps("overlap_pairs", "global", keep_ratio, ours, published, controls)
-    looks = {"": _DOT, "same language": _SAME, "untrained": _UNTRAINED}
+    looks = styles(["two languages", *CONTROLS])
 
     def draw(axes: Axes, table: pd.DataFrame) -> str:
         pairs = table[table["control"] == ""]
@@ -402,12 +472,12 @@ def overlap_pairs(
         notes = []
         for kind, rows in table.groupby("control"):
             mean = _over_seeds(rows, ["pair"], "jaccard")
-            _dots(axes, names, mean, "pair", **looks[kind])
+            _dots(axes, names, mean, "pair", **looks[kind or "two languages"])
             notes.append(f"{kind} {_listed(mean['pair'], mean['mean'])}".strip())
         _name_rows(axes, names)
         return ", ".join(notes)
 
-    key = {"two languages": _DOT, _MEANING["chance"]: _TICK}
+    key = {"two languages": looks["two languages"], _MEANING["chance"]: _TICK}
     key |= {_MEANING[kind]: looks[kind] for kind in CONTROLS if kind in set(overlaps["control"])}
     about = f"Global Jaccard of math-specific sets at keep ratio {keep_ratio:g}"
     labels = {"xlabel": "Jaccard", "xlim": (-0.02, 1.02)}
@@ -421,15 +491,18 @@ def layer_profile(
     *,
     keep_ratio: float = 0.1,
 ) -> Figure:
-    """Draw the Jaccard of each pair by depth, controls as mean lines, one panel per model."""
+    """Draw the mean Jaccard of the pairs by depth, and of the controls, one panel per model.
+
+    Bars go from the lowest to the highest pair (means over calibration seeds).
+    """
     overlaps = _overlaps("layer_profile", "layer", keep_ratio, ours, published, controls)
-    looks = _styles(dict.fromkeys(overlaps.loc[overlaps["control"] == "", "pair"]))
+    looks = styles(["two languages"])
 
     def draw(axes: Axes, table: pd.DataFrame) -> str:
         pairs = table[table["control"] == ""]
         rows = _over_seeds(pairs, ["pair", "layer"], "jaccard").sort_values("layer")
-        deep = pairs.assign(depth=_depth(pairs["layer"]))
-        _lines(axes, deep, "depth", "jaccard", "pair", looks, _seeds)
+        deep = rows.assign(depth=_depth(rows["layer"]), pair="two languages")
+        _lines(axes, deep, "depth", "mean", "pair", looks, _range)
         lines = {"chance": pairs.assign(jaccard=pairs["chance"])}
         known = [kind for kind in CONTROLS if kind in set(table["control"])]
         lines |= {kind: table[table["control"] == kind] for kind in known}
@@ -442,7 +515,7 @@ def layer_profile(
 
     drawn = [kind for kind in DASHES if kind in {"chance", *overlaps["control"]}]
     key = looks | {_MEANING[kind]: {"color": INK, "ls": DASHES[kind]} for kind in drawn}
-    about = f"Jaccard by layer at keep ratio {keep_ratio:g}, by language pair. Mean of the pairs"
+    about = f"Jaccard by layer at keep ratio {keep_ratio:g}, mean of the language pairs"
     labels = {"xlabel": "relative depth", "ylabel": "Jaccard", "xlim": (-0.03, 1.03)}
     models = overlaps.groupby("model", observed=True)
     return _figure(about, models, draw, key, ylim=(0, 1), **labels)
@@ -451,7 +524,8 @@ def layer_profile(
 def overlap_heatmap(table: pd.DataFrame, *, keep_ratio: float = 0.1) -> Figure:
     """Draw the global Jaccard as a matrix of languages, one panel per model.
 
-    Rows with lang_a == lang_b fill the diagonal, which stays empty without them.
+    Rows with lang_a == lang_b fill the diagonal, which stays empty without them; the colours go
+    from the lowest to the highest of different languages.
     """
     overlaps = _overlaps("overlap_heatmap", "global", keep_ratio, table)
 
@@ -460,7 +534,8 @@ def overlap_heatmap(table: pd.DataFrame, *, keep_ratio: float = 0.1) -> Figure:
         codes = _languages([*mean["lang_a"], *mean["lang_b"]])
         half = mean.pivot(index="lang_a", columns="lang_b", values="mean")
         half = half.reindex(index=codes, columns=codes)
-        _cells(axes, half.fillna(half.T), vmin=0, vmax=1, square=True)
+        between = mean.loc[mean["lang_a"] != mean["lang_b"], "mean"]
+        _cells(axes, half.fillna(half.T), between.min(), between.max(), square=True)
         return _listed(mean["pair"], mean["mean"])
 
     about = f"Global Jaccard between languages at keep ratio {keep_ratio:g}"
@@ -477,19 +552,21 @@ def matrix(
         about: What is drawn, as the beginning of the description.
         rows: Column of the names from top to bottom.
         columns: Column of the names from left to right.
-        value: Column of the numbers; colours go from the lowest to the highest of all panels.
+        value: Column of the numbers; colours go from the lowest to the highest of all panels, or,
+            where some are negative, equally far to both sides of 0.
         panel: Column of which every value has a panel.
         **labels: Properties of the axes, such as `xlabel`.
     """
     _need(table, "matrix", rows, columns, value, panel)
-    ends = {"vmin": table[value].min(), "vmax": table[value].max()}
+    ends = table[value].min(), table[value].max()
 
     def draw(axes: Axes, part: pd.DataFrame) -> str:
         wide = part.pivot(index=rows, columns=columns, values=value)
-        wide = wide.reindex(index=_languages(wide.index), columns=_languages(wide.columns))
-        _cells(axes, wide.astype(float), **ends)
+        wide = wide.reindex(index=_languages(part[rows]), columns=_languages(part[columns]))
+        _cells(axes, wide.astype(float), *ends)
         axes.figure.set_figheight(1.2 + 0.3 * len(wide))
-        return _listed(part[rows] + " " + part[columns], part[value], ".2f")
+        names = part[rows].astype(str) + " " + part[columns].astype(str)
+        return _listed(names, part[value], ".2f")
 
     return _figure(about, table.groupby(panel, sort=False), draw)
 
@@ -510,7 +587,7 @@ def scatter(
             map, whose axes mean nothing.
     """
     _need(table, "scatter", x, y, look, panel)
-    looks = _styles(table[look].unique())
+    looks = styles(table[look].unique())
 
     def draw(axes: Axes, rows: pd.DataFrame) -> str:
         sns.scatterplot(rows, x=x, y=y, ax=axes, s=25, linewidth=0, **_hues(look, looks, rows))
@@ -532,7 +609,7 @@ def accuracy(table: pd.DataFrame, controls: pd.DataFrame | None = None) -> Figur
     _need(table, "accuracy", "lang", "task", "accuracy", "low", "high")
     table = table.assign(mean=table["accuracy"], model=table.get("model", "model"))
     models = list(table["model"].unique())
-    looks = _styles(models) if len(models) > 1 else {models[0]: _DOT}
+    looks = styles(models) if len(models) > 1 else {models[0]: _DOT}
 
     def draw(axes: Axes, rows: pd.DataFrame) -> str:
         langs = _languages(rows["lang"])
@@ -569,8 +646,8 @@ def curves(
     Args:
         table: One row per value, for instance of every language.
         about: What is drawn, as the beginning of the description.
-        x: Column of the horizontal axis, which is logarithmic and without zeros where its values
-            span more than a factor of 30.
+        x: Column of the horizontal axis, which is logarithmic where its values span more than a
+            factor of 30; a zero then stands to the left of the smallest.
         y: Column of the values; bars go from the lowest to the highest.
         panel: Column of which every value has a panel.
         line: Column of which every value has a line.
@@ -580,7 +657,7 @@ def curves(
     _need(table, "curves", panel, line, x, y)
     positive = table[x][table[x] > 0]
     logarithmic = positive.max() > 30 * positive.min()
-    looks = _styles(table[line].unique())
+    looks = styles(table[line].unique())
 
     def draw(axes: Axes, rows: pd.DataFrame) -> str:
         notes = []
@@ -591,7 +668,7 @@ def curves(
         if levels and rows[panel].iloc[0] in levels:
             axes.axhline(levels[rows[panel].iloc[0]], color=INK, ls="--", lw=0.8)
         if logarithmic:
-            _plain(axes, positive)
+            _plain(axes, positive, zero=bool((table[x] == 0).any()))
         return ", ".join(notes)
 
     key = looks if len(looks) > 1 else {}
@@ -616,7 +693,7 @@ def dots(
     _need(table, "dots", y, x, look, *([panel] if panel else []))
     table = table.assign(mean=table[x], low=table.get("low", table[x]))
     table = table.assign(high=table.get("high", table[x]))
-    looks, kinds = _styles(table[look].unique()), list(table[look].unique())
+    looks, kinds = styles(table[look].unique()), list(table[look].unique())
 
     def draw(axes: Axes, rows: pd.DataFrame) -> str:
         names, notes = list(rows[y].unique()), []
@@ -641,7 +718,7 @@ def training_curve(log: pd.DataFrame, *, columns: Sequence[str] = ("loss",)) -> 
     looks = {
         model: {"color": look["color"], "ls": dash}
         for (model, look), dash in zip(
-            _styles(log["model"].unique()).items(), cycle(["-", "--", ":"])
+            styles(log["model"].unique()).items(), cycle(["-", "--", ":"])
         )
     }
 
@@ -698,10 +775,10 @@ def token_lengths(table: pd.DataFrame) -> Figure:
 
     def draw(axes: Axes, rows: pd.DataFrame) -> str:
         langs = _languages(rows["lang"])
-        look = {"whis": (5, 95), "showfliers": False, "color": COLOURS[0], "linecolor": INK}
-        sns.boxplot(
-            rows, x="tokens", y="lang", order=langs, ax=axes, width=0.5, linewidth=1, **look
-        )
+        look = {"whis": (5, 95), "showfliers": False, "linecolor": INK, "width": 0.5}
+        look |= {"palette": {lang: look["color"] for lang, look in styles(langs).items()}}
+        kinds = {"y": "lang", "order": langs, "hue": "lang", "hue_order": langs, "legend": False}
+        sns.boxplot(rows, x="tokens", ax=axes, linewidth=1, **kinds, **look)
         _name_rows(axes, [_name(lang) for lang in langs])
         axes.set_xlim(0, None)
         return _listed(langs, rows.groupby("lang")["tokens"].median()[langs], "g")

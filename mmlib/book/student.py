@@ -19,12 +19,13 @@ _TOLD = ("{glue:text}", "{numref}", "```{glue:any}", "```{include}")
 """What a paragraph has that repeats a result, or speaks of a figure that is not here."""
 
 
-def write_copies(project: Project, out: Path) -> list[Path]:
+def write_copies(project: Project, out: Path, *, book: Path | None = None) -> list[Path]:
     """Write a copy of every chapter with exercises, to be opened in JupyterLab.
 
     Args:
         project: Where the chapters are.
         out: A folder that is empty, or not there: the work of a participant is not overwritten.
+        book: The built book to which links lead; without it they lead to its sources.
 
     Returns:
         The notebooks.
@@ -41,7 +42,8 @@ def write_copies(project: Project, out: Path) -> list[Path]:
         if any("exercise" in _tags(cell) for cell in copied.cells):
             for cell in copied.cells:
                 if cell.cell_type == "markdown":
-                    cell.source = _linked(cell.source, project.root / "book", out)
+                    pages = book or project.root / "book"
+                    cell.source = _linked(cell.source, pages, out, built=bool(book))
             written.append(out / f"{name}.ipynb")
             nbformat.write(copied, written[-1])
     return written
@@ -76,9 +78,29 @@ def without_results(text: str) -> str:
     # Gates that open in one cell and close in another are for the book.
     text = re.sub(r"```\{exercise-start\} (.*)\n:label: .*\n```", r"### \1", text)
     text = re.sub(r"```\{exercise-end\}\n```\n*", "", text)
-    text = re.sub(r"(?m)^\(ch-[\w-]+\)=\n", "", text)
+    text = _plain(text)
     blocks = [_block(block) for block in re.split(r"\n{2,}", text)]
-    return "\n\n".join(filter(None, blocks)).strip()
+    text = "\n\n".join(filter(None, blocks)).strip()
+    return re.sub(r"<details>\n<summary>.*?</summary>\n\n</details>", "", text).strip()
+
+
+_FENCE = r"(?ms)^:::\{%s\} ([^\n]*)\n(?::[^\n]*\n)*\n?(.*?)\n?^:::$"
+_FOLDED = r"<details>\n<summary>\1</summary>\n\n\2\n\n</details>"
+_PLAIN = {
+    _FENCE % "dropdown": _FOLDED,
+    _FENCE % "admonition": r"**\1**\n\n\2",
+    r"(?ms)^```\{math\}\n(?::[^\n]*\n)*\n?(.*?)^```$": r"$$\n\1$$",
+    r"(?m)^\([\w-]+\)=\n": "",
+    r"\{(?:cite:[pt]|term)\}`([^`]*)`": r"*\1*",
+    r"\{eq\}`[^`]*`": "the equation",
+}
+"""What only the book understands -> what JupyterLab shows too; a hint stays folded."""
+
+
+def _plain(text: str) -> str:
+    for pattern, plain in _PLAIN.items():
+        text = re.sub(pattern, plain, text)
+    return text
 
 
 def _block(block: str) -> str:
@@ -91,11 +113,13 @@ def _block(block: str) -> str:
     return "" if any(told in block for told in _TOLD) else block
 
 
-def _linked(text: str, book: Path, out: Path) -> str:
+def _linked(text: str, book: Path, out: Path, *, built: bool) -> str:
     """A text whose links to pages of the book, and to its ledger, work from another folder."""
     there = Path(os.path.relpath(book, out)).as_posix()
     text = text.replace("](../", f"]({there}/")
-    return text.replace("](00_at_a_glance", f"]({there}/chapters/00_at_a_glance")
+    text = text.replace("](00_at_a_glance", f"]({there}/chapters/00_at_a_glance")
+    page = rf"(\]\({re.escape(there)}/[^)#]*)\.(?:md|ipynb)"
+    return re.sub(page, r"\1.html", text) if built else text
 
 
 def _tags(cell: NotebookNode) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from mmlib.book.explorer import explorer_data
-from mmlib.book.figures import COLOURS
+from mmlib.book.figures import LANGUAGE_COLOURS, styles
 from mmlib.tasks.languages import LANGUAGES
 
 ROOT = Path(__file__).parents[2]
@@ -142,8 +142,9 @@ def test_an_edit_stands_beside_random_weights_where_they_were_edited_too(data):
 
 
 def test_colours_are_those_of_the_figures_and_pages_exist(data):
-    assert [language["colour"] for language in data["languages"].values()] == list(COLOURS)
-    assert list(data["pairs"].values()) == list(COLOURS)
+    told = {code: each["colour"] for code, each in data["languages"].items()}
+    assert told == dict(zip(["en", "de", "fr", "hi", "sw", "bn"], LANGUAGE_COLOURS, strict=True))
+    assert data["between"] == styles(["two languages"])["two languages"]["color"]
     for each in data["overlap"] + data["breaks"]:
         assert (ROOT / "book" / f"{each['page']}.ipynb").exists()
     for view in ("overlap", "breaks"):

@@ -64,12 +64,11 @@ def test_set_sizes_draws_the_mean_share_of_the_languages_there_are(codes, ratios
     table = sizes(codes, keep_ratios=ratios)
     (panel,) = plotting.set_sizes(table).panels
     for code, rows in table.groupby("lang"):
-        order = sorted(codes, key=CODES.index)
         expected = [
             (k, np.mean(g["n_math_specific"].to_numpy() / g["n_topk"].to_numpy()))
             for k, g in rows.groupby("keep_ratio")
         ]
-        drawn = points(panel.axes[0], color=plotting.COLOURS[order.index(code)])
+        drawn = points(panel.axes[0], color=plotting.styles([code])[code]["color"])
         assert near(drawn, expected)
 
 
@@ -77,7 +76,7 @@ def test_set_sizes_bars_are_t_intervals_over_seeds():
     table = sizes(["en"], keep_ratios=[0.1])
     (panel,) = plotting.set_sizes(table).panels
     low, high = t_interval(table["n_math_specific"] / table["n_topk"])
-    ((x0, y0, x1, y1),) = bars(panel.axes[0], plotting.COLOURS[0])
+    ((x0, y0, x1, y1),) = bars(panel.axes[0], plotting.LANGUAGE_COLOURS[0])
     assert (x0, x1, y0, y1) == pytest.approx((0.1, 0.1, low, high))
 
 
@@ -88,7 +87,7 @@ def test_published_panels_hold_the_published_numbers():
     assert names[0] == "organism-skewed"
     assert names[1:] == [m.split("/")[1] for m in dict.fromkeys(table["model"])]
     rows = table[table["model"].str.endswith(names[2]) & (table["lang"] == "de")]
-    drawn = points(panels[2].axes[0], color=plotting.COLOURS[1])
+    drawn = points(panels[2].axes[0], color=plotting.LANGUAGE_COLOURS[1])
     expected = zip(rows["keep_ratio"], rows["n_math_specific"] / rows["n_topk"], strict=True)
     assert near(drawn, sorted(expected))
 
@@ -104,7 +103,7 @@ def test_the_floor_is_a_line_of_our_model_only():
 
 
 @pytest.mark.parametrize("draw", [plotting.overlap_pairs, plotting.layer_profile])
-def test_our_model_comes_first_and_pairs_keep_their_colours(draw):
+def test_our_model_comes_first(draw):
     figure = draw(overlaps(["hi", "de"]).query("lang_a == 'hi'"), published("mathlang_overlap"))
     titles = [panel.axes[0].get_title() for panel in figure.panels]
     assert titles[0] == "organism-skewed"
@@ -123,21 +122,23 @@ def test_overlap_pairs_draws_every_pair_its_controls_and_chance():
     assert labels[:6] == ["en–de", "en–fr", "en–hi", "de–fr", "de–hi", "fr–hi"]
     assert labels[6:] == ["en–en", "de–de", "fr–fr", "hi–hi"]
     here = "group == 'global' and keep_ratio == 0.1"
-    for kind, table, colour in (
-        ("", ours, 0),
-        ("untrained", extra[extra["control"] == "untrained"], 1),
-        ("same language", extra[extra["control"] == "same language"], 2),
+    looks = plotting.styles(["two languages", "untrained", "same language"])
+    for kind, table in (
+        ("two languages", ours),
+        ("untrained", extra[extra["control"] == "untrained"]),
+        ("same language", extra[extra["control"] == "same language"]),
     ):
+        colour = looks[kind]["color"]
         expected = [
             (rows["jaccard"].mean(), labels.index("–".join(pair)))
             for pair, rows in table.query(here).groupby(["lang_a", "lang_b"])
         ]
-        assert near(points(axes, color=plotting.COLOURS[colour]), sorted(expected)), kind
+        assert near(points(axes, color=colour), sorted(expected)), kind
         spans = [
             t_interval(rows["jaccard"])
             for _, rows in table.query(here).groupby(["lang_a", "lang_b"])
         ]
-        drawn = [(x0, x1) for x0, _, x1, _ in bars(axes, plotting.COLOURS[colour])]
+        drawn = [(x0, x1) for x0, _, x1, _ in bars(axes, colour)]
         assert near(drawn, sorted(spans)), kind
     assert near([x for x, _ in points(axes, color=plotting.INK)], [25 / (900 + 700 - 25)] * 6)
 
@@ -150,7 +151,8 @@ def test_chance_of_published_rows_follows_from_sizes():
         q, r = rows["size_a"] / rows["n_scored"], rows["size_b"] / rows["n_scored"]
         drawn = [x for x, _ in points(panel.axes[0], color=plotting.INK)]
         assert near(drawn, sorted(q * r / (q + r - q * r)))
-        dots = [x for x, _ in points(panel.axes[0], color=plotting.COLOURS[0])]
+        between = plotting.styles(["two languages"])["two languages"]["color"]
+        dots = [x for x, _ in points(panel.axes[0], color=between)]
         assert near(dots, sorted(rows["jaccard"]))
 
 
@@ -159,9 +161,12 @@ def test_layer_profile_draws_layers_by_depth_and_controls_as_means():
     figure = plotting.layer_profile(ours, None, extra, keep_ratio=0.01)
     axes = figure.panels[0].axes[0]
     rows = ours.query("group == 'layer' and keep_ratio == 0.01")
-    mine = rows.query("lang_a == 'en' and lang_b == 'de'").groupby("layer")["jaccard"].mean()
-    expected = [(layer / 4, value) for layer, value in mine.items()]
-    assert near(points(axes, color=plotting.COLOURS[0], marker="o"), expected)
+    pairs = rows.groupby(["layer", "lang_a", "lang_b"])["jaccard"].mean().groupby("layer")
+    between = plotting.styles(["two languages"])["two languages"]["color"]
+    expected = [(layer / 4, value) for layer, value in pairs.mean().items()]
+    assert near(points(axes, color=between), expected)
+    ends = zip(pairs.min(), pairs.max(), strict=True)
+    assert near([(low, high) for _, low, _, high in bars(axes, between)], ends)
     by_dash = {line.get_linestyle(): line.get_ydata() for line in axes.lines}
     for kind, dash in plotting.DASHES.items():
         if kind == "chance":
@@ -266,11 +271,29 @@ def test_dots_draws_every_value_with_its_bar():
     table = travelled().query("edited == 'en'").assign(low=0.0, high=1.0)
     figure = plotting.dots(table, "Loss", y="lang", x="loss", look="weights")
     (axes,) = figure.panels[0].axes
-    whole = points(axes, color=plotting.COLOURS[0])
+    colour = plotting.styles(["whole"])["whole"]["color"]
+    whole = points(axes, color=colour)
     assert [x for x, _ in whole] == pytest.approx([0.3, 0.32, 0.34, 0.36])
     assert [round(y) for _, y in whole] == [0, 1, 2, 3]
-    assert all(x0 == 0 and x1 == 1 for x0, _, x1, _ in bars(axes, plotting.COLOURS[0]))
+    assert all(x0 == 0 and x1 == 1 for x0, _, x1, _ in bars(axes, colour))
     assert "whole: en 0.30, de 0.32" in figure.alt
+
+
+def test_a_step_of_zero_has_its_place_on_a_logarithmic_axis():
+    names = {"x": "keep_ratio", "y": "accuracy", "panel": "skill", "line": "condition"}
+    untouched = swept().query("keep_ratio == .001").assign(keep_ratio=0.0, accuracy=0.95)
+    for table, ticks in ((swept(), [0.001, 0.01, 0.1]), (untouched, None)):
+        if ticks is None:
+            table, ticks = pd.concat([swept(), untouched]), [0.0, 0.001, 0.01, 0.1]
+        axes = plotting.curves(table, "Accuracy", **names).panels[0].axes[0]
+        assert axes.get_xticks().tolist() == pytest.approx(ticks)
+        assert drawn_lines(axes)[0].get_xdata().tolist() == pytest.approx(ticks)
+        # an equal factor is an equal distance, and all is in view
+        places = axes.transData.transform([(x, 0.5) for x in ticks])[:, 0]
+        assert np.diff(places)[-2:] == pytest.approx(np.diff(places)[-1], rel=0.15)
+        assert 0 <= axes.transAxes.inverted().transform((places[0], 0))[0] < 0.1
+    labels = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert labels == ["0", "0.001", "0.01", "0.1"]
 
 
 def test_matrix_puts_each_number_at_its_pair():
@@ -282,6 +305,10 @@ def test_matrix_puts_each_number_at_its_pair():
     assert [t.get_text() for t in own.get_yticklabels()] == CODES
     for axes in (whole, own):
         assert axes.collections[0].get_clim() == pytest.approx((0.0, 0.66))
+    names = dict(zip(CODES, ["9", "11", "8", "10"], strict=True))  # not in the order of letters
+    layers = travelled().assign(edited=lambda table: table.edited.map(names))
+    axes = plotting.matrix(layers, "Loss", **PAIRS, value="loss", panel="weights").panels[0].axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["8", "9", "10", "11"]
 
 
 def test_scatter_draws_the_points_and_tells_their_correlation():
@@ -291,7 +318,8 @@ def test_scatter_draws_the_points_and_tells_their_correlation():
     (dots,) = axes.collections
     english = dots.get_offsets()[:4]
     assert np.allclose(english, [(0.9, 0.3), (0.9, 0.32), (0.9, 0.34), (0.9, 0.36)])
-    assert {to_hex(colour) for colour in dots.get_facecolors()[:4]} == {plotting.COLOURS[0]}
+    english = plotting.LANGUAGE_COLOURS[0]
+    assert {to_hex(colour) for colour in dots.get_facecolors()[:4]} == {english}
     rows = travelled().query("weights == 'whole'")
     rho = stats.spearmanr(rows.jaccard, rows.loss).statistic
     assert f"rank correlation {rho:.2f}" in figure.alt

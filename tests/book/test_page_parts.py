@@ -78,13 +78,6 @@ def contrast(a, b):
     return (high + 0.05) / (low + 0.05)
 
 
-def test_colours_stand_out_on_both_pages_and_have_markers():
-    for colour in plotting.COLOURS:
-        assert contrast(colour, "#ffffff") >= 3
-        assert contrast(colour, "#121212") >= 3
-    assert len(plotting.MARKERS) >= len(plotting.COLOURS) == len(set(plotting.COLOURS))
-
-
 def test_badges_are_readable_in_both_themes():
     css = (Path(__file__).parents[2] / "book/_static/mmlib.css").read_text()
     for kind in set(pages.VERDICTS.values()):

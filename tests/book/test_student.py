@@ -71,7 +71,7 @@ def test_a_page_without_its_results():
         "# How much?\n\nShare by layer.\n\n"
         "| What is claimed | published |\n|---|---|\n| much | ? |\n\n- One item.\n\n"
         "## Exercises\n\n### Guess\n\n● ○ ○ · 5 minutes · How much?\n\n"
-        ":::{dropdown} Hint\nCount.\n:::"
+        "<details>\n<summary>Hint</summary>\n\nCount.\n\n</details>"
     )
 
 
@@ -87,6 +87,9 @@ def test_no_result_and_no_solution_is_left(copies):
             assert not cell.get("outputs")
             if cell.cell_type == "markdown":
                 assert not re.search(r"\{glue:|\{numref\}|exercise-(start|end)", cell.source)
+                # roles, directives and labels of the book, which JupyterLab shows as they are
+                assert not re.search(r"\{[\w:]+\}`|^(:::|```\{|\(\w[\w-]+\)=)", cell.source, re.M)
+                assert cell.source.count("<details>") == cell.source.count("</details>")
                 assert not re.search(r"^(## What this shows|:::\{.*At a glance)", cell.source, re.M)
 
 
