@@ -1,10 +1,18 @@
 """Where the shipped models lie; and writing a file or a folder as a whole, or not at all."""
 
+import hashlib
 import os
-from collections.abc import Iterator
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 ORGANISMS = Path(__file__).parent / "organisms"
 
@@ -20,9 +28,8 @@ def replacing(target: str | Path) -> Iterator[Path]:
         target: File or folder; its parents are made.
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        path = Path(folder) / target.name
+    with _beside(target) as folder:
+        path = folder / target.name
         yield path
         replace(path, target)
 
@@ -30,8 +37,84 @@ def replacing(target: str | Path) -> Iterator[Path]:
 def replace(source: Path, target: Path) -> None:
     """Move a file or a folder to `target` on the same disk, in the place of what stands there."""
     source.stat()  # it is there, before anything else moves
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as old:
+    with _beside(target) as folder:
         if target.is_dir():  # one that is not empty cannot be replaced in one step
-            target.rename(Path(old) / "old")
+            target.rename(folder / "old")
         os.replace(source, target)
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target`; those that killed writers have left there go first."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    here = f".{platform.node()}."
+    for left in target.parent.glob(f".*{escape(here)}*"):
+        name, _, writer = left.name[1:].rpartition(here)
+        process = writer.partition(".")[0]
+        if process.isdecimal() and not _is_running(int(process)):
+            if (left / "old").exists() and not left.with_name(name).exists():
+                (left / "old").rename(left.with_name(name))  # it was about to be replaced
+            shutil.rmtree(left, ignore_errors=True)
+    prefix = f".{target.name}{here}{os.getpid()}."
+    with TemporaryDirectory(prefix=prefix, dir=target.parent) as folder:
+        yield Path(folder)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another account's
+        pass
+    return True
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Write arrays as safetensors, with a checksum of everything that the file says.
+
+    Raises:
+        OSError: It cannot be written, for instance because the disk is full.
+    """
+    told = {**metadata, "sha256": _checksum(tensors, metadata)}
+    with replacing(path) as file:
+        try:
+            whole = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+            save_file(whole, file, metadata=told)
+        except SafetensorError as error:  # what the system says, such as that the disk is full
+            raise OSError(f"{path} cannot be written: {error}") from error
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read the arrays and the metadata that `save_tensors` has written.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, or another kind of file.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): remove it and make it again") from error
+    if metadata.pop("sha256", "") != _checksum(tensors, metadata):
+        raise ValueError(f"{path} does not have its checksum: remove it and make it again")
+    return tensors, metadata
+
+
+def _checksum(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(repr(sorted(metadata.items())).encode())
+    for name, array in sorted(tensors.items()):
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
+    return digest.hexdigest()

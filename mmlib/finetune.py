@@ -16,7 +16,6 @@ from typing import Any
 import pandas as pd
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     PreTrainedModel,
@@ -29,7 +28,7 @@ from transformers import (
 )
 from transformers.utils.notebook import NotebookProgressCallback
 
-from mmlib.files import replacing
+from mmlib.files import load_tensors, replacing, save_tensors
 from mmlib.forward import pad
 
 IGNORED = -100
@@ -206,14 +205,12 @@ def fine_tune(
             _train(model, examples, heldout, out, plan)
             if digest(model, trainable=False) != frozen:
                 raise RuntimeError("weights without gradient have changed: it is not what it says")
-            weights = {name: p.detach().cpu().contiguous() for name, p in moving.items()}
-            with replacing(finished) as file:
-                save_file(weights, file)
+            save_tensors(finished, {n: p.detach().cpu().numpy() for n, p in moving.items()}, {})
             for checkpoint in out.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
     with torch.no_grad():
-        for name, tensor in load_file(finished).items():
-            moving[name].copy_(tensor)
+        for name, array in load_tensors(finished)[0].items():
+            moving[name].copy_(torch.from_numpy(array))
     return pd.read_csv(out / "log.csv")
 
 

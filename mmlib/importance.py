@@ -15,12 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from mmlib.files import replacing
+from mmlib.files import load_tensors, save_tensors
 from mmlib.forward import check_tokens, observe
 from mmlib.masks import ParameterMask
 from mmlib.models import check_in_memory, linear_modules
@@ -88,9 +86,8 @@ class ActivationNorms:
     def save(self, path: str | Path) -> None:
         """Write the vectors (safetensors; sharing and number of samples in the metadata)."""
         metadata = {"shared": json.dumps(self.shared), "num_samples": str(self.num_samples)}
-        vectors = {name: vector.cpu().contiguous() for name, vector in self.vectors.items()}
-        with replacing(path) as file:
-            save_file(vectors, file, metadata=metadata)
+        vectors = {name: vector.cpu().numpy() for name, vector in self.vectors.items()}
+        save_tensors(path, vectors, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "ActivationNorms":
@@ -99,13 +96,13 @@ class ActivationNorms:
         Raises:
             ValueError: The file is damaged or holds something else.
         """
+        arrays, metadata = load_tensors(path)
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                vectors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                shared, samples = json.loads(metadata["shared"]), int(metadata["num_samples"])
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{path} is not readable as ActivationNorms: {error}") from error
+            shared, samples = json.loads(metadata["shared"]), int(metadata["num_samples"])
+            _ = [arrays[name] for name in shared.values()]
+        except (KeyError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path} is no ActivationNorms: {error!r}") from error
+        vectors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return cls(vectors, shared, samples)
 
 

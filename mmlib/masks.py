@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, ItemsView, KeysView, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from mmlib.files import replacing
+from mmlib.files import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -83,8 +82,7 @@ class ParameterMask:
         """Write the set packed, one bit per weight (safetensors; shapes in its metadata)."""
         packed = {name: np.packbits(mask.cpu().numpy()) for name, mask in self.items()}
         shapes = json.dumps({name: list(mask.shape) for name, mask in self.items()})
-        with replacing(path) as file:
-            save_file(packed, file, metadata={"kind": "ParameterMask", "shapes": shapes})
+        save_tensors(path, packed, {"kind": "ParameterMask", "shapes": shapes})
 
     @classmethod
     def load(cls, path: str | Path) -> ParameterMask:
@@ -93,20 +91,20 @@ class ParameterMask:
         Raises:
             ValueError: The file is damaged or holds something else.
         """
+        packed, metadata = load_tensors(path)
         try:
-            with safe_open(path, framework="np") as file:
-                shapes = json.loads((file.metadata() or {})["shapes"])
-                return cls({n: _unpack(file.get_tensor(n), s) for n, s in shapes.items()})
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(f"{path} is not a readable ParameterMask: {error}") from error
+            shapes = json.loads(metadata["shapes"])
+            return cls({name: _unpack(packed[name], shape) for name, shape in shapes.items()})
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is no ParameterMask: {error!r}") from error
 
 
 def _unpack(packed: np.ndarray, shape: list[int]) -> torch.Tensor:
     import torch
 
-    if packed.size != -(-int(np.prod(shape)) // 8):
+    if packed.size != -(-math.prod(shape) // 8):
         raise ValueError(f"{packed.size} bytes for the shape {shape}")
-    bits = np.unpackbits(packed, count=int(np.prod(shape)))
+    bits = np.unpackbits(packed, count=math.prod(shape))
     return torch.from_numpy(bits.astype(bool).reshape(shape))
 
 

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mmlib.files import ORGANISMS
+from mmlib.files import ORGANISMS, sha256
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 UNSCORED_KINDS = (nn.Conv1d, nn.Conv2d)
@@ -30,6 +30,7 @@ defined for them: kernels of convolutions, and the constants of state-space mode
 DELTA = "delta.safetensors"
 """In a folder without weights of its own: what is added to those of the base that its
 `manifest.json` names, in bfloat16, so that a shipped fine-tuned organism has half the size."""
+AGAIN = "Restore the folder with git, or download or make the checkpoint again"
 WAY_OUT = "load the checkpoint in a float dtype, or call model.dequantize() before"
 
 
@@ -104,6 +105,7 @@ def load_model(
         raise OSError(f"cannot load {name!r}: there is no such folder")
     if (Path(path) / "adapter_config.json").is_file():
         raise ValueError(_adapter(name))
+    check_files(Path(path))
     delta = Path(path) / DELTA
     model, missing = _load(
         name,
@@ -127,6 +129,29 @@ def load_model(
         model.to(dtype=torch.float32 if dtype == "auto" else getattr(torch, dtype))
     tokenizer = _load(name, "tokenizer", AutoTokenizer, path, revision=revision)
     return model.eval(), tokenizer
+
+
+def check_files(folder: Path) -> None:
+    """Compare the files of a checkpoint with its `manifest.json`, if one tells their SHA-256.
+
+    Raises:
+        OSError: The manifest cannot be read, or a file of weights, settings or vocabulary is
+            missing or is another one.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return
+    try:
+        files = json.loads(path.read_text(encoding="utf-8")).get("files", {}).items()
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise OSError(f"{path} cannot be read: {error!r}. {AGAIN}") from error
+    for name, content in files:
+        file = folder / name
+        if file.suffix in (".safetensors", ".json") and file.parent == folder:
+            if not file.is_file():
+                raise OSError(f"{file} is missing. {AGAIN}")
+            if sha256(file) != content:
+                raise OSError(f"{file} is not the file that manifest.json describes. {AGAIN}")
 
 
 def _base(name: str, delta: Path) -> str:
@@ -189,7 +214,7 @@ def _load(name: str, part: str, kind: Any, path: str, **options: object) -> Any:
             "layout, or a hub id that is cached or reachable from here (HF_HUB_OFFLINE must not be "
             "1 then)."
         ) from error
-    except (SafetensorError, ValueError, RuntimeError, AssertionError) as error:
+    except Exception as error:  # of many kinds: damaged files of a tokenizer raise whatever they do
         raise OSError(
             f"the {part} of {name!r} cannot be read: {error}\nIf a file is damaged or missing, "
             "download or copy the checkpoint again; if not, look at dtype, device_map and whether "
@@ -209,6 +234,18 @@ def untrained_like(model: PreTrainedModel, *, seed: int) -> PreTrainedModel:
         torch.manual_seed(seed)
         fresh = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype)
     return fresh.to(model.device).eval()
+
+
+def is_trained(model: PreTrainedModel) -> bool:
+    """Whether any vector of the decoder layers (norms, biases) has left its starting point.
+
+    They start at one or at zero throughout, and no training leaves all of them there.
+    """
+    _, layers = decoder_layers(model)
+    return any(
+        parameter.ndim == 1 and bool((parameter != parameter[0]).any())
+        for parameter in layers.parameters()
+    )
 
 
 def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:

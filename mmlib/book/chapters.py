@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import re
+import reprlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -85,7 +86,7 @@ class Project:
             return {name: Chapter(name, **entry) for name, entry in entries.items()}
         except FileNotFoundError:
             raise ChapterError(f"{path} is missing: call this in the root of a checkout") from None
-        except (TypeError, AttributeError, yaml.YAMLError) as error:
+        except (TypeError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
             raise ChapterError(f"{path} is not a list of chapters: {error}") from error
 
     @cached_property
@@ -116,8 +117,10 @@ def read_notebook(path: Path) -> dict[str, Any]:
     """Read a notebook as plain JSON; raise a ChapterError where it is none."""
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
-        return {"metadata": {}, **notebook, "cells": notebook["cells"]}
-    except (ValueError, KeyError, TypeError) as error:
+        for cell in notebook["cells"]:
+            _ = cell["metadata"].get("tags"), cell["cell_type"] + _text(cell)
+        return {"metadata": {}, **notebook}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ChapterError(f"{path} is not a notebook: {error!r}") from error
 
 
@@ -153,8 +156,13 @@ def _parameters(path: Path, changed: int) -> dict[str, Parameter]:
     """As above; `changed`, the file's time, tells a notebook that was edited."""
     from papermill import inspect_notebook  # brings much that a list of chapters does not need
 
+    read_notebook(path)
+    try:
+        lines = inspect_notebook(path)
+    except Exception as error:  # of many kinds
+        raise ChapterError(f"{path} is not a notebook: {error}") from error
     read = {}
-    for key, line in inspect_notebook(path).items():
+    for key, line in lines.items():
         kind = line["inferred_type_name"]
         try:
             default = ast.literal_eval(line["default"])
@@ -171,14 +179,15 @@ def _parameters(path: Path, changed: int) -> dict[str, Parameter]:
 def convert(value: Any, kind: str) -> Any:
     """Give `value` a declared type: one of `SCALARS`, or `list[...]` of one.
 
-    Text is accepted where it spells such a value; nothing is rounded, cut or guessed.
+    Text is accepted where it spells such a value; nothing is rounded, cut or guessed. A message
+    shows the beginning of a value: aliases in YAML can make a short one endless.
 
     Raises:
         ValueError: it is something else; the message says what is expected.
     """
     if kind.startswith("list["):
         if not isinstance(value, list):
-            raise ValueError(f"expects {kind}, such as '[a, b]', not {value!r}")
+            raise ValueError(f"expects {kind}, such as '[a, b]', not {reprlib.repr(value)}")
         return [convert(item, kind[5:-1]) for item in value]
     if kind not in SCALARS:
         raise ValueError(f"has the type {kind}; use {', '.join(SCALARS)} or list[...] of one")
@@ -189,7 +198,7 @@ def convert(value: Any, kind: str) -> Any:
             raise ValueError
         return {"str": str, "int": int, "float": float, "bool": bool}[kind](value)
     except ValueError:
-        raise ValueError(f"expects {kind}, not {value!r}") from None
+        raise ValueError(f"expects {kind}, not {reprlib.repr(value)}") from None
 
 
 def resolve(
@@ -222,7 +231,7 @@ def resolve(
             elif value in ("''", '""'):  # the empty text, as YAML spells it
                 value = ""
             values[key] = convert(value, known[key].type)
-        except (ValueError, yaml.YAMLError) as error:
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
             raise ChapterError(
                 f"parameter {key} of {name} {error}. `python -m mmlib list {name}` explains it"
             ) from error
@@ -247,10 +256,13 @@ def _source_hash(notebook: Mapping[str, Any]) -> str:
     return digest([[c["cell_type"], _text(c), *shown(c)] for c in notebook["cells"]])
 
 
-def _code_tree(notebook: Mapping[str, Any]) -> ast.Module:
+def _code_tree(path: Path) -> ast.Module:
     """The code of a notebook without lines for IPython."""
-    code = [_text(cell) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    return ast.parse(re.sub(r"^\s*[%!].*$", "", "\n".join(code), flags=re.MULTILINE))
+    code = [_text(c) for c in read_notebook(path)["cells"] if c["cell_type"] == "code"]
+    try:
+        return ast.parse(re.sub(r"^\s*[%!].*$", "", "\n".join(code), flags=re.MULTILINE))
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise ChapterError(f"{path} has code that is not Python: {error}") from error
 
 
 def _folder_hash(folder: Path) -> str:
@@ -302,14 +314,15 @@ def _checkpoint_hashes(project: Project, values: Mapping[str, Any]) -> dict[str,
 
 def hashes(project: Project, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Hash everything that decides what a run of a chapter with these values writes."""
-    notebook = read_notebook(project.source(name))
+    path = project.source(name)
+    notebook = read_notebook(path)
     return {
         "source": _source_hash(notebook),
         "cells": digest([_text(c) for c in notebook["cells"] if c["cell_type"] == "code"]),
         "parameters": digest(values),
         "evidence": _evidence_hashes(project, project.chapter(name)),
         "checkpoint": _checkpoint_hashes(project, values),
-        "code": code_hashes(project.root, _code_tree(notebook)),
+        "code": code_hashes(project.root, _code_tree(path)),
     }
 
 
@@ -345,7 +358,7 @@ def sources(project: Project, name: str) -> list[str]:
 
 def _literals(project: Project, name: str) -> set[Any]:
     """Every literal value in the code of a chapter."""
-    tree = _code_tree(read_notebook(project.source(name)))
+    tree = _code_tree(project.source(name))
     return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
 
 

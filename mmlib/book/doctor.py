@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from packaging.requirements import Requirement
 
-from mmlib.book.fetch import sha256
+from mmlib.files import sha256
 from mmlib.models import checkpoint_folder, checkpoints
 from mmlib.study.tables import hardware, memory
 

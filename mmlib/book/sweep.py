@@ -71,8 +71,12 @@ class Run(NamedTuple):
     """Why it would be executed; empty when it is up to date."""
 
     def command(self, *, force: bool = False) -> list[str]:
-        """The words after `python -m mmlib` that run it alone."""
-        return ["run", self.chapter, *_options(self.given), *(["--force"] if force else [])]
+        """The words after `python -m mmlib` that run it alone.
+
+        It waits where another process runs it, such as one that a killed sweep has left behind.
+        """
+        words = ["run", self.chapter, *_options(self.given), "--wait"]
+        return [*words, "--force"] if force else words
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ def read(path: Path) -> Grid:
     """
     try:
         return _grid(path, _text(path.read_text(encoding="utf-8")))
-    except (TypeError, AttributeError, yaml.YAMLError) as error:
+    except (TypeError, AttributeError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ChapterError(f"{path} is no grid: {error}") from error
 
 
@@ -237,11 +241,17 @@ def runs(project: Project, grid: Grid) -> list[Run]:
     """
     if not grid.chapter:
         return []
-    name = project.chapter(grid.chapter).name
+    try:
+        name = project.chapter(grid.chapter).name
+    except ChapterError as error:
+        raise ChapterError(f"{grid.path}: {error}") from error
     filled = [f"evidence/{table}" for table in _filled(project, grid)]
     planned = []
     for texts in grid.combinations:
-        values, _ = resolve(project, name, texts)
+        try:
+            values, _ = resolve(project, name, texts)
+        except ChapterError as error:
+            raise ChapterError(f"{grid.path}: {error}") from error
         chosen = {key: values[key] for key in texts}
         task = runner.Task.of(project, name, chosen)
         run = Run(name, chosen, task.id, task.tables, task.reasons(filled))

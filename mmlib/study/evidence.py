@@ -174,6 +174,8 @@ def keep_evidence(
     if len({frozenset(table.columns) for table, _ in loaded}) > 1:
         raise ValueError(f"the tables {[str(path) for path in paths]} have different columns")
     table = pd.concat([table for table, _ in loaded], ignore_index=True)
+    if "@" in where or "__" in where:  # what a query calls names of Python by
+        raise ValueError(f"where={where!r}: compare columns with values, and nothing else")
     try:
         table = table.query(where).reset_index(drop=True) if where else table
     except (SyntaxError, KeyError, ValueError, NameError) as error:

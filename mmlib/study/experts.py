@@ -17,7 +17,7 @@ from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.edits import trainable_only
-from mmlib.files import replacing
+from mmlib.files import replacing, sha256
 from mmlib.finetune import encode, fine_tune
 from mmlib.merging import check_vocabularies
 from mmlib.models import model_hash, resolve
@@ -216,11 +216,13 @@ class Training(Steps):
                     if self.embeddings:
                         model.requires_grad_(True)
                     log = fine_tune(model, examples, training, plan, heldout=aside)
-                manifest = json.dumps(told | {"run": asdict(RunInfo.collect(name))}, indent=1)
+                run = asdict(RunInfo.collect(name))
                 with replacing(out) as folder:
                     model.save_pretrained(folder)
                     tokenizer.save_pretrained(folder)
                     log.to_csv(folder / "training_log.csv", index=False)
+                    files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+                    manifest = json.dumps(told | {"run": run, "files": files}, indent=1)
                     (folder / "manifest.json").write_text(manifest, encoding="utf-8")
                 shutil.rmtree(training)
         there = json.loads((out / "manifest.json").read_text(encoding="utf-8"))

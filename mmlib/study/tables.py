@@ -135,6 +135,9 @@ def _portable(value: Any) -> Any:
     return path.name if path.is_absolute() or path.is_dir() else value
 
 
+RANDOM = "random"
+
+
 @dataclass(frozen=True)
 class RunInfo:
     """What made a table: model, code, software, machine, date and parameters."""
@@ -143,6 +146,8 @@ class RunInfo:
     revision: str = ""
     dtype: str = ""
     checkpoint_hash: str = ""
+    weights: str = ""
+    """`RANDOM` where no training has touched them."""
     commit: str = ""
     package_version: str = ""
     versions: dict[str, str] = field(default_factory=dict)
@@ -154,7 +159,7 @@ class RunInfo:
     def collect(
         cls, model: str, *, parameters: Mapping[str, Any] | None = None, **known: str
     ) -> Self:
-        """Describe the present run; `known` are revision, dtype and checkpoint_hash."""
+        """Describe the present run; `known` are revision, dtype, checkpoint_hash and weights."""
         packages = {name: _version(name) for name in ("torch", "transformers")}
         return cls(
             model=_portable(model),
@@ -177,6 +182,12 @@ def _parse(data: bytes, manifest: Mapping[str, Any]) -> pd.DataFrame:
     return table.fillna(dict.fromkeys(manifest["complete_text"], ""))
 
 
+def check_name(name: str) -> None:
+    """Raise a ValueError unless a file of this name lies in the folder of a run, whatever it is."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ValueError(f"table name {name!r}: use letters, digits, '_' and '-' only")
+
+
 def write_table(
     table: pd.DataFrame, name: str, run: RunInfo, *, folder: Path | None = None
 ) -> Path:
@@ -185,8 +196,7 @@ def write_table(
     The bytes are read back and compared before they are moved into place, so a table that CSV
     cannot hold exactly is refused (ValueError), never changed. A plain index is dropped.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ValueError(f"table name {name!r}: use letters, digits, '_' and '-' only")
+    check_name(name)
     if table.index.names != [None]:
         raise ValueError(f"table {name!r} has the index {table.index.names}; reset_index() first")
     table = table.reset_index(drop=True)
@@ -221,11 +231,29 @@ def load_table(name: str, *folders: Path) -> tuple[pd.DataFrame, dict[str, Any]]
     if path is None:
         places = " or ".join(map(str, folders))
         raise FileNotFoundError(f"no table {name!r} in {places}; run the chapter that writes it")
-    manifest = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    data = path.read_bytes() if path.exists() else b""
-    if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-        raise ValueError(f"{path} is not the file its manifest describes; write it again")
-    return _parse(data, manifest), manifest
+    try:
+        manifest = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.with_suffix('.json')} is no manifest: {error}") from error
+    return parse_table(path.read_bytes() if path.exists() else b"", manifest, str(path)), manifest
+
+
+def parse_table(data: bytes, manifest: Mapping[str, Any], where: str) -> pd.DataFrame:
+    """A table from the bytes of its CSV file, checked against its manifest.
+
+    Raises:
+        ValueError: They do not belong together; the message begins with `where`.
+    """
+    try:
+        differs = hashlib.sha256(data).hexdigest() != manifest["sha256"]
+        table = pd.DataFrame() if differs else _parse(data, manifest)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        name = Path(where).with_suffix(".json")
+        raise ValueError(f"{name} is no manifest of a table ({error!r}): write it again") from error
+    if differs:
+        name = f"{Path(where).stem}.json"
+        raise ValueError(f"{where} is not the file its manifest describes ({name}); write it again")
+    return table
 
 
 def read_table(name: str) -> pd.DataFrame:

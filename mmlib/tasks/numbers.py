@@ -89,8 +89,15 @@ def _pattern(grouping: str, stroke: str = "/") -> str:
     )
 
 
+LONGEST = 100
+"""Characters of a number. Models that repeat themselves write thousands of digits, of which Python
+makes no integer."""
+
+
 def _value(match: re.Match, grouping: str) -> Fraction | None:
     """What a match of `_pattern` is worth; None where its marks make no sense ("1.2.3")."""
+    if match.end() - match.start() > LONGEST:
+        return None
     if match["below"]:
         value = Fraction(int(match["above"]), int(match["below"])) + int(match["whole"] or 0)
     elif match["alone"]:

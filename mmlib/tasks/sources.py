@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,10 @@ def _lines(path: Path) -> list[str]:
     """The lines of a text; other marks at which Python breaks lines (U+2028) are part of them."""
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8-sig") as file:
-        return file.read().removesuffix("\n").split("\n")
+        text = file.read()
+    if "\0" in text:
+        raise ValueError("it has zeros in it: the file is damaged, or no text")
+    return text.removesuffix("\n").split("\n")
 
 
 def _json_lines(path: Path, columns: _Columns) -> pd.DataFrame:
@@ -50,7 +54,7 @@ def _json_lines(path: Path, columns: _Columns) -> pd.DataFrame:
             continue
         try:
             row = json.loads(line, parse_float=str)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(
                 f"line {number} is not JSON: {error}; write one object a line"
             ) from None
@@ -95,6 +99,9 @@ def _comma_separated(path: Path, columns: _Columns) -> pd.DataFrame:
     """Rows with as many fields as the head, quoted fields with breaks and commas in them."""
     csv.field_size_limit(2**31 - 1)
     with path.open(encoding="utf-8-sig", newline="") as file:
+        if "\0" in file.read():
+            raise ValueError("it has zeros in it: the file is damaged, or no text")
+        file.seek(0)
         lines = csv.reader(file, strict=True)
         try:
             head = next(filter(None, lines), [])
@@ -109,7 +116,7 @@ def _sentences(path: Path, columns: _Columns) -> pd.DataFrame:
 
 
 READERS: dict[str, Callable[[Path, _Columns], pd.DataFrame]] = {
-    ".parquet": lambda path, _: pd.read_parquet(path),
+    ".parquet": lambda path, _: pd.read_parquet(path, page_checksum_verification=True),
     ".csv": _comma_separated,
     ".tsv": _tab_separated,
     ".jsonl": _json_lines,
@@ -119,6 +126,10 @@ READERS: dict[str, Callable[[Path, _Columns], pd.DataFrame]] = {
     ".dev": _sentences,
     ".devtest": _sentences,
 }
+
+
+UNREADABLE = (ValueError, OSError, EOFError, NotImplementedError, RecursionError, zlib.error)
+"""What damaged files raise, also in pyarrow, pandas and json."""
 
 
 def read_table(path: Path, columns: Sequence[str], hint: str = "") -> pd.DataFrame:
@@ -138,7 +149,7 @@ def read_table(path: Path, columns: Sequence[str], hint: str = "") -> pd.DataFra
         raise FileNotFoundError(f"{path} is not there: {hint}")
     try:
         table = READERS[path.suffix](path, columns)
-    except (ValueError, OSError, EOFError) as error:  # those of pyarrow, pandas, json among them
+    except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     return _checked(table, columns, str(path))
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from conftest import build
 from filelock import FileLock
-from safetensors.torch import save_file
 from transformers import Trainer
 
 from mmlib import finetune
 from mmlib.edits import trainable_only
+from mmlib.files import save_tensors
 from mmlib.finetune import IGNORED, TrainingPlan, digest, encode, fine_tune, mean_loss
 from mmlib.merging import update_magnitude
 from mmlib.models import load_model
@@ -195,7 +195,7 @@ def test_two_processes_do_not_train_one_run(tmp_path, monkeypatch):
             second = pool.submit(one_run, tmp_path, monkeypatch, steps=1)
             with pytest.raises(TimeoutError):
                 second.result(timeout=2)
-            save_file({}, tmp_path / "finished.safetensors")
+            save_tensors(tmp_path / "finished.safetensors", {}, {})
             (tmp_path / "log.csv").write_text("step,loss\n")
         _, steps, _ = second.result()
     assert steps == 0

@@ -145,3 +145,17 @@ def test_any_text_keeps_its_length_and_gives_exact_spans(text):
     for start, end, value in find_numbers(text, ". "):
         assert 0 <= start < end <= len(read)
         assert isinstance(value, Fraction)
+
+
+@pytest.mark.parametrize(
+    "endless", ["9" * 5000, f"1/{'9' * 5000}", f"0.{'3' * 5000}", f"1{'億' * 5000}", "1,000" * 2000]
+)
+def test_a_number_without_end_is_none_and_the_next_one_is_read(endless):
+    assert values(endless) == []
+    assert read_number(endless, ",") is None
+    assert values(f"{endless} = 12") == ["12"]
+
+
+@given(st.text("0123456789.,/eE^-+×10亿万k½ "))
+def test_what_looks_like_numbers_never_raises_and_can_be_written(text):
+    assert all(isinstance(value, str) for value in values(text))
