@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     execute.add_argument("--all", action="store_true", help="every chapter")
     execute.add_argument("--stale", action="store_true", help="every chapter that is not fresh")
     execute.add_argument("--force", action="store_true", help="even if nothing has changed")
+    execute.add_argument("--wait", action="store_true", help="for another process that runs it")
     _changeable(execute, "VALUE is YAML")
     execute.add_argument("--workers", type=int, default=1, help="chapters at a time (default: 1)")
     commands.add_parser("status", help="say which chapters are stale, why, and how long they took")
@@ -64,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
         help="FILE is its GGUF (default: hub, and packages where the hub does not answer)",
     )
     get.add_argument("--accept", action="store_true", help="accept the terms that are shown")
+
+    give = commands.add_parser("submit", help="check a finished run and write it as one file")
+    give.add_argument("finished", metavar="RUN", help="its folder, its id in runs/, or a chapter")
 
     commands.add_parser("doctor", help="look at this machine and say what to mend")
 
@@ -149,14 +153,15 @@ def _run(project: Project, arguments: argparse.Namespace) -> int:
         return _side_by_side(project, names, arguments)
     for position, name in enumerate(names, 1):
         label = f"[{position}/{len(names)}] " if len(names) > 1 else ""
-        runner.run(project, name, given, force=arguments.force, label=label)
+        how = {"force": arguments.force, "wait": arguments.wait}
+        runner.run(project, name, given, **how, label=label)
     return 0
 
 
 def _side_by_side(project: Project, names: list[str], arguments: argparse.Namespace) -> int:
     """Run chapters in processes of their own: each after those it reads from, the longest first."""
     options = [word for text in arguments.given for word in ("-p", text)]
-    options += ["--force"] if arguments.force else []
+    options += [f"--{name}" for name in ("force", "wait") if getattr(arguments, name)]
     names = sorted(names, key=lambda name: -project.chapters[name].budget_s)
     jobs = [Job(name, ["run", name, *options], sources(project, name)) for name in names]
     return int(bool(pool.run(project.root, jobs, workers=arguments.workers)))
@@ -251,6 +256,13 @@ def _fetch(project: Project, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _submit(project: Project, arguments: argparse.Namespace) -> int:
+    from mmlib.book.submit import submit
+
+    print(submit(project, arguments.finished))
+    return 0
+
+
 def _doctor(project: Project, arguments: argparse.Namespace) -> int:
     from mmlib.book.doctor import checks
 
@@ -315,7 +327,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     commands = {"list": _list, "run": _run, "sweep": _sweep, "status": _status, "train": _train}
     commands |= {"fetch": _fetch, "doctor": _doctor, "norms": _norms, "random-model": _random_model}
-    commands |= {"student": _student, "slides": _slides, "kit": _kit}
+    commands |= {"student": _student, "slides": _slides, "kit": _kit, "submit": _submit}
     command = commands[arguments.command]
     try:
         return command(Project(arguments.root.resolve()), arguments)

@@ -5,12 +5,14 @@ badges, cards on a narrow page) is in ``book/_static/mmlib.css``.
 """
 
 import logging
+import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +40,7 @@ from mmlib.book.figures import (  # noqa: F401
 from mmlib.book.tables import install as show_tables
 from mmlib.claims import rules
 from mmlib.study.stats import seed_intervals as seed_intervals
-from mmlib.study.tables import RunInfo, output_dir, write_table
+from mmlib.study.tables import RANDOM, RunInfo, check_name, load_table, output_dir, write_table
 
 VERDICTS = {"yes": "yes", "no": "no", "undecided": "undecided"}
 VERDICTS |= {"exploratory yes": "exploratory", "exploratory no": "exploratory"}
@@ -214,13 +216,14 @@ class Page:
             model: The one whose weights count, if any.
             name: Its name, where no parameter `model` says it.
         """
-        from mmlib.models import model_hash  # brings torch
+        from mmlib.models import is_trained, model_hash  # brings torch
 
         known = {
             name: self.parameters[name] for name in ("revision", "dtype") if name in self.parameters
         }
         if model is not None:
             known["checkpoint_hash"] = model_hash(model)
+            known["weights"] = "" if is_trained(model) else RANDOM
         name = name or self.parameters.get("model", "")
         return RunInfo.collect(name, parameters=self.parameters, **known)
 
@@ -304,7 +307,33 @@ def show(name: str, value: Any) -> Figure | None:
 
 def save(name: str, figure: Figure) -> None:
     """Write the first panel of a figure beside the tables of the page, as NAME.svg."""
+    check_name(name)
     figure.save(output_dir() / f"{name}.svg")
+
+
+def keep(
+    run: RunInfo, name: str, make: Callable[..., pd.DataFrame], *arguments: Any
+) -> pd.DataFrame:
+    """A table that takes long: made, and written before the next cell can fail.
+
+    A run that fails or is killed later leaves it in `MMLIB_KEPT`. The next one with the same code,
+    parameters, weights and evidence takes it from there (see `mmlib.book.runner`).
+
+    Args:
+        run: What makes it.
+        name: Its name; `close` needs not have it again.
+        make: Computes it.
+        *arguments: What `make` is called with.
+    """
+    kept = os.environ.get("MMLIB_KEPT")
+    if not kept:
+        write_table(table := make(*arguments), name, run)
+        return table
+    if not Path(kept, f"{name}.json").is_file():
+        write_table(make(*arguments), name, run, folder=Path(kept))
+    table, manifest = load_table(name, Path(kept))
+    write_table(table, name, RunInfo(**manifest["run"]))
+    return table
 
 
 def close(

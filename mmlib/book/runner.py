@@ -10,7 +10,6 @@ import re
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -97,6 +96,12 @@ class Task:
         """Folder of its tables."""
         return self.executed.parent if self.changed else self.project.places["results"]
 
+    @property
+    def kept(self) -> Path:
+        """Folder of tables that take long, which outlive a run that fails: `page.keep`."""
+        made_by = {key: value for key, value in self.hashes.items() if key != "source"}
+        return self.project.runs / ".kept" / self.id / digest(made_by)
+
     def reasons(self, filled: Collection[str] = ()) -> list[str]:
         """Why it would be executed; what it helps to fill (`filled`) does not make it stale."""
         return stale_reasons(run_record(self.executed), self.hashes, self.tables, filled)
@@ -113,6 +118,7 @@ def run(
     given: Mapping[str, Any] | None = None,
     *,
     force: bool = False,
+    wait: bool = False,
     label: str = "",
 ) -> Path:
     """Execute a chapter, unless its results are up to date; if only text differs, renew the text.
@@ -122,6 +128,7 @@ def run(
         name: the chapter.
         given: parameters that differ from the defaults, as values or as YAML text.
         force: execute it even if nothing it depends on has changed.
+        wait: if another process runs it, wait for what that makes.
         label: put before each line of progress, such as `[2/6] `.
 
     Returns:
@@ -129,7 +136,8 @@ def run(
         its tables beside it if any parameter differs from its default.
 
     Raises:
-        ChapterError: a wrong parameter, a missing table, or another process running it.
+        ChapterError: a wrong parameter, a missing table, or (without `wait`) another process
+            running it.
         ChapterFailedError: a cell raised an exception or the kernel died.
     """
     task = Task.of(project, name, given or {})
@@ -152,12 +160,16 @@ def run(
     budget = project.chapters[task.name].budget_s
     # Other parameters, another time: it is known only from a run with them.
     expected = run_record(task.executed).get("seconds") or (0 if task.changed else budget)
-    with _only_writer(task), _unfinished(task) as partial:
+    with _only_writer(task, wait=wait) as waited, _unfinished(task) as partial:
+        if waited and not (force or Task.of(project, name, given or {}).reasons()):
+            print(f"{label}{task.id}: another process has made it ({place})", flush=True)
+            return task.executed
         with Progress(f"{label}{task.id}", expected) as progress:
             _execute(task, partial, progress)
         seconds = round(progress.elapsed, 1)
         _finish(task, partial, seconds)
         _move_in(task, partial)
+        shutil.rmtree(task.kept.parent, ignore_errors=True)
     over = f", over its budget of {budget:g} s" if seconds > budget and not task.changed else ""
     print(f"{label}{task.id}: done in {seconds:g} s{over} ({place})", flush=True)
     return task.executed
@@ -167,22 +179,29 @@ def run(
 
 
 @contextmanager
-def _only_writer(task: Task) -> Iterator[None]:
-    """Hold the lock of a task; the system releases it even if this process is killed."""
+def _only_writer(task: Task, *, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock of a task; the system releases it even if this process is killed.
+
+    Yields:
+        Whether another process had it first.
+    """
     path = task.project.runs / ".locks" / task.id
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as lock:
+        waited = False
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = path.read_text()
-            raise ChapterError(
-                f"{task.id} is already being run by process {owner}; wait for it or end it"
-            ) from None
+            told = f"{task.id} is already being run by process {path.read_text()}"
+            if not wait:
+                raise ChapterError(f"{told}; wait for it (--wait) or end it") from None
+            print(f"{told}: waiting for it", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            waited = True
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        yield waited
 
 
 @contextmanager
@@ -208,8 +227,8 @@ def _environment(task: Task, partial: Path) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="mm-", dir=place) as sockets:
         os.environ |= {
             "MMLIB_OUTPUT_DIR": str(partial),
+            "MMLIB_KEPT": str(task.kept),
             "MMLIB_CHAPTER": task.name,
-            "MMLIB_STARTED": str(time.time()),
             "MMLIB_CACHE": before.get("MMLIB_CACHE") or str(task.project.root / ".cache"),
             "JUPYTER_RUNTIME_DIR": sockets,
             "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not the account's

@@ -25,13 +25,13 @@ import pandas as pd
 import tokenizers
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from filelock import FileLock, Timeout
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from mmlib.files import ORGANISMS, replace, replacing
+from mmlib.files import ORGANISMS, load_tensors, replacing, save_tensors
 from mmlib.organism import corpus
 
 STATE = "state.safetensors"
@@ -372,19 +372,20 @@ def rate_at(step: int, steps: int, warmup: float, decay: float) -> float:
     return min(1.0, (step + 1) / rise, (steps - step) / fall)
 
 
-def _state_tensors(model, optimizers) -> dict[str, torch.Tensor]:
-    """All tensors a run needs to go on, flat, because safetensors holds no nested objects."""
+def _state_tensors(model, optimizers) -> dict[str, np.ndarray]:
+    """All a run needs to go on, flat, because safetensors holds no nested objects."""
     tensors = {f"model/{name}": p.detach() for name, p in model.named_parameters()}
     for number, optimizer in enumerate(optimizers):
         for parameter, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer{number}/{parameter}/{k}": v for k, v in state.items()}
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
-def _restore(model, optimizers, tensors: dict[str, torch.Tensor]) -> None:
+def _restore(model, optimizers, arrays: dict[str, np.ndarray]) -> None:
     parameters = dict(model.named_parameters())
     states: list[dict] = [{} for _ in optimizers]
-    for name, tensor in tensors.items():
+    for name, array in arrays.items():
+        tensor = torch.from_numpy(array)
         kind, key = name.split("/", 1)
         if kind == "model":
             parameters[key].data.copy_(tensor)
@@ -407,18 +408,17 @@ class _Run:
     log: list[dict] = field(default_factory=list)
 
     def save(self, step: int) -> None:
-        tensors = _state_tensors(self.model, self.optimizers) | {"step": torch.tensor(step)}
+        state = _state_tensors(self.model, self.optimizers)
         with replacing(self.folder / "training_log.csv") as file:  # first: no state without its log
             pd.DataFrame(self.log).to_csv(file, index=False)
-        with replacing(self.folder / STATE) as file:
-            save_file(tensors, file)
+        save_tensors(self.folder / STATE, state, {"step": str(step)})
 
     def restore(self) -> int:
         if not (self.folder / STATE).exists():
             return 0
-        tensors = load_file(self.folder / STATE)
-        step = int(tensors.pop("step"))
-        _restore(self.model, self.optimizers, tensors)
+        state, told = load_tensors(self.folder / STATE)
+        step = int(told["step"])
+        _restore(self.model, self.optimizers, state)
         log = pd.read_csv(self.folder / "training_log.csv")
         self.log = log[log["step"] <= step].to_dict("records")
         return step
@@ -430,12 +430,11 @@ def _open_folder(recipe: Recipe, out: Path, *, resume: bool) -> Path:
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".*"):  # by a writer that was killed
-        shutil.rmtree(left)
     written, wanted = folder / "recipe.json", json.dumps(asdict(recipe), indent=2)
     if written.exists() and written.read_text() != wanted:
         raise ValueError(f"{folder} holds a run of another recipe; pass resume=False to replace it")
-    written.write_text(wanted)
+    with replacing(written) as file:
+        file.write_text(wanted)
     return folder
 
 
@@ -454,7 +453,8 @@ def train(
         recipe: One of `RECIPES`, or another one.
         out: Target folder, by default `mmlib/organisms/<name>`. Work is kept in
             `<out>.partial` until the end.
-        resume: Go on from the last saved state of an interrupted run.
+        resume: Go on from the last saved state of an interrupted run; one that has ended, and has
+            no model card yet, is not trained again.
         snapshots: Steps after which the model is also saved, to `<out>-step<n>`; 0 is its start.
             Their manifest has the recipe, the steps and tokens so far, and `training`, the name of
             the finished folder.
@@ -463,8 +463,38 @@ def train(
 
     Returns:
         The finished folder, or None when stopped early.
+
+    Raises:
+        ValueError: Another process trains it; or the unfinished folder is of another recipe, or
+            damaged.
     """
     out = Path(out) if out else ORGANISMS / recipe.name
+    if resume and _lacks_its_card(out, recipe):
+        shutil.rmtree(f"{out}.partial", ignore_errors=True)
+        return out
+    with _held(out):
+        how = {"resume": resume, "snapshots": snapshots, "compile": compile}
+        return _train(recipe, out, stop=stop_at, **how)
+
+
+def _held(out: Path) -> Any:
+    """The lock of a training, which the system releases even if this process is killed."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(out.with_name(f".{out.name}.lock")).acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another process trains {out}: wait for it, or end it") from None
+
+
+def _train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool,
+    snapshots: Sequence[int],
+    compile: bool,
+    stop: int | None,
+) -> Path | None:
     folder = _open_folder(recipe, out, resume=resume)
     documents = pd.DataFrame(corpus.training_rows(recipe.mix))
     tokenizer = family_tokenizer(recipe.vocab_size, recipe.mix.languages)
@@ -483,15 +513,24 @@ def train(
         done = step + 1
         if done in snapshots:
             _snapshot(run, recipe, tokenizer, out, done)
-        if done % SAVED_EVERY == 0 or done == stop_at:
+        if done % SAVED_EVERY == 0 or done == stop:
             run.save(done)
-        if done == stop_at:
+        if done == stop:
             return None
     texts = map(document_text, documents.to_dict("records"))
     corpus_hash = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    _finish(run, recipe, tokenizer, corpus_hash=corpus_hash)
-    replace(folder, out)
+    with replacing(out) as whole:
+        _finish(run, recipe, tokenizer, whole, corpus_hash=corpus_hash)
+    shutil.rmtree(folder)  # only now: what is killed before this goes on from the last step
     return out
+
+
+def _lacks_its_card(out: Path, recipe: Recipe) -> bool:
+    """Whether this training has ended, and was killed before `describe`."""
+    path = out / "manifest.json"
+    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    wanted = json.loads(json.dumps(asdict(recipe)))
+    return told.get("recipe") == wanted and not {"accuracy", "training"} & set(told)
 
 
 def _snapshot(run: _Run, recipe: Recipe, tokenizer, out: Path, steps: int) -> None:
@@ -558,15 +597,13 @@ def _one_step(run, recipe, packed, step, steps, step_loss, began) -> None:
 # --- the finished folder ----------------------------------------------------------------------
 
 
-def _finish(run: _Run, recipe: Recipe, tokenizer, *, corpus_hash: str) -> None:
-    """Write everything but the model card into the unfinished folder."""
-    run.model.to(torch.bfloat16).save_pretrained(run.folder)
-    tokenizer.save_pretrained(run.folder)
+def _finish(run: _Run, recipe: Recipe, tokenizer, folder: Path, *, corpus_hash: str) -> None:
+    """Write everything but the model card."""
+    run.model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     for name, table in frozen_tables(tuple(recipe.mix.languages)).items():
-        corpus.write_table(table, run.folder / f"{name}.jsonl.gz")
-    pd.DataFrame(run.log).to_csv(run.folder / "training_log.csv", index=False)
-    for name in (STATE, "recipe.json"):
-        (run.folder / name).unlink(missing_ok=True)
+        corpus.write_table(table, folder / f"{name}.jsonl.gz")
+    pd.DataFrame(run.log).to_csv(folder / "training_log.csv", index=False)
     manifest = {
         "recipe": asdict(recipe),
         "corpus_sha256": corpus_hash,
@@ -578,7 +615,7 @@ def _finish(run: _Run, recipe: Recipe, tokenizer, *, corpus_hash: str) -> None:
         "date": datetime.date.today().isoformat(),
         "versions": {m.__name__: m.__version__ for m in (torch, transformers, tokenizers)},
     }
-    write_manifest(run.folder, manifest)
+    write_manifest(folder, manifest)
 
 
 def frozen_tables(languages: Sequence[str] = corpus.LANGUAGES) -> dict[str, pd.DataFrame]:

@@ -11,9 +11,9 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.importance import ImportanceScores
-from mmlib.models import load_model, model_hash
+from mmlib.models import is_trained, load_model, model_hash
 from mmlib.study.localisation import Sample, draw_samples, score_samples
-from mmlib.study.tables import RunInfo
+from mmlib.study.tables import RANDOM, RunInfo
 from mmlib.tasks.evaluation import choose_items, part_answers
 from mmlib.tasks.problems import Calibration
 
@@ -55,9 +55,9 @@ class Loading(Settings):
     def run(self, model: PreTrainedModel, given: Mapping[str, Any]) -> RunInfo:
         """What makes the tables: this checkpoint with these parameters."""
         known = {"revision": self.revision, "dtype": self.dtype}
-        return RunInfo.collect(
-            self.model, parameters=given, checkpoint_hash=model_hash(model), **known
-        )
+        known["checkpoint_hash"] = model_hash(model)
+        known["weights"] = "" if is_trained(model) else RANDOM
+        return RunInfo.collect(self.model, parameters=given, **known)
 
 
 @dataclass(frozen=True)

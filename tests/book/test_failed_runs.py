@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import nbformat
 import pytest
 from checkouts import edit, published, reasons, wait_until
 
@@ -102,6 +104,47 @@ def test_a_stopped_run_cleans_up_itself(project):
     assert published(project) == before
     assert not list((project.runs / ".partial").iterdir())
     wait_until(lambda: not is_running(int((project.root / "kernel.pid").read_text())))
+
+
+KEEP = """\
+kept = pathlib.Path(os.environ['MMLIB_KEPT'])
+kept.mkdir(parents=True, exist_ok=True)
+made = (kept / 'long').exists()
+_ = (kept / 'long').write_text('x'), (out / 'toy.csv').write_text(f'value\\n{made}\\n')"""
+
+
+def test_what_a_failed_run_has_kept_is_there_for_the_next_one_alike(project):
+    notebook = nbformat.read(project.source("01_toy"), as_version=4)
+    notebook.cells[3].source += "\n" + KEEP
+    nbformat.write(notebook, project.source("01_toy"))
+    (project.root / "fail").touch()
+    for given in ({}, {"seed": 2}):
+        with pytest.raises(runner.ChapterFailedError):
+            runner.run(project, "01_toy", given)
+    assert len(list((project.runs / ".kept").rglob("long"))) == 2
+    edit(project.root / "mmlib/deep.py", "2", "3")
+    with pytest.raises(runner.ChapterFailedError):
+        runner.run(project, "01_toy")  # other code keeps its own
+    assert len(list((project.runs / ".kept").rglob("long"))) == 3
+    (project.root / "fail").unlink()
+    runner.run(project, "01_toy")
+    assert (project.places["results"] / "toy.csv").read_text() == "value\nTrue\n"
+    left = [path.relative_to(project.runs).parts[1] for path in project.runs.rglob("long")]
+    assert [name[:7] for name in left] == ["01_toy-"]  # of the run that did not end well
+
+
+def test_a_run_that_waits_takes_what_the_other_process_makes(project, capsys):
+    edit(project.root / "mmlib/deep.py", "2", "3")
+    process = start(project)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(runner.run, project, "01_toy", wait=True)
+        wait_until(lambda: "waiting for it" in capsys.readouterr().out)
+        (project.root / "stay").unlink()
+        assert process.wait(60) == 0
+        made = (project.places["results"] / "toy.csv").stat().st_mtime
+        assert waiting.result(60) == project.executed("01_toy")
+    assert "another process has made it" in capsys.readouterr().out
+    assert (project.places["results"] / "toy.csv").stat().st_mtime == made
 
 
 def test_a_table_that_is_no_longer_written_goes(project):

@@ -3,9 +3,9 @@
 import ast
 from html.parser import HTMLParser
 
-import nbformat
 import pandas as pd
 import pytest
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from mmlib.book import page, runner
@@ -48,8 +48,7 @@ class Seen(HTMLParser):
 def test_a_parameter_becomes_a_literal(executed, text):
     given = {"model": text, "languages": [text, "en"]}
     _, changed = resolve(executed, "01_toy", given)
-    notebook = nbformat.read(executed.source("01_toy"), as_version=4)
-    made = parameterize_notebook(notebook, changed)
+    made = parameterize_notebook(load_notebook_node(str(executed.source("01_toy"))), changed)
     (cell,) = (c for c in made.cells if "injected-parameters" in c.metadata.get("tags", ()))
     lines = ast.parse(cell.source).body
     assert {line.targets[0].id: ast.literal_eval(line.value) for line in lines} == given

@@ -13,7 +13,7 @@ from drawings import FIGURES, answers, controls, overlaps, rgb
 from mmlib.book import figures as plotting
 from mmlib.book import page as pages
 from mmlib.claims import ledger, rules
-from mmlib.study.tables import RunInfo
+from mmlib.study.tables import RunInfo, load_table
 
 
 @pytest.fixture(scope="module", params=FIGURES)
@@ -196,3 +196,23 @@ def test_answers_are_shown_as_they_were_written():
     told = ["nothing pruned (right)", "random weights of en pruned (not right)"]
     assert [dt.text for dt in root.iter("dt")] == told
     assert pages.answers(None) is None
+
+
+def test_a_table_that_takes_long_is_written_at_once_and_made_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMLIB_KEPT", str(tmp_path / "kept"))
+    made = []
+
+    def make(n):
+        made.append(n)
+        return pd.DataFrame({"n": [n], "lang": [""], "share": [0.1]})
+
+    for folder, run in (("first", RunInfo("m", date="1")), ("second", RunInfo("m", date="2"))):
+        monkeypatch.setenv("MMLIB_OUTPUT_DIR", str(tmp_path / folder))
+        pd.testing.assert_frame_equal(pages.keep(run, "long", make, 7), make(7))
+        table, manifest = load_table("long", tmp_path / folder)
+        assert table.n.tolist() == [7]
+        assert manifest["run"]["date"] == "1"  # of the run that made it
+    assert made == [7, 7, 7]  # once by keep
+    monkeypatch.delenv("MMLIB_KEPT")
+    pages.keep(RunInfo("m", date="3"), "long", make, 8)
+    assert load_table("long", tmp_path / "second")[0].n.tolist() == [8]
