@@ -82,16 +82,18 @@ document.addEventListener("DOMContentLoaded", () => {
   read();
 });
 
-/* Terms: Escape closes a meaning, a finger opens it before it follows the link, and near the right
-   edge it opens to the left. */
+/* Terms: a meaning opens below its term, or above where there is no room; Escape closes it, and a
+   finger opens it before it follows the link. */
 document.addEventListener("DOMContentLoaded", () => {
+  const place = (term) => {
+    const box = term.firstElementChild.getBoundingClientRect(), below = box.bottom + 200 < innerHeight;
+    term.style.setProperty("--mm-left", `${Math.max(8, Math.min(box.left, innerWidth - 400))}px`);
+    term.style.setProperty("--mm-top", below ? `${box.bottom}px` : "auto");
+    term.style.setProperty("--mm-bottom", below ? "auto" : `${innerHeight - box.top}px`);
+  };
+  const reached = () => document.querySelectorAll(".mm-term:is(:hover, :focus-within)");
   document.querySelectorAll(".mm-term").forEach((term) => {
-    const begin = () => {
-      const edge = (term.closest("main") ?? document.body).getBoundingClientRect().right;
-      term.classList.toggle("mm-turned", term.getBoundingClientRect().left + 352 > edge);
-    };
-    term.addEventListener("pointerenter", begin);
-    term.addEventListener("focusin", begin);
+    for (const begin of ["pointerenter", "focusin"]) term.addEventListener(begin, () => place(term));
     for (const end of ["pointerleave", "focusout"])
       term.addEventListener(end, () => term.classList.remove("mm-closed"));
     let open = false;
@@ -102,9 +104,9 @@ document.addEventListener("DOMContentLoaded", () => {
       term.firstElementChild.focus();
     });
   });
+  document.addEventListener("scroll", () => reached().forEach(place), { passive: true });
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") document.querySelectorAll(".mm-term").forEach((term) =>
-      term.classList.toggle("mm-closed", term.matches(":hover, :focus-within")));
+    if (event.key === "Escape") reached().forEach((term) => term.classList.add("mm-closed"));
   });
 });
 

@@ -50,9 +50,12 @@ def test_chapters_have_about_ten_terms(built):
     assert sum(numbers.values()) / len(numbers) >= 8, numbers
 
 
+# Whether the meaning of the term in focus is there, and nothing cuts or covers it.
 SHOWN = """(() => { const e = document.activeElement.parentElement.querySelector('[role=tooltip]');
   const box = e?.getBoundingClientRect();
-  return e && e.checkVisibility() && box.left >= 0 && box.right <= innerWidth; })()"""
+  const points = box && [[box.left + 4, box.top + 4], [box.right - 4, box.bottom - 4]];
+  return Boolean(e?.checkVisibility()) && box.left >= 0 && box.right <= innerWidth
+    && points.every(([x, y]) => e.contains(document.elementFromPoint(x, y))); })()"""
 
 
 @pytest.mark.parametrize(("width", "theme"), [(390, "dark"), (1300, "light")])
