@@ -1,10 +1,16 @@
 """Where mathematics and language live in the weights of multilingual language models.
 
 `from mmlib import …` gives the public names below; each is loaded when it is first asked for, so
-that rooms which need no torch stay quick.
+that rooms which need no torch stay quick. What stands here besides is where the shipped models lie,
+and the writing of a file or a folder as a whole, or not at all.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 _PUBLIC = {
     "mmlib.models": "decoder_layers linear_modules load_model model_hash untrained_like",
@@ -13,8 +19,7 @@ _PUBLIC = {
     "mmlib.masks": "ParameterMask chance_jaccard jaccard random_mask",
     "mmlib.overlap": "overlap_sweep overlap_table",
     "mmlib.edits": "holding pruned scaled trainable_only tuned_weights",
-    "mmlib.merging": "LayerPlan merged save_merged soup swapped_layers task_arithmetic ties "
-    "update_magnitude",
+    "mmlib.merging": "LayerPlan merged soup task_arithmetic ties update_magnitude",
     "mmlib.neurons": "Firing firing_rates overlap_with_english select_layers",
     "mmlib.finetune": "TrainingPlan encode fine_tune mean_loss",
     "mmlib.tasks.problems": "calibration",
@@ -32,3 +37,34 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+ORGANISMS = Path(__file__).parent / "organisms"
+
+
+@contextmanager
+def replacing(target: str | Path) -> Iterator[Path]:
+    """Give a path to write a file or a folder to, which takes the place of `target` at the end.
+
+    The path is on the same disk and has the same name. If the block raises, what it wrote is
+    removed and `target` stays as it was.
+
+    Args:
+        target: File or folder; its parents are made.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        path = Path(folder) / target.name
+        yield path
+        replace(path, target)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Move a file or a folder to `target` on the same disk, in the place of what stands there."""
+    source.stat()  # it is there, before anything else moves
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as old:
+        if target.is_dir():  # one that is not empty cannot be replaced in one step
+            target.rename(Path(old) / "old")
+        os.replace(source, target)

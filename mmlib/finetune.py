@@ -29,7 +29,7 @@ from transformers import (
 )
 from transformers.utils.notebook import NotebookProgressCallback
 
-from mmlib.files import replacing
+from mmlib import replacing
 from mmlib.forward import pad
 
 IGNORED = -100
@@ -82,13 +82,7 @@ def encode(
 def mean_loss(
     model: PreTrainedModel, examples: Sequence[Mapping[str, list[int]]], *, batch_size: int = 32
 ) -> float:
-    """Mean loss per target token, in nats.
-
-    Args:
-        model: A causal language model.
-        examples: See `encode`.
-        batch_size: Examples per forward pass.
-    """
+    """Mean loss per target token, in nats."""
     total = count = 0.0
     for start in range(0, len(examples), batch_size):
         batch = _collate(examples[start : start + batch_size])

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from mmlib.files import replacing
+from mmlib import replacing
 from mmlib.forward import check_tokens, observe
 from mmlib.masks import ParameterMask
 from mmlib.models import check_in_memory, linear_modules
@@ -74,11 +74,6 @@ class ActivationNorms:
         self, nonmath: "ActivationNorms", model: nn.Module, *, keep_ratio: float
     ) -> ParameterMask:
         """The math-specific set T = top-K(math) - top-K(nonmath); these are the norms on math.
-
-        Args:
-            nonmath: Norms of the same model on non-math text.
-            model: The model whose weights are scored.
-            keep_ratio: K, the share of each matrix that is kept.
 
         Raises:
             ValueError: See `scores`; or a keep ratio that is not in (0, 1].

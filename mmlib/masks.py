@@ -6,17 +6,11 @@ Torch is loaded by what makes tensors: tables and claims compare with chance wit
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, ItemsView, KeysView, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
-
-from mmlib.files import replacing
 
 if TYPE_CHECKING:
     import torch
@@ -78,36 +72,6 @@ class ParameterMask:
         check_comparable(self, other)
         pairs = ((name, self[name], other[name].to(self[name].device)) for name in self.keys())
         return ParameterMask({name: operation(a, b) for name, a, b in pairs})
-
-    def save(self, path: str | Path) -> None:
-        """Write the set packed, one bit per weight (safetensors; shapes in its metadata)."""
-        packed = {name: np.packbits(mask.cpu().numpy()) for name, mask in self.items()}
-        shapes = json.dumps({name: list(mask.shape) for name, mask in self.items()})
-        with replacing(path) as file:
-            save_file(packed, file, metadata={"kind": "ParameterMask", "shapes": shapes})
-
-    @classmethod
-    def load(cls, path: str | Path) -> ParameterMask:
-        """Read a set written by `save`.
-
-        Raises:
-            ValueError: The file is damaged or holds something else.
-        """
-        try:
-            with safe_open(path, framework="np") as file:
-                shapes = json.loads((file.metadata() or {})["shapes"])
-                return cls({n: _unpack(file.get_tensor(n), s) for n, s in shapes.items()})
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(f"{path} is not a readable ParameterMask: {error}") from error
-
-
-def _unpack(packed: np.ndarray, shape: list[int]) -> torch.Tensor:
-    import torch
-
-    if packed.size != -(-int(np.prod(shape)) // 8):
-        raise ValueError(f"{packed.size} bytes for the shape {shape}")
-    bits = np.unpackbits(packed, count=int(np.prod(shape)))
-    return torch.from_numpy(bits.astype(bool).reshape(shape))
 
 
 def check_comparable(

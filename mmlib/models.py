@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mmlib.files import ORGANISMS
+from mmlib import ORGANISMS
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 UNSCORED_KINDS = (nn.Conv1d, nn.Conv2d)
@@ -273,9 +273,7 @@ def check_float(model: nn.Module) -> None:
 def check_in_memory(model: nn.Module, purpose: str) -> None:
     """Refuse a model that is not all in memory.
 
-    Args:
-        model: Perhaps spread by accelerate.
-        purpose: What cannot be done, a participle for the message.
+    `purpose` is what cannot be done, a participle for the message.
 
     Raises:
         ValueError: A parameter is on `meta`.

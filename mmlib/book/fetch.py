@@ -21,8 +21,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from tqdm.auto import tqdm
 from transformers.utils import is_gguf_available
 
-from mmlib import models
-from mmlib.files import replacing
+from mmlib import models, replacing
 
 ROOM = 6
 """Free space to ask for, in sizes of the file: its parts, itself, and its weights in bfloat16 (at

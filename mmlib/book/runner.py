@@ -4,12 +4,12 @@ A run that fails or is killed changes nothing in `book/`. A run that ends well r
 notebook (`metadata.mmlib`) everything its results depend on, see `mmlib.book.chapters`.
 """
 
-import fcntl
 import os
 import re
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import nbformat
+from filelock import FileLock, Timeout
+from tqdm import tqdm
 
+from mmlib import replace, replacing
 from mmlib.book import preflight
 from mmlib.book.chapters import (
     Chapter,
@@ -30,9 +33,7 @@ from mmlib.book.chapters import (
     run_record,
     stale_reasons,
 )
-from mmlib.book.progress import Progress
 from mmlib.book.syntax import digest
-from mmlib.files import replace, replacing
 from mmlib.study.tables import RunInfo
 
 
@@ -153,9 +154,10 @@ def run(
     # Other parameters, another time: it is known only from a run with them.
     expected = run_record(task.executed).get("seconds") or (0 if task.changed else budget)
     with _only_writer(task), _unfinished(task) as partial:
+        start = time.monotonic()
         with Progress(f"{label}{task.id}", expected) as progress:
             _execute(task, partial, progress)
-        seconds = round(progress.elapsed, 1)
+        seconds = round(time.monotonic() - start, 1)
         _finish(task, partial, seconds)
         _move_in(task, partial)
     over = f", over its budget of {budget:g} s" if seconds > budget and not task.changed else ""
@@ -166,22 +168,49 @@ def run(
 # --- execution ----------------------------------------------------------------------------------
 
 
+class Progress(tqdm):
+    """One line: which cell runs and for how long, and how long the whole took last time.
+
+    It is told again while a cell runs: each second on a terminal, elsewhere every ten seconds.
+    """
+
+    def __init__(self, label: str, expected: float) -> None:
+        """`expected`: seconds; 0 where nobody knows."""
+        self.label, self.stopped = label, threading.Event()
+        about = f" of about {expected:.0f} s" if expected else ""
+        line = f"{{desc}}: {{elapsed}}{about}, cell {{n_fmt}}/{{total_fmt}}{{postfix}}"
+        how = {"leave": False, "disable": False, "file": sys.stdout, "ncols": 110}
+        super().__init__(desc=label, total=0, bar_format=line, **how)
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def cell(self, *, cell: nbformat.NotebookNode, cell_index: int) -> None:
+        """Called before a code cell is executed; cells are counted from 1, text included."""
+        self.n = cell_index + 1
+        self.set_postfix_str(cell.source.partition("\n")[0])
+
+    def _beat(self) -> None:
+        while not self.stopped.wait(1 if sys.stdout.isatty() else 10):
+            self.refresh()
+
+    def close(self) -> None:
+        """Take the line away."""
+        self.stopped.set()
+        super().close()
+
+
 @contextmanager
 def _only_writer(task: Task) -> Iterator[None]:
     """Hold the lock of a task; the system releases it even if this process is killed."""
     path = task.project.runs / ".locks" / task.id
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = path.read_text()
-            raise ChapterError(
-                f"{task.id} is already being run by process {owner}; wait for it or end it"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+    try:
+        held = FileLock(path).acquire(timeout=0)
+    except Timeout:
+        raise ChapterError(
+            f"{task.id} is already being run by process {path.read_text()}; wait for it or end it"
+        ) from None
+    with held:
+        path.write_text(str(os.getpid()))
         yield
 
 
@@ -243,18 +272,18 @@ def _execute(task: Task, partial: Path, progress: Progress) -> None:
                 progress_bar=False,
                 cwd=task.project.root,
                 config=Config(KernelManager=kernel),
-                on_notebook_start=progress.begin,
+                on_notebook_start=lambda notebook: progress.reset(len(notebook.cells)),
                 on_cell_execute=progress.cell,
             )
     except (PapermillExecutionError, RuntimeError) as error:  # a cell, or the kernel itself
-        _rewrite(task, notebook, {"failed": progress.number})
+        _rewrite(task, notebook, {"failed": progress.n})
         kept = task.project.runs / "failed" / task.id
         replace(partial, kept)
         raise ChapterFailedError(_explain(error, progress, kept / notebook.name)) from None
 
 
 def _explain(error: Exception, progress: Progress, notebook: Path) -> str:
-    lines = [f"{progress.label} failed in cell {progress.number}: {progress.code}"]
+    lines = [f"{progress.label} failed in cell {progress.n}: {progress.postfix or ''}"]
     trace = "\n".join(getattr(error, "traceback", [])) or f"{error} (out of memory?)"
     lines += [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in trace.splitlines()[-15:]]
     return "\n".join([*lines, f"The notebook up to that cell: {notebook}"])

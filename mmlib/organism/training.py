@@ -31,7 +31,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from mmlib.files import ORGANISMS, replace, replacing
+from mmlib import ORGANISMS, replace, replacing
 from mmlib.organism import corpus
 
 STATE = "state.safetensors"
@@ -233,13 +233,8 @@ def random_checkpoint(
 
     Texts begin with BOS for Llama and without for Qwen3, as in the published models.
 
-    Args:
-        folder: Where to; replaced as a whole when everything is written.
-        texts: What the tokenizer is trained on.
-        architecture: `llama` or `qwen3`.
-        vocab_size: Entries of the tokenizer.
-        seed: Seed of the weights.
-        **sizes: As in `new_model`, whose defaults have about 110 M parameters.
+    The folder is replaced as a whole when everything is written. The sizes are those of
+    `new_model`, whose defaults have about 110 M parameters.
     """
     tokenizer = train_tokenizer(texts, vocab_size=vocab_size, add_bos=architecture == "llama")
     model = new_model(architecture, tokenizer, seed=seed, **sizes)

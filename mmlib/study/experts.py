@@ -16,8 +16,8 @@ import numpy as np
 from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mmlib import replacing
 from mmlib.edits import trainable_only
-from mmlib.files import replacing
 from mmlib.finetune import encode, fine_tune
 from mmlib.merging import check_vocabularies
 from mmlib.models import model_hash, resolve

@@ -24,7 +24,7 @@ from typing import Any, Self
 
 import pandas as pd
 
-from mmlib.files import replacing
+from mmlib import replacing
 
 PACKAGE = Path(__file__).resolve().parents[1]
 MATH_TASKS = ("gsm8k", "organism-math", "math", "mgsm", "msvamp")

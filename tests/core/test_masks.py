@@ -1,12 +1,10 @@
 import itertools
-import json
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 from mmlib import masks
 from mmlib.masks import ParameterMask, chance_jaccard, jaccard, random_mask
@@ -59,30 +57,6 @@ def test_masks_of_two_models_do_not_mix():
     fewer = ParameterMask({n: t for n, t in a.items() if n != "lm_head"})
     with pytest.raises(ValueError, match="lm_head"):
         overlap_table({"en": a, "de": fewer})
-
-
-def test_saved_mask_is_the_same_set_at_an_eighth_of_the_bytes(tmp_path):
-    big = ParameterMask({"model.layers.0.w": torch.rand(500, 401) < 0.1})
-    big.save(tmp_path / "mask.safetensors")
-    assert ParameterMask.load(tmp_path / "mask.safetensors") == big
-    assert (tmp_path / "mask.safetensors").stat().st_size < 500 * 401 / 8 + 500
-    assert [p.name for p in tmp_path.iterdir()] == ["mask.safetensors"]
-
-
-def test_damaged_mask_file_is_named(tmp_path):
-    path = tmp_path / "mask.safetensors"
-    drawn(0).save(path)
-    path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(ValueError, match=r"mask\.safetensors"):
-        ParameterMask.load(path)
-
-
-def test_a_mask_file_with_too_few_bits_is_refused(tmp_path):
-    path = tmp_path / "mask.safetensors"
-    metadata = {"shapes": json.dumps({"w": [100, 100]})}
-    save_file({"w": torch.zeros(2, dtype=torch.uint8)}, path, metadata=metadata)
-    with pytest.raises(ValueError, match="2 bytes for the shape"):
-        ParameterMask.load(path)
 
 
 def test_overlap_table_pools_counts():

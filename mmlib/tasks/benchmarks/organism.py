@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from mmlib.files import ORGANISMS
+from mmlib import ORGANISMS
 from mmlib.tasks.answers import extract_number, extract_text
 from mmlib.tasks.records import Benchmark, Document, Folder, Problem, ranked
 from mmlib.tasks.sources import read_table
