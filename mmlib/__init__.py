@@ -13,8 +13,7 @@ _PUBLIC = {
     "mmlib.masks": "ParameterMask chance_jaccard jaccard random_mask",
     "mmlib.overlap": "overlap_sweep overlap_table",
     "mmlib.edits": "holding pruned scaled trainable_only tuned_weights",
-    "mmlib.merging": "LayerPlan merged save_merged soup swapped_layers task_arithmetic ties "
-    "update_magnitude",
+    "mmlib.merging": "LayerPlan merged soup task_arithmetic ties update_magnitude",
     "mmlib.neurons": "Firing firing_rates overlap_with_english select_layers",
     "mmlib.finetune": "TrainingPlan encode fine_tune mean_loss",
     "mmlib.tasks.problems": "calibration",

@@ -215,12 +215,7 @@ def trainable_only(
 
 @contextmanager
 def gradients_of(model: nn.Module, names: Collection[str]) -> Iterator[None]:
-    """Let only these parameters have gradients inside the block; then those that had them before.
-
-    Args:
-        model: Its parameters.
-        names: Full names of some of them.
-    """
+    """Let only these parameters have gradients inside the block, then those of before."""
     before = {name: p.requires_grad for name, p in model.named_parameters()}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
@@ -238,9 +233,7 @@ def tuned_weights(model: PreTrainedModel, mask: ParameterMask) -> Iterator[int]:
     Gradients of the others are zero, which leaves them as they are under AdamW without weight
     decay; that they are is checked in the end, bit by bit.
 
-    Args:
-        model: In float32.
-        mask: Of its linear modules.
+    The model is in float32.
 
     Yields:
         The number of weights that may move.

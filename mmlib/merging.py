@@ -6,10 +6,8 @@ biases (Bandarkar et al., arXiv 2410.01335). Arithmetic is in float32, cast at t
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args
 
@@ -18,8 +16,6 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmlib.edits import holding
-from mmlib.files import replacing
 from mmlib.models import check_float, check_in_memory, decoder_layers, state
 
 if TYPE_CHECKING:
@@ -102,11 +98,7 @@ class LayerPlan:
 
     @classmethod
     def fitted(cls, layers: int, *, transition: int = 1) -> "LayerPlan":
-        """The published 5 + 2 of 32 layers, scaled to the depth: .16 L below and L / 16 above.
-
-        Raises:
-            ValueError: As in `bands`, for fewer than four layers with transitions.
-        """
+        """The published 5 + 2 of 32 layers, scaled to the depth: .16 L below and L / 16 above."""
         bottom, top = max(1, round(0.16 * layers)), max(1, round(layers / 16))
         return cls.bands(layers, bottom, top, transition=transition)
 
@@ -273,9 +265,9 @@ def merged(
         base: Needed for `others="base"`.
 
     Returns:
-        Name -> tensor, of the math expert's dtype and device (float32 where it has an adapter;
-        `holding` and `save_merged` cast to the model's own). Layers of weight 0 or 1 are the
-        expert's own tensors, bit by bit.
+        Name -> tensor, of the math expert's dtype and device (float32 where it has an adapter);
+        `mmlib.edits.holding` lets a model have them. Layers of weight 0 or 1 are the expert's own
+        tensors, bit by bit.
 
     Raises:
         ValueError: See `check_comparable`; or a plan of another depth.
@@ -310,46 +302,6 @@ def _mix(math: torch.Tensor, language: torch.Tensor, weight: float) -> torch.Ten
     if weight in (0, 1):
         return language.to(math.dtype) if weight else math
     return (weight * language.float() + (1 - weight) * math.float()).to(math.dtype)
-
-
-@contextmanager
-def swapped_layers(
-    math: PreTrainedModel,
-    language: Expert,
-    plan: LayerPlan,
-    *,
-    others: Others = "average",
-    base: PreTrainedModel | None = None,
-) -> Iterator[None]:
-    """Swap layers into the math expert inside the block, see `merged`."""
-    with holding(math, merged(math, language, plan, others=others, base=base)):
-        yield
-
-
-def save_merged(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    tensors: Mapping[str, torch.Tensor],
-    out: str | Path,
-) -> Path:
-    """Write weights as a checkpoint that `from_pretrained` opens.
-
-    Args:
-        model: A model of this shape; unchanged afterwards.
-        tokenizer: Goes with it.
-        tensors: See `merged` and the other functions of this module.
-        out: Folder; must not exist.
-
-    Raises:
-        FileExistsError: It does.
-    """
-    out = Path(out)
-    if out.exists():
-        raise FileExistsError(f"{out} exists: choose another folder or remove it")
-    with replacing(out) as folder, holding(model, tensors):
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    return out
 
 
 def soup(experts: Sequence[Expert], weights: Sequence[float]) -> Tensors:
@@ -441,18 +393,11 @@ def _on_base(
 def update_magnitude(base: PreTrainedModel, expert: Expert) -> pd.DataFrame:
     """How far fine-tuning moved each tensor.
 
-    Args:
-        base: Before.
-        expert: After.
-
     Returns:
         One row per tensor: tensor, module (its name without prefix, layer and `weight`), layer
         (<NA> outside the decoder layers), n, absolute = mean ``|ΔW|``, relative = absolute over
         mean ``|W|``, share = Σ ``|ΔW|`` of the tensor over that of the model (0 for an expert that
         is the base).
-
-    Raises:
-        ValueError: See `check_comparable`.
     """
     check_comparable(base, expert)
     prefix, _ = decoder_layers(base)

@@ -31,11 +31,7 @@ class Check(NamedTuple):
 
 
 def checks(root: Path) -> Iterator[Check]:
-    """Look at Python, packages, machine, kernel and fetched checkpoints, in this order.
-
-    Args:
-        root: The checkout.
-    """
+    """Look at Python, packages, machine, kernel and fetched checkpoints, in this order."""
     yield Check("Python", sys.version.split()[0], _old_python())
     yield _packages()
     yield _machine(root)

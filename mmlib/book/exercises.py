@@ -40,11 +40,7 @@ class Exercise:
                 raise ValueError(f"the right answer would get a hint: {hint!r}")
 
     def check(self, value: Any) -> None:
-        """Print whether a value is right, else a hint.
-
-        Args:
-            value: The reader's answer, or `...` as long as there is none.
-        """
+        """Print whether a value is right, else a hint."""
         print(self.verdict(value))
 
     def verdict(self, value: Any) -> str:

@@ -87,13 +87,7 @@ def _overlaps(kind: str, table: pd.DataFrame, controls: pd.DataFrame | None = No
 
 
 def _edits(named: dict[str, Any], told: dict[str, Any], rows: pd.DataFrame) -> dict[str, Any]:
-    """What edits do to a model, and which of them is the control of which.
-
-    Args:
-        named: See `_named`.
-        told: Unit and interval.
-        rows: Columns edit, measure, keep_ratio, lang and `NUMBERS`.
-    """
+    """What edits do to a model, and which of them is the control of which."""
     values: dict[str, dict] = {edit: {} for edit in rows.edit.unique()}
     for row in rows.sort_values("keep_ratio", kind="stable").to_dict("records"):
         ratios = values[row["edit"]].setdefault(row["measure"], {})

@@ -212,9 +212,7 @@ class Page:
     def run(self, model: Any = None, *, name: str = "") -> RunInfo:
         """What made the tables of this page.
 
-        Args:
-            model: The one whose weights count, if any.
-            name: Its name, where no parameter `model` says it.
+        `model` is the one whose weights count, if any; `name`: where no parameter `model` says it.
         """
         from mmlib.models import is_trained, model_hash  # brings torch
 
@@ -275,9 +273,6 @@ def verdicts(
 
 def published_rows(name: str) -> pd.DataFrame:
     """The published numbers in the columns of a table of ours, as the rules of claims read them.
-
-    Args:
-        name: Name of the table, such as `"interventions"`.
 
     Raises:
         ValueError: Nothing was published that is such a table.

@@ -70,9 +70,6 @@ def need(model: str, *, revision: str = "", dtype: str = "auto") -> Need:
 def check(given: Mapping[str, Any]) -> list[str]:
     """Look at a run's model before any work, and refuse what cannot fit.
 
-    Args:
-        given: Parameters of the run, `model` among them.
-
     Returns:
         Lines for the reader; none for a model that is no hub id.
 

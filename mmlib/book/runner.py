@@ -4,12 +4,13 @@ A run that fails or is killed changes nothing in `book/`. A run that ends well r
 notebook (`metadata.mmlib`) everything its results depend on, see `mmlib.book.chapters`.
 """
 
-import fcntl
 import os
 import re
 import shutil
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import nbformat
+from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from mmlib.book import preflight
 from mmlib.book.chapters import (
@@ -29,7 +32,6 @@ from mmlib.book.chapters import (
     run_record,
     stale_reasons,
 )
-from mmlib.book.progress import Progress
 from mmlib.book.syntax import digest
 from mmlib.files import replace, replacing
 from mmlib.study.tables import RunInfo
@@ -164,9 +166,10 @@ def run(
         if waited and not (force or Task.of(project, name, given or {}).reasons()):
             print(f"{label}{task.id}: another process has made it ({place})", flush=True)
             return task.executed
+        start = time.monotonic()
         with Progress(f"{label}{task.id}", expected) as progress:
             _execute(task, partial, progress)
-        seconds = round(progress.elapsed, 1)
+        seconds = round(time.monotonic() - start, 1)
         _finish(task, partial, seconds)
         _move_in(task, partial)
         shutil.rmtree(task.kept.parent, ignore_errors=True)
@@ -178,6 +181,36 @@ def run(
 # --- execution ----------------------------------------------------------------------------------
 
 
+class Progress(tqdm):
+    """One line: which cell runs and for how long, and how long the whole took last time.
+
+    It is told again while a cell runs: each second on a terminal, elsewhere every ten seconds.
+    """
+
+    def __init__(self, label: str, expected: float) -> None:
+        """`expected`: seconds; 0 where nobody knows."""
+        self.label, self.stopped = label, threading.Event()
+        about = f" of about {expected:.0f} s" if expected else ""
+        line = f"{{desc}}: {{elapsed}}{about}, cell {{n_fmt}}/{{total_fmt}}{{postfix}}"
+        how = {"leave": False, "disable": False, "file": sys.stdout, "ncols": 110}
+        super().__init__(desc=label, total=0, bar_format=line, **how)
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def cell(self, *, cell: nbformat.NotebookNode, cell_index: int) -> None:
+        """Called before a code cell is executed; cells are counted from 1, text included."""
+        self.n = cell_index + 1
+        self.set_postfix_str(cell.source.partition("\n")[0])
+
+    def _beat(self) -> None:
+        while not self.stopped.wait(1 if sys.stdout.isatty() else 10):
+            self.refresh()
+
+    def close(self) -> None:
+        """Take the line away."""
+        self.stopped.set()
+        super().close()
+
+
 @contextmanager
 def _only_writer(task: Task, *, wait: bool = False) -> Iterator[bool]:
     """Hold the lock of a task; the system releases it even if this process is killed.
@@ -187,20 +220,18 @@ def _only_writer(task: Task, *, wait: bool = False) -> Iterator[bool]:
     """
     path = task.project.runs / ".locks" / task.id
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as lock:
-        waited = False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            told = f"{task.id} is already being run by process {path.read_text()}"
-            if not wait:
-                raise ChapterError(f"{told}; wait for it (--wait) or end it") from None
-            print(f"{told}: waiting for it", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            waited = True
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+    lock, waited = FileLock(path), False
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        told = f"{task.id} is already being run by process {path.read_text()}"
+        if not wait:
+            raise ChapterError(f"{told}; wait for it (--wait) or end it") from None
+        print(f"{told}: waiting for it", flush=True)
+        lock.acquire()
+        waited = True
+    with lock:
+        path.write_text(str(os.getpid()))
         yield waited
 
 
@@ -262,18 +293,18 @@ def _execute(task: Task, partial: Path, progress: Progress) -> None:
                 progress_bar=False,
                 cwd=task.project.root,
                 config=Config(KernelManager=kernel),
-                on_notebook_start=progress.begin,
+                on_notebook_start=lambda notebook: progress.reset(len(notebook.cells)),
                 on_cell_execute=progress.cell,
             )
     except (PapermillExecutionError, RuntimeError) as error:  # a cell, or the kernel itself
-        _rewrite(task, notebook, {"failed": progress.number})
+        _rewrite(task, notebook, {"failed": progress.n})
         kept = task.project.runs / "failed" / task.id
         replace(partial, kept)
         raise ChapterFailedError(_explain(error, progress, kept / notebook.name)) from None
 
 
 def _explain(error: Exception, progress: Progress, notebook: Path) -> str:
-    lines = [f"{progress.label} failed in cell {progress.number}: {progress.code}"]
+    lines = [f"{progress.label} failed in cell {progress.n}: {progress.postfix or ''}"]
     trace = "\n".join(getattr(error, "traceback", [])) or f"{error} (out of memory?)"
     lines += [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in trace.splitlines()[-15:]]
     return "\n".join([*lines, f"The notebook up to that cell: {notebook}"])

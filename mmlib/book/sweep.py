@@ -296,12 +296,6 @@ def explain(project: Project, grid: Grid, *, force: bool = False) -> tuple[list[
 def execute(project: Project, grid: Grid, *, workers: int = 1, force: bool = False) -> None:
     """Make the models and runs of a grid that are not up to date; a failure stops no other run.
 
-    Args:
-        project: The checkout.
-        grid: What to run.
-        workers: Processes at a time; the output of each is in `runs/logs/`.
-        force: Run again what is up to date.
-
     Raises:
         ChapterError: Some failed; the message names them.
     """

@@ -175,10 +175,6 @@ def _records(folder: Path) -> dict[str, str]:
 def code_hashes(root: Path, tree: ast.Module) -> dict[str, str]:
     """Hash what the code of a chapter needs of `mmlib`, directly or through another module.
 
-    Args:
-        root: The checkout.
-        tree: The code of the chapter.
-
     Returns:
         Hashes of modules. A part of the claims counts by the claims whose ids stand in the code of
         a chapter that asks for verdicts, and by the names that it imports, as

@@ -617,8 +617,7 @@ def translations(size: int | None = None) -> pd.DataFrame:
 
     The questions are of the training part (never held-out items), as bare text.
 
-    Args:
-        size: Pairs per language and kind; default: that of structure.yaml.
+    `size`: pairs per language and kind; default: that of structure.yaml.
 
     Returns:
         Columns id, lang, kind (`math` or `general`), text, english.

@@ -61,9 +61,7 @@ BASE, ALL_LAYERS, MIDDLE = System("base"), System("all"), System("middle")
 def layer_systems(depth: int, *, draws: int = 2) -> dict[System, tuple[Stage, ...]]:
     """Layers to tune on multilingual math, all modules of them.
 
-    Args:
-        depth: Decoder layers of the model, at least four.
-        draws: Sets of random layers, each another one.
+    As many sets of random layers as `draws`, each another one.
 
     Returns:
         Stages of `systems.align`: "base" (none), "all", "middle" (the middle half of

@@ -51,11 +51,7 @@ class Bench:
     """A model, what systems that are trained from it learn from, and how they are trained."""
 
     def __init__(self, given: Mapping[str, Any]):
-        """Load the model, and train it as the system `start` first, if there is one.
-
-        Raises:
-            ValueError: As in `choose`, `mmlib.neurons.select_layers` and the loaders of texts.
-        """
+        """Load the model, and train it as the system `start` first, if there is one."""
         self.given, loading = given, Loading.of(given)
         self.model, self.tokenizer = loading.load()
         self.run = loading.run(self.model, given)

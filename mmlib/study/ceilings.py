@@ -225,9 +225,7 @@ def rows(given: Mapping[str, Any]) -> Ceilings:
 def pair_lines(table: pd.DataFrame, keep_ratio: float) -> pd.DataFrame:
     """Every pair of languages under every control, and chance at the sizes of its sets.
 
-    Args:
-        table: See `Ceilings`, of one model.
-        keep_ratio: One of its keep ratios.
+    From `Ceilings.table`, of one model.
 
     Returns:
         Columns pair, control, mean, low, high, n: the 95 % t interval over calibration seeds.

@@ -35,12 +35,8 @@ def shipped(
 ) -> pd.DataFrame:
     """The rows of an evidence table that this run would compute.
 
-    Args:
-        wanted: Columns that name a row of the table.
-        table: Evidence with these columns and `model`.
-        manifest: Its manifest.
-        run: The present run.
-        made_with: Parameters that the table's runs have to share with this one.
+    `wanted` has columns that name a row of the table, which has these and `model`; `made_with` are
+    parameters that the runs of its manifest have to share with the present one.
 
     Returns:
         One row of `table` per row of `wanted`.
@@ -134,10 +130,6 @@ class Sweep:
             problems: All problems of the table, see `mmlib.study.tables.unpack_answers`.
             asked_again: Those that `compute` asks.
             drawn_from: `DataFrame.query` expression; only such rows are computed again.
-
-        Raises:
-            ValueError: As in `shipped`.
-            AuditError: As in `audit`.
         """
         packed, again = None, wanted
         if not run.parameters["sweep"]:
@@ -322,11 +314,7 @@ class Numbers:
     tolerance: float = 0.01
 
     def take(self, made: pd.DataFrame, *, sweep: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """What is shipped, or in a sweep what was made; and how the latter compares with it.
-
-        Raises:
-            AuditError: As in `audit_values`.
-        """
+        """What is shipped, or in a sweep what was made; and how the latter compares with it."""
         table = made if sweep else read_evidence(self.evidence)[0].drop_duplicates()
         how = {"on": self.name, "values": self.values, "tolerance": self.tolerance}
         return table, audit_values(table, made, **how)
@@ -347,11 +335,7 @@ class Measured(NamedTuple):
 def take_all(
     numbers: Mapping[str, Numbers], made: Mapping[str, pd.DataFrame], run: RunInfo
 ) -> Measured:
-    """`Numbers.take` of several tables, told apart by the same keys, for a run with its `sweep`.
-
-    Raises:
-        AuditError: As in `audit_values`.
-    """
+    """`Numbers.take` of several tables, told apart by the same keys, for a run with its `sweep`."""
     sweep = run.parameters["sweep"]
     taken = {name: kind.take(made[name], sweep=sweep) for name, kind in numbers.items()}
     return Measured(

@@ -37,14 +37,8 @@ def draw_questions(
 ) -> dict[str, list[str]]:
     """Draw the same questions in several languages, as they are asked, without their answers.
 
-    Args:
-        task: See `mmlib.tasks.problems.load_problems`.
-        languages: ISO 639-1 codes.
-        number: Questions per language, without replacement.
-        seed: Of the draw, or the number of the block.
-        data_dir: As in `load_problems`.
-        split: What is drawn from; layers are selected on text that grades nothing.
-        drawing: "once" or "blocks", see `mmlib.tasks.problems.DRAWINGS`.
+    So many per language without replacement, from a split that grades nothing. `seed` is that of
+    the draw, or with `drawing="blocks"` in place of "once" the number of the block.
 
     Returns:
         Language -> prompts, of the same problems in the same order.
@@ -82,12 +76,6 @@ def question_firing(
     """How often every neuron fires in questions of several languages, one language after another.
 
     Padding and the token that begins a text do not count.
-
-    Args:
-        model: A gated decoder.
-        tokenizer: Its tokenizer.
-        questions: Language -> questions, see `draw_questions`.
-        batch_size: Questions per forward pass.
     """
     skip = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     counted = {}
@@ -109,11 +97,7 @@ def overlap_by_question(
 ) -> pd.DataFrame:
     """As `overlap_with_english`, with the sets of every question for themselves: their mean.
 
-    Args:
-        firings: Language -> counts of the same questions in the same order.
-        english: See there.
-        threshold: See there; of the tokens of one question.
-        of: See there.
+    The firings are counts of the same questions in the same order.
     """
     questions = min(len(firing.tokens) for firing in firings.values())
     found = [
@@ -141,15 +125,8 @@ def bootstrap_layers(
 ) -> pd.DataFrame:
     """How often each layer is selected when other questions had been drawn.
 
-    Args:
-        firings: Language -> counts of the same questions in the same order.
-        draws: Resamples of the questions, with replacement; the same for all languages.
-        seed: Of the resamples.
-        aggregation: See `Firing.rates`.
-        english: See `overlap_with_english`, as `threshold` and `of`.
-        threshold: See there.
-        of: See there.
-        **selecting: Further arguments of `select_layers`.
+    The same resamples of the questions for all languages; `selecting`: further arguments of
+    `select_layers`.
 
     Returns:
         A row per layer: `selected`, the share of resamples that select it, and `peak`, the share
@@ -201,13 +178,7 @@ def sensitivity(
 ) -> pd.DataFrame:
     """The selection under several readings of what the paper leaves open.
 
-    Args:
-        firings: Language -> counts of the same questions in the same order.
-        aggregations: See `Firing.rates`.
-        overlaps: See `OVERLAPS`.
-        english: See there.
-        threshold: See there.
-        last: See `select_layers`.
+    The firings are counts of the same questions in the same order; for `overlaps` see `OVERLAPS`.
 
     Returns:
         One row per aggregation, overlap and end (of the candidates, before the peak or with it):
@@ -264,14 +235,7 @@ class Readings(NamedTuple):
 
 
 def rows(given: Mapping[str, Any]) -> Readings:
-    """Count what fires in every draw of the questions, and select layers by every reading.
-
-    Args:
-        given: Parameters of the page.
-
-    Raises:
-        ValueError: As in `draw_questions` and `mmlib.neurons.gates`.
-    """
+    """Count what fires in every draw of the questions, and select layers by every reading."""
     loading, languages, seeds = Loading.of(given), given["languages"], given["seeds"]
     lm, tokenizer = loading.load()
     run = loading.run(lm, given)
@@ -398,10 +362,7 @@ def desk() -> tuple[Readings, int]:
 def lines(readings: Readings, trained: str, untrained: str) -> pd.DataFrame:
     """Firing rates as they are drawn: English beside the others, before and after training.
 
-    Args:
-        readings: Result of `rows`.
-        trained: Name of the panel of the trained model.
-        untrained: Name of that of the untrained one.
+    `trained` and `untrained` name their panels.
     """
     panels = {trained: readings.firing, untrained: readings.untrained}
     table = pd.concat([rows.assign(panel=name) for name, rows in panels.items()])

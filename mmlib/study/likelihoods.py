@@ -37,9 +37,7 @@ AUDITED = 8
 def planned(given: Mapping[str, Any]) -> pd.DataFrame:
     """Every edit and the languages it is asked in.
 
-    Args:
-        given: Parameters of the page: with `travel` a set is asked in all languages, else in its
-            own alone.
+    With `travel` a set is asked in all languages, else in its own alone.
 
     Returns:
         Columns of `cells`, `edited` (the language of the set; "" of the unedited model), and
@@ -130,8 +128,7 @@ class Bench(NamedTuple):
         The problem is the one that pruning the first language's set costs the median, in that
         language (of an even number the lower one): neither the best nor the worst to show.
 
-        Args:
-            packed: Result of `losses`, perhaps the shipped one of this model.
+        `packed` are losses of this model, perhaps the shipped ones.
 
         Returns:
             `EDIT`, lang, problem_id, target, response, prediction and correct, strictly extracted;
@@ -161,14 +158,7 @@ class Bench(NamedTuple):
 
 
 def bench(given: Mapping[str, Any]) -> Bench:
-    """Load the model and score its weights on every sample.
-
-    Args:
-        given: Parameters of the page.
-
-    Raises:
-        ValueError: As in `planned` and `mmlib.study.localisation.score_samples`.
-    """
+    """Load the model and score its weights on every sample."""
     planned(given)  # what is wrong is told before the work
     given = drawn(given) if given["audit"] else given
     loading, sampling = Loading.of(given), Sampling.of(given)
@@ -187,9 +177,7 @@ def drawn(given: Mapping[str, Any]) -> dict[str, Any]:
 def audit(packed: pd.DataFrame, run: RunInfo) -> pd.DataFrame:
     """Compare losses that were measured again with the shipped ones, and the sizes of the sets.
 
-    Args:
-        packed: Result of `Bench.losses`, perhaps of the first problems only.
-        run: What made it.
+    `packed` are `Bench.losses`, perhaps of the first problems only.
 
     Returns:
         Rows of `mmlib.study.evidence.audit_values`: losses to a twentieth, sizes to a hundredth.
@@ -219,8 +207,7 @@ def median_problem(packed: pd.DataFrame, task: str, lang: str) -> int:
 def summary(packed: pd.DataFrame) -> pd.DataFrame:
     """Mean cost by edit and language, with the 95 % t interval over calibration samples.
 
-    Args:
-        packed: See `Bench.losses`.
+    From `Bench.losses`.
 
     Returns:
         Columns model, task, condition, factor, keep_ratio, fraction, edited, lang, mean, low, high,

@@ -116,13 +116,8 @@ def draw_samples(
 ) -> dict[Sample, Calibration]:
     """Draw the calibration text of every language, task and seed.
 
-    Args:
-        tasks: The math task and the non-math task, see `mmlib.tasks.problems.load_problems`.
-        languages: ISO 639-1 codes.
-        seeds: Calibration seeds; published are 1, 101 and 201.
-        num_samples: Texts per sample.
-        drawing: One of `mmlib.tasks.problems.DRAWINGS`; with blocks, `seeds` are their numbers.
-        data_dir: As in `load_problems`; empty for the default organism.
+    For the arguments see `mmlib.tasks.problems.calibration`; with blocks, `seeds` are their
+    numbers; published are 1, 101 and 201.
 
     Raises:
         ValueError: A doubled or missing task, language or seed, or as in `calibration`.
@@ -160,14 +155,7 @@ def score_samples(
     `mmlib.study.norms`); the first time that a session takes shipped ones of a model, it computes
     one of them again, drawn by `audit_seed`, and compares.
 
-    Args:
-        model: A Hugging Face causal language model made of `nn.Linear`.
-        tokenizer: Its tokenizer.
-        samples: Result of `draw_samples`.
-        batch_size: Prompts per forward pass.
-        include_head: Score the output projection too, unless it is tied.
-        accumulation: See `collect_scores`; "as-published" is the published selection, too.
-        audit_seed: Of that draw.
+    `accumulation` is that of `collect_scores`; "as-published" is the published selection, too.
 
     Raises:
         ValueError: As in `collect_norms` and `mmlib.study.norms.cached_sample_norms`.

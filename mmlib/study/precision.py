@@ -144,14 +144,22 @@ def select(
 
 
 def _numbers(
-    sets: Mapping[str, Selected], exact: Mapping[str, Selected], ours: Mapping[str, Selected]
+    sets: Mapping[str, Selected],
+    exact: Mapping[str, Selected],
+    ours: Mapping[str, Selected] | None = None,
 ) -> Iterator[tuple[str, str, str, float]]:
-    """Two languages, what, and its value; the sets are compared with `exact` and with `ours`."""
+    """Two languages, what, and its value; the sets are compared with `exact` and with `ours`.
+
+    Without `ours` the top-K sets are not looked at.
+    """
     for code, (top, specific, share) in sets.items():
-        for what, other in {"membership": exact[code], "rule": ours[code]}.items():
-            yield code, code, what, jaccard(specific, other.specific)
-            yield code, code, f"top-K {what}", jaccard(top, other.top)
-        yield code, code, "ties", share
+        others = {"membership": exact} | ({"rule": ours} if ours else {})
+        for what, other in others.items():
+            yield code, code, what, jaccard(specific, other[code].specific)
+            if ours:
+                yield code, code, f"top-K {what}", jaccard(top, other[code].top)
+        if ours:
+            yield code, code, "ties", share
         yield code, code, "set size", len(specific)
     for a, b in itertools.combinations(sets, 2):
         yield a, b, "overlap", jaccard(sets[a].specific, sets[b].specific)
@@ -263,11 +271,10 @@ def compare_quantised(
             few = found()
         at = itertools.product(zip(seeds, few, own, strict=True), enumerate(keep_ratios))
         for (seed, low, high), (i, ratio) in at:
-            both = (_numbers(sets[i], high[i], sets[i]) for sets in (low, high))
+            both = (_numbers(sets[i], high[i]) for sets in (low, high))
             for (*about, value), (*_, reference) in zip(*both, strict=True):
                 rows.append((stored, seed, ratio, *about, value, reference))
-    table = pd.DataFrame(rows, columns=["stored", *COLUMNS[1:]])
-    return table[table.what.isin(["membership", "set size", "overlap"])]
+    return pd.DataFrame(rows, columns=["stored", *COLUMNS[1:]])
 
 
 COLUMNS = ["ties", "seed", "keep_ratio", "lang_a", "lang_b", "what", "value", "exact"]

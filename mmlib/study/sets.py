@@ -40,14 +40,7 @@ class Localised(NamedTuple):
 
 
 def rows(given: Mapping[str, Any]) -> Localised:
-    """Score every sample and compare the sets at every keep ratio.
-
-    Args:
-        given: Parameters of the page.
-
-    Raises:
-        ValueError: As in `check_keep_ratios`, `localisation.draw_samples` and `score_samples`.
-    """
+    """Score every sample and compare the sets at every keep ratio."""
     loading, sampling = Loading.of(given), Sampling.of(given)
     model, tokenizer = loading.load()
     modules = {name: module.weight for name, module in linear_modules(model).items()}
@@ -86,9 +79,7 @@ def rows(given: Mapping[str, Any]) -> Localised:
 def parts(localised: Localised, given: Mapping[str, Any]) -> pd.DataFrame:
     """How many weights of every layer are in the set of a language, by how many others have them.
 
-    Args:
-        localised: Result of `rows`.
-        given: Parameters of the page; the sets are those at its `keep_ratio`.
+    The sets are those at the `keep_ratio` of the page.
 
     Returns:
         Columns lang, layer, seed, others (languages whose set has the weight too), n_weights,

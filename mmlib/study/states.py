@@ -26,12 +26,8 @@ def final_states(
 ) -> dict[int, np.ndarray]:
     """Hidden states of the last token after some decoder layers, counted from 0.
 
-    Args:
-        model: A causal language model.
-        batches: Dicts of `input_ids` and `attention_mask`, (batch, seq), padded on either side, in
-            the order of the questions.
-        layers: Decoder layers; the last one's states are behind the final norm, where transformers
-            puts it.
+    The batches are padded on either side, in the order of the questions. The states of the last
+    layer are behind the final norm, where transformers puts it.
 
     Returns:
         Layer -> float32 (questions, width).

@@ -59,15 +59,9 @@ def cells(
 ) -> pd.DataFrame:
     """All combinations of edits, each language's unedited model first.
 
-    Args:
-        languages: ISO 639-1 codes; a set is edited and asked in its own language.
-        seeds: Calibration seeds.
-        keep_ratios: K.
-        dtypes: Precisions of the edited model.
-        conditions: Some of `CONDITIONS`.
-        factors: What the weights are multiplied by; 0 prunes.
-        fractions: Shares of the set that are edited.
-        sample_seeds: Seeds of random sets and of fractions.
+    A set is edited and asked in its own language. `seeds` are those of calibration, `sample_seeds`
+    those of random sets and of fractions; a factor of 0 prunes, and fractions are the shares of the
+    set that are edited.
 
     Returns:
         Columns `CELL`; "none" with factor 1 and zeros is the unedited model. Edits that no draw
@@ -193,12 +187,8 @@ def sweep(
 ) -> pd.DataFrame:
     """Edit a model, ask it, undo the edit; once per cell.
 
-    Args:
-        models: Precision -> the model in it; all have the same weights.
-        sets: What is edited.
-        wanted: Cells, see `cells`; with a column `part` one row per cell and part that is asked.
-        ask: Called with a model, `languages=[…]` and perhaps `parts=[…]`.
-        grade: See `mmlib.study.variants.record`.
+    The models, by precision, have the same weights. `wanted` are `cells`; with a column `part` one
+    row per cell and part that is asked. For `grade` see `mmlib.study.variants.record`.
 
     Returns:
         Packed answers (see `tables.pack_answers`) of every cell and part, with `n_weights`

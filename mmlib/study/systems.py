@@ -147,14 +147,9 @@ def align(
 ) -> tuple[PreTrainedModel, pd.DataFrame, pd.DataFrame]:
     """Fine-tune a model stage by stage.
 
-    Args:
-        model: In float32; changed in place (adapters are merged into it in the end).
-        stages: See `systems`.
-        examples: Name of the data -> examples, see `mmlib.finetune.encode`.
-        out: Folder of the runs: the first stage's below it, the second's below that; interrupted
-            ones go on, and systems that begin alike share what they have in common.
-        plans: How each stage is trained.
-        heldout: See `mmlib.finetune.fine_tune`.
+    The model is in float32 and changed in place; adapters are merged into it in the end. The runs
+    lie in `out`, that of the second stage below that of the first: interrupted ones go on, and
+    systems that begin alike share what they have in common.
 
     Returns:
         The model; the log (columns of `finetune` and stage); the costs, one row per stage: stage,
@@ -275,14 +270,9 @@ class Texts(Settings):
     ) -> dict[str, Examples]:
         """The examples of all systems, by the names that `Stage.data` uses.
 
-        Args:
-            tokenizer: The model's tokenizer.
-            pairs: Those to train on; they get SLAM's prompt.
-            number: Examples of each kind, at most. Pairs are as many per language, and where
-                unbalanced ones are wanted too no more than there can be of these, so that both
-                have as many.
-            seed: Of the draws.
-            kinds: Only these of the examples.
+        At most `number` of each kind, from pairs to train on, which get the prompt of SLAM. Pairs
+        are as many per language, and where unbalanced ones are wanted too no more than there can be
+        of these, so that both have as many. `kinds`: only these.
 
         Raises:
             ValueError: An unknown kind; or unbalanced pairs are wanted and `shares` does not have

@@ -56,12 +56,8 @@ def edits(
 ) -> pd.DataFrame:
     """The edits of all languages, each beside its random counterparts, of the matrix and the set.
 
-    Args:
-        languages: ISO 639-1 codes, two or more: the shared and the own parts are relative to them.
-        keep_ratios: K.
-        seeds: Calibration seeds.
-        sample_seeds: Seeds of the random counterparts.
-        weights: Some of `WEIGHTS`.
+    There are two languages or more, since the shared and the own parts are relative to them.
+    `seeds` are those of calibration, `sample_seeds` those of the random counterparts.
 
     Returns:
         Columns `CELL`; the unedited model first ("none", keep_ratio 0, seeds 0).
@@ -131,12 +127,9 @@ class Sets:
 def transfer(model: nn.Module, sets: Sets, wanted: pd.DataFrame, ask: Ask) -> pd.DataFrame:
     """Prune, ask every language, undo; once per edit.
 
-    Args:
-        model: The model that is edited; in any precision, with the weights that were scored.
-        sets: What is pruned.
-        wanted: Edits, see `edits`; with columns `lang` and `part` one row per language and part
-            that is asked (all parts of an edit in all its languages are asked).
-        ask: Called with the model, perhaps with `languages=[…]` and `parts=[…]`.
+    The model is in any precision, with the weights that were scored. `wanted` are `edits`; with
+    columns `lang` and `part` one row per language and part that is asked (all parts of an edit in
+    all its languages are).
 
     Returns:
         Packed answers (see `tables.pack_answers`) of every edit, language and part, with

@@ -64,9 +64,6 @@ def exchanged_layers(
     """`layer_losses` of giving a model one layer of another at a time.
 
     The donor is of the same base; or the base itself, which reverts one layer.
-
-    Raises:
-        ValueError: See `mmlib.merging.check_comparable`.
     """
     one_hot = np.eye(len(decoder_layers(expert)[1]))
     exchanges = [

@@ -34,11 +34,6 @@ SKILLS = {name: benchmark for name, benchmark in BENCHMARKS.items() if benchmark
 def documents(task: str, language: str, folder: Folder = None) -> list[Document]:
     """The documents of a task in one language, in the order of their file.
 
-    Args:
-        task: One of `SKILLS`.
-        language: ISO 639-1 code.
-        folder: As `data_dir` of `mmlib.tasks.problems.load_problems`.
-
     Raises:
         ValueError: An unknown task, or as in `load_problems`.
         FileNotFoundError: As in `load_problems`.

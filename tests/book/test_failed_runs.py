@@ -1,6 +1,5 @@
 """Runs that fail, are killed or wait for each other, and the command line that starts them."""
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from checkouts import edit, published, reasons, wait_until
+from filelock import FileLock
 
 from mmlib.__main__ import main
 from mmlib.book import runner
@@ -157,10 +157,8 @@ def test_a_table_that_is_no_longer_written_goes(project):
 def test_a_lock_left_by_a_dead_process_does_not_hold(project):
     lock = project.runs / ".locks" / "02_other"
     lock.write_text("99999999")
-    with lock.open() as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(ChapterError, match="process 99999999"):
-            runner.run(project, "02_other")
+    with FileLock(lock), pytest.raises(ChapterError, match="process 99999999"):
+        runner.run(project, "02_other")
     runner.run(project, "02_other")
     assert lock.read_text() == str(os.getpid())
 

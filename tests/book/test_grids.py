@@ -18,7 +18,10 @@ def book():
     return Project(ROOT)
 
 
-@pytest.mark.parametrize("name", sweep.names(Project(ROOT)))
+AUDITS = [str(path) for path in (ROOT / sweep.FOLDER / "audits").glob("*.yml")]
+
+
+@pytest.mark.parametrize("name", [*sweep.names(Project(ROOT)), *AUDITS])
 def test_a_grid_of_the_book_resolves_and_its_evidence_is_what_it_keeps(book, name):
     grid = sweep.find(book, name)
     assert sweep.order(book, [name])[-1] == grid

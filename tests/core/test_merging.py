@@ -19,9 +19,7 @@ from mmlib.merging import (
     dense,
     mean_update,
     merged,
-    save_merged,
     soup,
-    swapped_layers,
     task_arithmetic,
     ties,
     update_magnitude,
@@ -148,12 +146,12 @@ def test_the_context_restores_every_bit_also_after_an_exception(family):
     before = {n: t.clone() for n, t in dense(math).items()}
     with torch.no_grad():
         plain = math(IDS).logits
-        with swapped_layers(math, language, PLAN):
+        with holding(math, merged(math, language, PLAN)):
             assert not torch.equal(math(IDS).logits, plain)
             tied = math.config.tie_word_embeddings
             assert (math.lm_head.weight is math.model.embed_tokens.weight) == tied
         assert torch.equal(math(IDS).logits, plain)
-        with pytest.raises(IndexError), swapped_layers(math, language, PLAN):
+        with pytest.raises(IndexError), holding(math, merged(math, language, PLAN)):
             math(IDS + 1000)
         assert torch.equal(math(IDS).logits, plain)
     assert same(before, dense(math))
@@ -162,16 +160,14 @@ def test_the_context_restores_every_bit_also_after_an_exception(family):
 
 
 def test_a_checkpoint_gives_the_logits_of_the_context(tmp_path):
-    math, tokenizer = load_model("organism-skewed", dtype="float32")
+    math, _ = load_model("organism-skewed", dtype="float32")
     language, _ = load_model("organism-even", dtype="float32")
-    plan = LayerPlan.fitted(8)
-    tensors = merged(math, language, plan)
-    folder = save_merged(math, tokenizer, tensors, tmp_path / "swap")
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    with torch.no_grad(), swapped_layers(math, language, plan):
-        assert torch.equal(loaded(IDS).logits, math(IDS).logits)
-    with pytest.raises(FileExistsError, match="swap"):
-        save_merged(math, tokenizer, tensors, folder)
+    tensors = merged(math, language, LayerPlan.fitted(8))
+    with torch.no_grad(), holding(math, tensors):
+        math.save_pretrained(tmp_path)
+        logits = math(IDS).logits
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="float32")
+    assert torch.equal(loaded(IDS).logits, logits)
 
 
 def test_experts_of_different_bases_are_refused(family):

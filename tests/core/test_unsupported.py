@@ -12,7 +12,7 @@ from transformers.integrations.gguf.utils import GgufLinear
 
 from mmlib.edits import holding
 from mmlib.importance import collect_norms
-from mmlib.merging import LayerPlan, check_comparable, dense, merged, swapped_layers
+from mmlib.merging import LayerPlan, check_comparable, dense, merged
 from mmlib.models import linear_modules, load_model, model_hash
 from mmlib.neurons import gates
 
@@ -169,7 +169,8 @@ def test_buffers_go_with_their_layer_and_come_back():
     math, language = experts
     with torch.no_grad():
         before = math(IDS).logits
-        with swapped_layers(math, language, LayerPlan((1,) * 3), others="language"):
+        plan = LayerPlan((1,) * 3)
+        with holding(math, merged(math, language, plan, others="language")):
             assert torch.equal(math(IDS).logits, language(IDS).logits)
         assert torch.equal(math(IDS).logits, before)
     made = merged(math, language, LayerPlan((0, 0.5, 1)))
