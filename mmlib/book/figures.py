@@ -135,7 +135,7 @@ organism-skewed / organism-even / organism-base
 skewed / even / latin
 overlap / math-1 / reading-mixed / width 32 / width 64 / width 96 / width 192
 other languages / ceiling / - / - / - / - / - / chance
-math / - / math in English / other skills / whole
+math / random layers / math in English / other skills / whole
 """
 _PLACES = {
     name: place

@@ -123,7 +123,7 @@ def test_models_are_made_first_and_once(fresh, monkeypatch, capfd):
         "train r --out runs/b -p x=1 -p y=2",
         "random-model runs/c --architecture llama --data-dir .",
     ]
-    assert then == ["run 01_toy -p model=runs/b"]
+    assert then == ["run 01_toy -p model=runs/b --wait"]
     made.clear()
     monkeypatch.setattr(sweep.pool, "run", lambda root, jobs, **_: made.append(jobs) or ["runs-b"])
     with pytest.raises(ChapterError, match="runs-b failed"):
