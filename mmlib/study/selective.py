@@ -314,7 +314,8 @@ def told(found: Desk) -> dict[str, Any]:
         of = means[system]
         solved = of[SOLUTION].reindex(learned).sort_values()
         translated = of[TRANSLATION].sort_values()
-        for word, ends in {"": solved, "translation_": translated}.items():
+        blind = of[BLIND].sort_values()
+        for word, ends in {"": solved, "translation_": translated, "blind_": blind}.items():
             numbers |= {f"{name}_{word}low": ends.iloc[0], f"{name}_{word}low_lang": ends.index[0]}
             numbers |= {
                 f"{name}_{word}high": ends.iloc[-1],

@@ -135,8 +135,7 @@ def test_what_a_failed_run_has_kept_is_there_for_the_next_one_alike(project):
 
 def test_a_run_that_waits_takes_what_the_other_process_makes(project, capsys):
     edit(project.root / "mmlib/deep.py", "2", "3")
-    process = start(project)
-    with ThreadPoolExecutor(1) as pool:
+    with start(project) as process, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(runner.run, project, "01_toy", wait=True)
         wait_until(lambda: "waiting for it" in capsys.readouterr().out)
         (project.root / "stay").unlink()
