@@ -31,7 +31,8 @@ section::after { content: counter(slide); align-self: flex-end; font-size: .6em;
 section > * { max-width: 60rem; width: 100%; margin: .4em auto; }
 h1, h2 { line-height: 1.15; }
 table { border-collapse: collapse; }
-table, pre { display: block; overflow-x: auto; }
+table, pre, .mm-figure, .mm-figure > div { display: block; max-width: 100%; overflow-x: auto; }
+.mm-figure svg { max-width: 100%; height: auto; }
 section { overflow-wrap: anywhere; }
 :is(th, td) { padding: .2em .6em; border-bottom: 1px solid; text-align: left; }
 .mm-figure { font-size: 16px; max-width: 70rem; }
