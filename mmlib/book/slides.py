@@ -28,7 +28,7 @@ body { margin: 0; counter-reset: slide; }
 section { box-sizing: border-box; min-height: 100vh; padding: 4vh 6vw; scroll-snap-align: start;
   counter-increment: slide; display: flex; flex-direction: column; justify-content: center; }
 section::after { content: counter(slide); align-self: flex-end; font-size: .6em; opacity: .7; }
-section > * { max-width: 60rem; width: 100%; margin: .4em auto; }
+section > * { box-sizing: border-box; max-width: 60rem; width: 100%; margin: .4em auto; }
 h1, h2 { line-height: 1.15; }
 table { border-collapse: collapse; }
 table, pre, .mm-figure, .mm-figure > div { display: block; max-width: 100%; overflow-x: auto; }
