@@ -24,7 +24,7 @@ from mmlib.claims.rules import (
 from mmlib.study.tables import (
     MATH_PARTS,
     NEW_MATH_PARTS,
-    item_losses,
+    item_costs,
     published,
     require_columns,
 )
@@ -586,14 +586,12 @@ def _read(tables: Tables, task: str, name: str = "aligned_losses") -> pd.DataFra
 
     By language, seed and problem; the expert, which is trained once, has its own in every seed.
     """
-    columns = "system seed learning_rate task lang problems nats"
+    columns = "model system seed learning_rate task lang problems nats"
     table = table_of(tables, name, *columns.split())
-    losses = item_losses(table[table.task == task])
-    on = ["lang", "problem"]
-    plain = losses[losses.system == "base"].drop_duplicates(on).set_index(on).nats
-    trained = losses[losses.system != "base"]
-    wide = trained.pivot_table(index=["seed", *on], columns="system", values="nats")
-    return wide.join(plain.rename("base"))
+    losses = item_costs(table[table.task == task], "system", "base")
+    on = ["seed", "lang", "problem"]
+    wide = losses.pivot_table(index=on, columns="system", values="nats")
+    return wide.assign(base=losses.groupby(on).plain.first())
 
 
 def _read_by_the_expert(tables: Tables) -> pd.Series:

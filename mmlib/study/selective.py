@@ -33,12 +33,14 @@ from mmlib.study.systems import (
     systems,
     translation_examples,
 )
-from mmlib.study.tables import RunInfo, item_losses, pack_losses
+from mmlib.study.tables import RunInfo, item_costs, pack_losses
 from mmlib.tasks.problems import load_problems
 
-TRANSLATION, BLIND, SOLUTION = KINDS = ("translation", "without its source", "solution")
+TRANSLATION, BLIND, SOLUTION = ("translation", "without its source", "solution")
 """What is read: English translations that were set aside; the same without the text that they
 translate; English solutions of problems that are asked in a language."""
+RANDOM_LAYERS = "random layers"
+"""A system that trains as many layers as SLAM, others with every seed."""
 START = Stage("English math", rank=16)
 """How the expert is trained from which all systems start: by LoRA, merged in the end."""
 Measured = dict[tuple[str, str], tuple[list[str], Examples]]
@@ -165,30 +167,28 @@ class Bench:
             "losses" (see `losses`), "log" and "costs" (see `align`), with system, seed,
             learning_rate and what names the expert. "random layers" are others for every seed.
         """
-        given, tables = self.given, []
-        out = self._folder("systems", given["steps"])
-        asked = self.asked
-        for seed in given["seeds"]:
-            recipes = self.recipes | {"random layers": self.recipes[f"random {seed}"]}
-            plans = choose(recipes, given["systems"])
-            kinds = {stage.data for stages in plans.values() for stage in stages}
-            wanted = pd.DataFrame({"system": ["base", *plans]}).assign(
-                seed=[0, *[seed] * len(plans)]
-            )
-            tables.append(
-                compared(
-                    model,
-                    wanted if not tables else wanted[1:],
-                    recipes,
-                    {seed: self.learned(seed, self.schedule.examples, kinds)},
-                    measure=lambda model: {"losses": losses(model, asked, bf16=given["bf16"])},
-                    out=out,
-                    plans=self.schedule.plans,
-                )
-            )
-        found = dict.fromkeys(kind for table in tables for kind in table)
-        every = {kind: pd.concat([t[kind] for t in tables if kind in t]) for kind in found}
-        return {kind: table.assign(**self.recipe) for kind, table in every.items()}
+        given, number, asked = self.given, self.schedule.examples, self.asked
+        named = {f"random {seed}": RANDOM_LAYERS for seed in given["seeds"]}
+        wanted = [("base", 0)] + [
+            (f"random {seed}" if name == RANDOM_LAYERS else name, seed)
+            for seed in given["seeds"]
+            for name in given["systems"]
+        ]
+        plans = choose(self.recipes, [name for name, _ in wanted])
+        kinds = {stage.data for stages in plans.values() for stage in stages}
+        tables = compared(
+            model,
+            pd.DataFrame(wanted, columns=["system", "seed"]),
+            plans,
+            {seed: self.learned(seed, number, kinds) for seed in given["seeds"]},
+            measure=lambda model: {"losses": losses(model, asked, bf16=given["bf16"])},
+            out=self._folder("systems", given["steps"]),
+            plans=self.schedule.plans,
+        )
+        return {
+            kind: table.assign(system=table.system.replace(named), **self.recipe)
+            for kind, table in tables.items()
+        }
 
 
 def _length(example: Mapping[str, list[int]]) -> int:
@@ -204,8 +204,6 @@ class Aligned(NamedTuple):
     costs: pd.DataFrame
     start: pd.DataFrame
     """Log of the expert's training."""
-    pairs: pd.Series
-    """Pairs that can be learned, by language."""
     run: RunInfo
 
 
@@ -220,7 +218,6 @@ def rows(given: Mapping[str, Any]) -> Aligned:
         log=tables.get("log", empty),
         costs=tables.get("costs", empty),
         start=log.assign(**bench.recipe),
-        pairs=bench.pairs.lang.value_counts(sort=False),
         run=bench.run,
     )
 
@@ -251,15 +248,10 @@ def gains(packed: pd.DataFrame) -> pd.DataFrame:
         packed: See `losses`, with system, seed, and what names the expert.
 
     Returns:
-        One row per text of every trained system: its columns, task, lang, problem, plain (loss of
-        the expert) and gain.
+        One row per text of every trained system, see `item_costs`, with gain: -1 times the cost.
     """
-    table = item_losses(packed)
-    on = ["model", "start_steps", "start_rate", "task", "lang", "problem"]
-    base = table[table.system == "base"].drop_duplicates(on).set_index(on).nats
-    trained = table[table.system != "base"]
-    plain = base.reindex(pd.MultiIndex.from_frame(trained[on])).to_numpy()
-    return trained.assign(plain=plain, gain=plain - trained.nats)
+    table = item_costs(packed, "system", "base", also=["start_steps", "start_rate"])
+    return table.assign(gain=-table.cost)
 
 
 def summary(packed: pd.DataFrame) -> pd.DataFrame:
@@ -292,41 +284,24 @@ def tried(packed: pd.DataFrame) -> pd.DataFrame:
 
 def told(found: Desk) -> dict[str, Any]:
     """Numbers that the page repeats; gains are means over problems and trainings, in nats."""
-    losses, table = item_losses(found.losses), gains(found.losses)
-    plain = losses[losses.system == "base"].groupby(["task", "lang"], sort=False).nats.mean()
-    learned = plain[TRANSLATION].index
+    table = gains(found.losses)
+    plain = table.groupby(["task", "lang"], sort=False).plain.mean()
+    seen, blind = plain[TRANSLATION], plain[BLIND]
     numbers: dict[str, Any] = {
-        "model": losses.model.iloc[0],
-        "steps": losses.steps.iloc[0],
-        "start_steps": losses.start_steps.iloc[0],
+        **found.losses.iloc[0][["model", "steps", "start_steps"]],
         "trainings": table.seed.nunique(),
-        "problems": losses[losses.task == SOLUTION].place.nunique(),
-        "start_before": found.starts.heldout_loss.dropna().iloc[0],
+        "problems": table[table.task == SOLUTION].place.nunique(),
     }
-    for word, end in {
-        "hardest": plain[TRANSLATION].idxmax(),
-        "easiest": plain[TRANSLATION].idxmin(),
-    }.items():
-        numbers |= {word: end, f"{word}_seen": plain[TRANSLATION, end]}
-        numbers[f"{word}_blind"] = plain[BLIND, end]
+    for word, lang in {"hardest": seen.idxmax(), "easiest": seen.idxmin()}.items():
+        numbers |= {word: lang, f"{word}_seen": seen[lang], f"{word}_blind": blind[lang]}
     means = table.groupby(["system", "task", "lang"], sort=False).gain.mean()
-    for system, name in {"SLAM": "slam", "random layers": "random"}.items():
+    for system, name in {"SLAM": "slam", RANDOM_LAYERS: "random"}.items():
         of = means[system]
-        solved = of[SOLUTION].reindex(learned).sort_values()
-        translated = of[TRANSLATION].sort_values()
-        blind = of[BLIND].sort_values()
-        for word, ends in {"": solved, "translation_": translated, "blind_": blind}.items():
-            numbers |= {f"{name}_{word}low": ends.iloc[0], f"{name}_{word}low_lang": ends.index[0]}
-            numbers |= {
-                f"{name}_{word}high": ends.iloc[-1],
-                f"{name}_{word}high_lang": ends.index[-1],
-            }
-        numbers[f"{name}_en"] = of[SOLUTION, "en"]
-        numbers[f"{name}_others"] = of[SOLUTION].drop(["en", *learned]).mean()
-        cost = found.costs[found.costs.system == system]
-        numbers |= {
-            f"{name}_share": cost.share.iloc[0],
-            f"{name}_minutes": cost.seconds.mean() / 60,
-        }
-        numbers[f"{name}_rate"] = cost.learning_rate.iloc[0]
+        solved = of[SOLUTION]
+        parts = {"": solved[seen.index], "_translation": of[TRANSLATION], "_blind": of[BLIND]}
+        for word, part in parts.items():
+            for end, lang in {"low": part.idxmin(), "high": part.idxmax()}.items():
+                numbers |= {f"{name}{word}_{end}": part[lang], f"{name}{word}_{end}_lang": lang}
+        numbers |= {f"{name}_en": solved["en"]}
+        numbers |= {f"{name}_others": solved.drop(["en", *seen.index]).mean()}
     return {f"desk_{name}": value for name, value in numbers.items()}

@@ -414,14 +414,17 @@ def item_losses(packed: pd.DataFrame) -> pd.DataFrame:
     return table.astype({"nats": float})
 
 
-def item_costs(packed: pd.DataFrame) -> pd.DataFrame:
-    """`item_losses` of edited models, beside those of the unedited one (`condition` is "none").
+def item_costs(
+    packed: pd.DataFrame, by: str = "condition", plain: str = "none", also: Sequence[str] = ()
+) -> pd.DataFrame:
+    """`item_losses` of changed models, beside those of the model that they come from.
 
-    Columns `plain`, the loss of the unedited model, and `cost`, what the edit adds to it.
+    That one has the value `plain` in the column `by`; `also` are further columns that tell it from
+    others. Columns `plain`, its loss, and `cost`, what the change adds to it.
     """
-    losses, on = item_losses(packed), ["model", "lang", "task", "problem"]
-    unedited = losses.condition == "none"
-    plain = losses[unedited].drop_duplicates(on).set_index(on).nats
-    edited = losses[~unedited]
-    edited = edited.assign(plain=plain.reindex(pd.MultiIndex.from_frame(edited[on])).values)
-    return edited.assign(cost=edited.nats - edited.plain)
+    losses, on = item_losses(packed), ["model", *also, "lang", "task", "problem"]
+    unchanged = losses[by] == plain
+    before = losses[unchanged].drop_duplicates(on).set_index(on).nats
+    changed = losses[~unchanged]
+    changed = changed.assign(plain=before.reindex(pd.MultiIndex.from_frame(changed[on])).values)
+    return changed.assign(cost=changed.nats - changed.plain)
