@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 ORGANISMS = Path(__file__).parent / "organisms"
+HERE = f".{platform.node()}."
 
 
 @contextmanager
@@ -47,26 +48,28 @@ def replace(source: Path, target: Path) -> None:
 def _beside(target: Path) -> Iterator[Path]:
     """A hidden folder beside `target`; those that killed writers have left there go first."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    here = f".{platform.node()}."
-    for left in target.parent.glob(f".*{escape(here)}*"):
-        name, _, writer = left.name[1:].rpartition(here)
+    tidy(target.parent)
+    prefix = f".{target.name}{HERE}{os.getpid()}."
+    with TemporaryDirectory(prefix=prefix, dir=target.parent) as folder:
+        yield Path(folder)
+
+
+def tidy(folder: Path) -> None:
+    """Remove what killed writers have left; what one had put aside comes back where it lacks."""
+    for left in folder.glob(f".*{escape(HERE)}*"):
+        name, _, writer = left.name[1:].rpartition(HERE)
         process = writer.partition(".")[0]
         if process.isdecimal() and not _is_running(int(process)):
             if (left / "old").exists() and not left.with_name(name).exists():
-                (left / "old").rename(left.with_name(name))  # it was about to be replaced
+                (left / "old").rename(left.with_name(name))
             shutil.rmtree(left, ignore_errors=True)
-    prefix = f".{target.name}{here}{os.getpid()}."
-    with TemporaryDirectory(prefix=prefix, dir=target.parent) as folder:
-        yield Path(folder)
 
 
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is another account's
-        pass
+    except OSError as error:
+        return isinstance(error, PermissionError)  # it is another account's
     return True
 
 

@@ -206,12 +206,12 @@ def tuning(place):
     """A fine-tuning with a checkpoint every third step."""
     from conftest import build
 
-    from mmlib.finetune import fine_tune
+    from mmlib.finetune import TrainingPlan, fine_tune
 
     model = build("llama").float().requires_grad_(True)
     examples = [{"input_ids": [1, n, 3, 4], "labels": [-100, n, 3, 4]} for n in range(2, 14)]
-    how = {"steps": 6, "learning_rate": 1e-3, "batch_size": 2, "every": 2, "disable_tqdm": True}
-    fine_tune(model, examples, place / "run", **how)
+    plan = TrainingPlan(steps=6, learning_rate=1e-3, batch_size=2, every=2)
+    fine_tune(model, examples, place / "run", plan)
 
 
 def book(place):

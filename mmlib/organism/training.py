@@ -31,7 +31,14 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from mmlib.files import ORGANISMS, load_tensors, replacing, save_tensors
+from mmlib.files import (
+    ORGANISMS,
+    load_tensors,
+    replacing,
+    save_tensors,
+    sha256,
+    tidy,
+)
 from mmlib.organism import corpus
 
 STATE = "state.safetensors"
@@ -471,6 +478,7 @@ def train(
     out = Path(out) if out else ORGANISMS / recipe.name
     if resume and _lacks_its_card(out, recipe):
         shutil.rmtree(f"{out}.partial", ignore_errors=True)
+        tidy(out.parent)
         return out
     with _held(out):
         how = {"resume": resume, "snapshots": snapshots, "compile": compile}
@@ -627,12 +635,12 @@ def frozen_tables(languages: Sequence[str] = corpus.LANGUAGES) -> dict[str, pd.D
     return tables | {"translations": corpus.translations()}
 
 
-def write_manifest(folder: Path, manifest: dict) -> None:
-    """Write manifest.json with the SHA-256 of every other file of the folder."""
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != "manifest.json")
-    hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+def write_manifest(folder: Path, told: Mapping[str, Any]) -> None:
+    """Write manifest.json: what is told, and as `files` the SHA-256 of every other file."""
+    others = sorted(p for p in folder.iterdir() if p.is_file() and p.name != "manifest.json")
+    text = json.dumps({**told, "files": {p.name: sha256(p) for p in others}}, indent=2)
     with replacing(folder / "manifest.json") as file:
-        file.write_text(json.dumps(manifest | {"files": hashes}, indent=2) + "\n")
+        file.write_text(text + "\n", encoding="utf-8")
 
 
 def describe(folder: str | Path, accuracy: pd.DataFrame) -> None:

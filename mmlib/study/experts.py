@@ -17,11 +17,12 @@ from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.edits import trainable_only
-from mmlib.files import replacing, sha256
+from mmlib.files import replacing
 from mmlib.finetune import encode, fine_tune
 from mmlib.merging import check_vocabularies
 from mmlib.models import model_hash, resolve
 from mmlib.organism.corpus import Mix, draw, render
+from mmlib.organism.training import write_manifest
 from mmlib.study.settings import Loading, Steps
 from mmlib.study.tables import RunInfo
 from mmlib.tasks.benchmarks.organism import organism_folder
@@ -221,9 +222,7 @@ class Training(Steps):
                     model.save_pretrained(folder)
                     tokenizer.save_pretrained(folder)
                     log.to_csv(folder / "training_log.csv", index=False)
-                    files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
-                    manifest = json.dumps(told | {"run": run, "files": files}, indent=1)
-                    (folder / "manifest.json").write_text(manifest, encoding="utf-8")
+                    write_manifest(folder, told | {"run": run})
                 shutil.rmtree(training)
         there = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
         if differing := {k: v for k, v in told.items() if there.get(k) != v}:
