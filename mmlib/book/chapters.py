@@ -7,7 +7,6 @@ becomes the folder `runs/NAME-HASH/`. `notebooks/chapters.yml` lists the chapter
 
 import ast
 import difflib
-import hashlib
 import json
 import re
 import reprlib
@@ -20,6 +19,7 @@ from typing import Any
 import yaml
 
 from mmlib.book.syntax import code_hashes, digest
+from mmlib.files import sha256
 
 SCALARS = {"str": (str,), "int": (int, str), "float": (int, float, str), "bool": (bool, str)}
 """Types of parameters (and of list items) -> what may be given for them."""
@@ -244,7 +244,7 @@ def resolve(
 def file_hash(path: str | Path) -> str:
     """Hash a file; a file that is not there hashes to `"missing"`."""
     path = Path(path)
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else "missing"
+    return sha256(path)[:16] if path.is_file() else "missing"
 
 
 def _source_hash(notebook: Mapping[str, Any]) -> str:
@@ -256,9 +256,9 @@ def _source_hash(notebook: Mapping[str, Any]) -> str:
     return digest([[c["cell_type"], _text(c), *shown(c)] for c in notebook["cells"]])
 
 
-def _code_tree(path: Path) -> ast.Module:
-    """The code of a notebook without lines for IPython."""
-    code = [_text(c) for c in read_notebook(path)["cells"] if c["cell_type"] == "code"]
+def _code_tree(path: Path, notebook: Mapping[str, Any]) -> ast.Module:
+    """The code of a notebook, which lies at `path`, without lines for IPython."""
+    code = [_text(cell) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     try:
         return ast.parse(re.sub(r"^\s*[%!].*$", "", "\n".join(code), flags=re.MULTILINE))
     except (SyntaxError, ValueError, RecursionError) as error:
@@ -322,7 +322,7 @@ def hashes(project: Project, name: str, values: Mapping[str, Any]) -> dict[str, 
         "parameters": digest(values),
         "evidence": _evidence_hashes(project, project.chapter(name)),
         "checkpoint": _checkpoint_hashes(project, values),
-        "code": code_hashes(project.root, _code_tree(path)),
+        "code": code_hashes(project.root, _code_tree(path, notebook)),
     }
 
 
@@ -358,7 +358,8 @@ def sources(project: Project, name: str) -> list[str]:
 
 def _literals(project: Project, name: str) -> set[Any]:
     """Every literal value in the code of a chapter."""
-    tree = _code_tree(project.source(name))
+    path = project.source(name)
+    tree = _code_tree(path, read_notebook(path))
     return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
 
 

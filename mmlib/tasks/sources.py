@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Callable, Sequence
@@ -38,12 +39,16 @@ _Columns = Sequence[str]
 
 def _lines(path: Path) -> list[str]:
     """The lines of a text; other marks at which Python breaks lines (U+2028) are part of them."""
+    return _text(path).removesuffix("\n").split("\n")
+
+
+def _text(path: Path, **options: str) -> str:
     opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8-sig") as file:
+    with opened(path, "rt", encoding="utf-8-sig", **options) as file:
         text = file.read()
     if "\0" in text:
         raise ValueError("it has zeros in it: the file is damaged, or no text")
-    return text.removesuffix("\n").split("\n")
+    return text
 
 
 def _json_lines(path: Path, columns: _Columns) -> pd.DataFrame:
@@ -98,16 +103,12 @@ def _tab_separated(path: Path, columns: _Columns) -> pd.DataFrame:
 def _comma_separated(path: Path, columns: _Columns) -> pd.DataFrame:
     """Rows with as many fields as the head, quoted fields with breaks and commas in them."""
     csv.field_size_limit(2**31 - 1)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if "\0" in file.read():
-            raise ValueError("it has zeros in it: the file is damaged, or no text")
-        file.seek(0)
-        lines = csv.reader(file, strict=True)
-        try:
-            head = next(filter(None, lines), [])
-            rows = [(lines.line_num, row) for row in lines if row]
-        except csv.Error as error:
-            raise ValueError(f"line {lines.line_num}: {error}") from None
+    lines = csv.reader(io.StringIO(_text(path, newline=""), newline=""), strict=True)
+    try:
+        head = next(filter(None, lines), [])
+        rows = [(lines.line_num, row) for row in lines if row]
+    except csv.Error as error:
+        raise ValueError(f"line {lines.line_num}: {error}") from None
     return _rectangle(rows, head, "quote the fields that have commas in them")
 
 
