@@ -144,8 +144,7 @@ class TrainingPlan:
             eval_strategy="steps" if measured else "no",
             eval_on_start=measured,
             eval_steps=self.every,
-            # Else the logits of all held-out texts are kept: gigabytes with a real vocabulary.
-            prediction_loss_only=True,
+            prediction_loss_only=True,  # else all held-out logits are kept: gigabytes
             logging_steps=min(self.every, 5),
             save_steps=self.every,
             save_total_limit=1,
@@ -193,7 +192,7 @@ def fine_tune(
     if low := [name for name, p in moving.items() if p.dtype != torch.float32]:
         raise ValueError(
             f"{low[0]} is {moving[low[0]].dtype}: small steps would round to nothing. Load the "
-            "model with dtype='float32', and give bf16=True to compute in bfloat16"
+            "model with dtype='float32', and give the plan bf16=True to compute in bfloat16"
         )
     frozen = digest(model, trainable=False)
     told = [frozen, digest(model, trainable=True), sorted(moving)]

@@ -199,7 +199,7 @@ class Progress(tqdm):
     def cell(self, *, cell: nbformat.NotebookNode, cell_index: int) -> None:
         """Called before a code cell is executed; cells are counted from 1, text included."""
         self.n = cell_index + 1
-        self.set_postfix_str(cell.source.partition("\n")[0])
+        self.set_postfix_str(cell.source.partition("\n")[0], refresh=sys.stdout.isatty())
 
     def _beat(self) -> None:
         while not self.stopped.wait(1 if sys.stdout.isatty() else 10):

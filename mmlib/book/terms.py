@@ -7,7 +7,6 @@ pointer, or below when the keyboard or a finger reaches the term (``book/_static
 
 import re
 from html import escape
-from itertools import count
 from typing import Any
 
 from docutils import nodes
@@ -49,23 +48,20 @@ class Terms(SphinxPostTransform):
         for term in EVERYDAY:
             known.pop(term, None)
         page = self.app.builder.get_relative_uri(self.env.docname, GLOSSARY)
-        numbers = count()
-        for text in [*self.document.findall(nodes.Text)]:
-            if not _running(text):
-                continue
+        pattern, linked = _pattern(known), 0
+        for text in filter(_running, [*self.document.findall(nodes.Text)]):
             parts, rest = [], text.astext()
-            while len(known) and (match := _pattern(known).search(rest)):
-                number = next(numbers)
-                if number >= MOST:
-                    break
-                name = match[1].lower()
-                anchor, meaning = known[name]
+            while linked < MOST and (match := pattern.search(rest)):
+                anchor, meaning = known[match[1].lower()]
                 known = {term: told for term, told in known.items() if told[0] != anchor}
-                html = _html(match[0], f"{page}#{anchor}", f"mm-term-{number}", meaning)
+                pattern = _pattern(known)
+                html = _html(match[0], f"{page}#{anchor}", f"mm-term-{linked}", meaning)
                 parts += [nodes.Text(rest[: match.start()]), nodes.raw("", html, format="html")]
-                rest = rest[match.end() :]
+                rest, linked = rest[match.end() :], linked + 1
             if parts:
                 text.parent.replace(text, [*parts, nodes.Text(rest)])
+            if linked == MOST:
+                return
 
 
 def _running(text: nodes.Text) -> bool:
@@ -80,9 +76,9 @@ def _running(text: nodes.Text) -> bool:
 
 
 def _pattern(known: dict[str, tuple[str, str]]) -> re.Pattern[str]:
-    """Any known term, the longest first, also in the plural."""
+    """Any known term, the longest first, also in the plural; without terms nothing."""
     terms = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
-    return re.compile(rf"(?<![\w-])({terms})s?(?![\w-])", re.IGNORECASE)
+    return re.compile(rf"(?<![\w-])({terms or '(?!)'})s?(?![\w-])", re.IGNORECASE)
 
 
 def _html(word: str, target: str, name: str, meaning: str) -> str:
