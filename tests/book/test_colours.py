@@ -141,6 +141,10 @@ def test_a_name_has_one_look_in_the_whole_book():
                 dashed = glyph == "none" or glyph[0].isdigit()  # a line, else a marker
                 looks[name, dashed].add((glyph, colour))
     assert {name: seen for name, seen in looks.items() if len(seen) > 1} == {}
+    marked = {name: seen for (name, dashed), seen in looks.items() if not dashed}
+    lines = {name: seen for (name, dashed), seen in looks.items() if dashed}
+    for name in marked.keys() & lines.keys():
+        assert {colour for _, colour in marked[name]} == {colour for _, colour in lines[name]}
 
 
 def cells(panel):
