@@ -231,9 +231,7 @@ def tuned_weights(model: PreTrainedModel, mask: ParameterMask) -> Iterator[int]:
     """Let only the weights of a set move while the model is trained inside the block.
 
     Gradients of the others are zero, which leaves them as they are under AdamW without weight
-    decay; that they are is checked in the end, bit by bit.
-
-    The model is in float32.
+    decay; that they are is checked in the end, bit by bit. The model is in float32.
 
     Yields:
         The number of weights that may move.

@@ -71,7 +71,7 @@ def check_tokens(ids: torch.Tensor, model: PreTrainedModel) -> None:
 
 
 def on_device(batch: Mapping[str, torch.Tensor], model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask` of a batch, where the model takes its input."""
+    """`input_ids` and `attention_mask` on the device of the input; raises as `check_tokens`."""
     check_tokens(batch["input_ids"], model)
     device = model.get_input_embeddings().weight.device
     return {key: batch[key].to(device) for key in ("input_ids", "attention_mask")}

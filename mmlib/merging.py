@@ -98,7 +98,7 @@ class LayerPlan:
 
     @classmethod
     def fitted(cls, layers: int, *, transition: int = 1) -> "LayerPlan":
-        """The published 5 + 2 of 32 layers, scaled to the depth: .16 L below and L / 16 above."""
+        """The published 5 + 2 of 32 layers, scaled: .16 L and L / 16; raises as `bands`."""
         bottom, top = max(1, round(0.16 * layers)), max(1, round(layers / 16))
         return cls.bands(layers, bottom, top, transition=transition)
 
@@ -391,7 +391,7 @@ def _on_base(
 
 
 def update_magnitude(base: PreTrainedModel, expert: Expert) -> pd.DataFrame:
-    """How far fine-tuning moved each tensor.
+    """How far fine-tuning moved each tensor; raises as `check_comparable`.
 
     Returns:
         One row per tensor: tensor, module (its name without prefix, layer and `weight`), layer

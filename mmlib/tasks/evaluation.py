@@ -145,6 +145,10 @@ def text_likelihood(
 
     Returns:
         As `gold_likelihood`; the mean is over all tokens of the text.
+
+    Raises:
+        ValueError: As in `load_problems`.
+        FileNotFoundError: Likewise.
     """
     tasks = [tasks] if isinstance(tasks, str) else tasks
     asked = {
@@ -288,6 +292,10 @@ def part_answers(
 
     Returns:
         One row per item and language: part and the columns of `evaluate`.
+
+    Raises:
+        ValueError: As in `choose_items` and `evaluate`.
+        FileNotFoundError: As in `load_problems`.
     """
     if isinstance(languages, str) or not languages:
         raise ValueError(f"languages is {languages!r}: give a list of at least one")
