@@ -130,7 +130,9 @@ READERS: dict[str, Callable[[Path, _Columns], pd.DataFrame]] = {
 
 
 UNREADABLE = (ValueError, OSError, EOFError, NotImplementedError, RecursionError, zlib.error)
-"""What damaged files raise, also in pyarrow, pandas and json."""
+UNREADABLE += (TypeError, KeyError, AttributeError)
+"""What damaged files raise, also in pyarrow and json; the last line in pandas, of its notes in
+Parquet."""
 
 
 def read_table(path: Path, columns: Sequence[str], hint: str = "") -> pd.DataFrame:
