@@ -37,6 +37,7 @@ REAL = {
     "likelihoods": "evidence/desk_likelihoods",
     "travel_likelihoods": "evidence/desk_travel",
     "fraction_likelihoods": "evidence/desk_fractions",
+    "scaling_likelihoods": "evidence/desk_scaling",
     "transfer": "desk_transfer",
     "ceilings": "evidence/desk_ceilings",
     "firing": "evidence/desk_firing",

@@ -301,6 +301,21 @@ def _no_few_carry_it(tables: Tables) -> pd.Series:
     return _paired_loss(0.3 * whole, few)
 
 
+@ours(
+    "O18",
+    "Enlarging the math-specific set makes worked solutions more likely.",
+    "by a factor of 1.01 or 1.1 English solutions gain nats per token over as many random weights "
+    "that are enlarged (C5a in nats)",
+    "scaling_likelihoods",
+    test="some",
+    **_NATS | {"threshold": 0.0},
+)
+def _scaling_helps(tables: Tables) -> pd.Series:
+    """Nats per token that enlarging the set wins, beyond random weights, by factor."""
+    t = _losses(tables, "scaling_likelihoods")
+    return -_beyond_random(t[t.factor > 1], "factor")
+
+
 # --- precision ------------------------------------------------------------------------------------
 
 _SUMS = {
