@@ -144,7 +144,8 @@ def test_a_name_has_one_look_in_the_whole_book():
     marked = {name: seen for (name, dashed), seen in looks.items() if not dashed}
     lines = {name: seen for (name, dashed), seen in looks.items() if dashed}
     for name in marked.keys() & lines.keys():
-        assert {colour for _, colour in marked[name]} == {colour for _, colour in lines[name]}
+        colours = {colour for _, colour in marked[name] | lines[name]}
+        assert len(colours - {"currentColor"}) <= 1, name  # a line without colour has its dashes
 
 
 def cells(panel):
