@@ -225,11 +225,7 @@ def _overlaps(
         _need(controls, f"{figure} (controls)", *_OVERLAP, "control")
         if unknown := sorted(set(controls["control"]) - set(CONTROLS)):
             raise ValueError(f"unknown control {unknown[0]!r}; choose one of {CONTROLS}")
-        bare = controls["control"] == "untrained"
-        tables.append(controls[~bare & controls["model"].isin(ours["model"])])
-        # the untrained model has a name of its own and stands beside each of our models
-        models = ours[["model"]].drop_duplicates()
-        tables.append(controls[bare].drop(columns="model").merge(models, how="cross"))
+        tables.append(controls[controls["model"].isin(ours["model"])])
     rows = pd.concat(tables).query("group == @group")
     have = sorted(set(rows["keep_ratio"]))
     rows = rows[(rows["keep_ratio"] - keep_ratio).abs() < 1e-12]

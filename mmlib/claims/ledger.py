@@ -30,7 +30,7 @@ def ledger(organism: Tables | None = None, real_llm: Tables | None = None) -> pd
 
 
 REAL = {
-    "overlap": "evidence/desk_overlap",
+    "overlap": ("evidence/desk_overlap", "evidence/desk_larger"),
     "overlap_controls": "evidence/desk_controls",
     "set_sizes": "desk_set_sizes",
     "accuracy": "desk_accuracy",
@@ -57,9 +57,10 @@ def read() -> tuple[pd.DataFrame, str]:
     return ledger(organism, real_llm), model
 
 
-def _there(names: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+def _there(names: Mapping[str, str | tuple[str, ...]]) -> dict[str, pd.DataFrame]:
     tables = {}
-    for needed, name in names.items():
+    for needed, places in names.items():
         with suppress(FileNotFoundError):
-            tables[needed] = read_table(name)
+            parts = [places] if isinstance(places, str) else places
+            tables[needed] = pd.concat(map(read_table, parts), ignore_index=True)
     return tables

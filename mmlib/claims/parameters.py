@@ -60,7 +60,7 @@ def _overlap(tables: Tables, group: str) -> pd.DataFrame:
 
 _THIS_MODEL = {"unit": "calibration draws", **DAYS}
 """Draws from one pool share texts, so that an interval over them is about this model alone."""
-_PILOT = "on one real LLM of 0.5B, overlaps of 50 prompts had been seen before"
+_PILOT = "on real LLMs of 0.5B and 1.5B, overlaps of 50 prompts had been seen before"
 
 
 @claim(
@@ -176,7 +176,8 @@ def _middle_above_outer(tables: Tables) -> pd.Series:
     "C2c",
     "What training adds to the overlap between languages is largest in intermediate layers.",
     "at keep_ratio .1 the layer with the highest Jaccard net of that of the untrained network, "
-    "averaged over the pairs, lies in the middle half (n//4 <= layer < n-n//4)",
+    "averaged over the pairs, lies in the middle half (n//4 <= layer < n-n//4), of every model "
+    "whose untrained network was scored too",
     "overlap",
     "overlap_controls",
     keep_ratios=(0.1,),
@@ -193,8 +194,9 @@ def _middle_peak_net(tables: Tables) -> pd.Series:
     t, controls = _middle_half(tables), tables["overlap_controls"]
     untrained = controls[(controls.control == "untrained") & (controls.group == "layer")]
     before = untrained.set_index([*_PAIR, "layer"]).jaccard
+    t = t[t.index.isin(untrained.model, level="model")]
     t = t.assign(jaccard=t.jaccard - before.reindex(t.set_index("layer", append=True).index).values)
-    if t.jaccard.isna().any():
+    if t.empty or t.jaccard.isna().any():
         raise NotTestableError("needs the untrained network in every pair, layer and draw")
     return _highest(t)
 

@@ -9,8 +9,9 @@ from torch import nn
 
 from mmlib.masks import ParameterMask
 from mmlib.study.evidence import Sweep
+from mmlib.study.likelihoods import beyond_random, desk_losses
 from mmlib.study.settings import Ask
-from mmlib.study.stats import paired_changes
+from mmlib.study.stats import paired_changes, seed_intervals
 from mmlib.study.sweeps import CELL, PROBLEM, Swept, cells, grader, swept
 from mmlib.study.tables import MATH_PARTS, published
 
@@ -117,6 +118,17 @@ def math_specific(pruned: pd.DataFrame) -> pd.DataFrame:
     low = table.low.unstack().reindex(columns=["generation", "reading", "reading, ranked"])
     rule = falls.add_suffix(" falls").join((low > -KEPT).add_suffix(" kept")).astype(bool)
     return rule.assign(**{"math-specific": rule.all(axis=1)})
+
+
+def desk_scaling() -> pd.DataFrame:
+    """What enlarging the English set of a real LLM does to its losses, beyond random weights.
+
+    Returns:
+        Index task and factor; mean, low and high over calibration blocks, in nats per token: below
+        0 what is read becomes more likely.
+    """
+    costs = beyond_random(desk_losses("scaling")).set_index(["task", "factor", "seed"]).cost
+    return seed_intervals(costs, ["task", "factor"])
 
 
 def published_curves() -> pd.DataFrame:

@@ -135,14 +135,19 @@ class Desk(NamedTuple):
     """Likewise."""
     parts: pd.DataFrame
     """See `parts`."""
+    larger: pd.DataFrame
+    """Overlap in a larger model of the same family."""
+    larger_controls: pd.DataFrame
+    """Its ceiling."""
 
 
 def desk() -> Desk:
-    """What was computed on a real LLM and is shipped."""
+    """What was computed on real LLMs and is shipped."""
     overlap, manifest = read_evidence("desk_overlap")
     (run,) = made_by(manifest)
-    controls, parts = (read_evidence(f"desk_{name}")[0] for name in ("controls", "parts"))
-    return Desk(run["parameters"]["num_samples"], overlap, controls, parts)
+    names = ("controls", "parts", "larger", "larger_controls")
+    tables = (read_evidence(f"desk_{name}")[0] for name in names)
+    return Desk(run["parameters"]["num_samples"], overlap, *tables)
 
 
 def desk_sizes() -> pd.DataFrame:

@@ -39,7 +39,7 @@ def sizes(codes=CODES, *, keep_ratios=(0.001, 0.01, 0.1), seeds=(1, 101, 201)):
 
 
 def controls():
-    untrained = overlaps(["en", "de", "hi"], model="random-weights").assign(control="untrained")
+    untrained = overlaps(["en", "de", "hi"]).assign(control="untrained")
     return pd.concat([overlaps(same=True).assign(control="same language"), untrained])
 
 

@@ -83,6 +83,16 @@ def _aligned_losses(perfect, opposite):
     return tables
 
 
+def _scaling_likelihoods(sign):
+    """Enlarging the set by a tenth wins or costs half a nat, and by a hundredth next to nothing."""
+
+    def loss(row):
+        return 1 - sign * 5 * (row.factor - 1) * (row.condition == "math-specific")
+
+    at = {"factor": [1.01, 1.1], "lang": ["en"], "task": ["gsm8k"]}
+    return {"scaling_likelihoods": edited_likelihoods(loss, **at)}
+
+
 # --- sets -----------------------------------------------------------------------------------------
 
 
@@ -389,6 +399,7 @@ PLANTED = {
     "O15": _travel_likelihoods,
     "O16": _fraction_likelihoods,
     "O17": _quantised,
+    "O18": _scaling_likelihoods,
     "S1": aligned({**_OTHERS, "SLAM": {"all": 0.1}}, {**_OTHERS, "LoRA": {"all": 0.1}}),
     "S2": _firing,
     "S3": _firing_overlap,

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mmlib.__main__ import main
 from mmlib.models import ORGANISMS, load_model, model_hash
-from mmlib.study import portions, sets, travel
+from mmlib.study import breaks, portions, sets, travel
 from mmlib.study.evidence import read_evidence
 from mmlib.study.localisation import Sample, score_samples, set_tables
 from mmlib.study.tables import PACKAGE
@@ -150,6 +150,17 @@ def test_parts_of_a_set_cost_what_their_losses_say():
     assert table["highest first", 0.05, 1] == pytest.approx((few - plain).mean())
     assert table["random part", 0.4, 3] == pytest.approx((part - plain).mean())
     assert table["random part", 1.0, 2] == table["highest first", 1.0, 2]
+
+
+def test_enlarged_sets_are_compared_with_the_mean_of_random_ones():
+    table = breaks.desk_scaling()
+    rows, _ = read_evidence("desk_scaling")
+    rows = rows[(rows.task == "gsm8k") & (rows.factor == 1.1)]
+    means = rows.assign(nats=rows.nats.map(lambda text: np.mean([*map(float, text.split())])))
+    by_seed = means.groupby(["seed", "condition"]).nats.mean().unstack()
+    assert (means.condition == "random").sum() == 9
+    difference = (by_seed["math-specific"] - by_seed["random"]).mean()
+    assert table.loc[("gsm8k", 1.1), "mean"] == pytest.approx(difference)
 
 
 def test_what_a_real_llm_solves_is_counted():
