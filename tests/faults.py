@@ -219,3 +219,28 @@ def book(place):
     from jupyter_book.cli.main import main
 
     main(["build", str(place), "--quiet"], standalone_mode=False)
+
+
+def damaged(whole, seed):
+    """The bytes of a file after one accident."""
+    rng, data = random.Random(seed), bytearray(whole)
+    at = rng.randrange(min(len(data), 64) if rng.random() < 0.3 else len(data))  # often the head
+    match seed % 8:
+        case 0:
+            del data[at:]
+        case 1:
+            data[at] ^= 1 << rng.randrange(8)
+        case 2:
+            for place in rng.choices(range(len(data)), k=8):
+                data[place] ^= 1 << rng.randrange(8)
+        case 3:
+            data[at : at + 16] = bytes(16)
+        case 4:
+            del data[at : at + rng.randrange(1, 16)]
+        case 5:
+            data[at : at + 8] = b"\xff" * 8  # an absurd size, where it is one
+        case 6:
+            data[at:at] = rng.randbytes(rng.randrange(1, 16))
+        case 7:
+            data[at:] = rng.randbytes(len(data) - at)
+    return bytes(data)

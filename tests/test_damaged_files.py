@@ -4,7 +4,6 @@ What has a checksum never gives another value. What people write themselves (ben
 notebooks) has none: there, damage that leaves a file of the right form may pass.
 """
 
-import random
 import shutil
 import signal
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from checkouts import make_checkout, write_grids
+from faults import damaged
 
 from mmlib.book import chapters, sweep
 from mmlib.book.chapters import Project
@@ -29,31 +29,6 @@ from mmlib.tasks.sources import read_table
 FEW, MANY = 60, 2000
 """Damages of each kind of file, in every test run and in `make test-all`."""
 LIMIT_S = 20
-
-
-def damaged(whole, seed):
-    """The bytes of a file after one accident."""
-    rng, data = random.Random(seed), bytearray(whole)
-    at = rng.randrange(min(len(data), 64) if rng.random() < 0.3 else len(data))  # often the head
-    match seed % 8:
-        case 0:
-            del data[at:]
-        case 1:
-            data[at] ^= 1 << rng.randrange(8)
-        case 2:
-            for place in rng.choices(range(len(data)), k=8):
-                data[place] ^= 1 << rng.randrange(8)
-        case 3:
-            data[at : at + 16] = bytes(16)
-        case 4:
-            del data[at : at + rng.randrange(1, 16)]
-        case 5:
-            data[at : at + 8] = b"\xff" * 8  # an absurd size, where it is one
-        case 6:
-            data[at:at] = rng.randbytes(rng.randrange(1, 16))
-        case 7:
-            data[at:] = rng.randbytes(len(data) - at)
-    return bytes(data)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from faults import damaged
 from filelock import FileLock
 from ggufs import LAYERS, write_gguf
 
@@ -174,6 +175,17 @@ def test_a_given_file_is_checked_like_any_other(tiny, place, quick):
     assert other.exists()
     with pytest.raises(ValueError, match=r"no file.*nowhere.*--from packages"):
         fetch("tiny", "nowhere")
+
+
+def test_a_damaged_file_is_never_unpacked(tiny, place, quick):
+    path, tried = place / "tiny-q4.gguf", {damaged(tiny.content, seed) for seed in range(60)}
+    for content in tried - {tiny.content}:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"tiny-q4\.gguf .* is not the one"):
+            fetch("tiny", str(path))
+    assert len(tried) > 50
+    assert not quick
+    assert not any((place / "checkpoints").glob("tiny*"))
 
 
 def test_a_full_disk_is_seen_before(place, quick, monkeypatch):
