@@ -43,6 +43,8 @@ def write_copies(project: Project, out: Path, *, book: Path | None = None) -> li
             for cell in copied.cells:
                 if cell.cell_type == "markdown":
                     pages = book or project.root / "book"
+                    for other, page in project.chapters.items():
+                        cell.source = cell.source.replace(f"[]({other}", f"[{page.title}]({other}")
                     cell.source = _linked(cell.source, pages, out, built=bool(book))
             written.append(out / f"{name}.ipynb")
             nbformat.write(copied, written[-1])
@@ -91,8 +93,10 @@ _PLAIN = {
     _FENCE % "admonition": r"**\1**\n\n\2",
     r"(?ms)^```\{math\}\n(?::[^\n]*\n)*\n?(.*?)^```$": r"$$\n\1$$",
     r"(?m)^\([\w-]+\)=\n": "",
-    r"\{(?:cite:[pt]|term)\}`([^`]*)`": r"*\1*",
-    r"\{eq\}`[^`]*`": "the equation",
+    r"\{cite:[pt]\}`([a-z]+)(\d{4})[^`]*`": r"*\1 \2*",
+    r"\{term\}`([^`]*)`": r"*\1*",
+    r"(?:[Ee]quation )?\{eq\}`[^`]*`": "the equation",
+    r"\[([^\]]+)\]\([\w-]+\)": r"\1",  # to a label
 }
 """What only the book understands -> what JupyterLab shows too; a hint stays folded."""
 
@@ -100,7 +104,7 @@ _PLAIN = {
 def _plain(text: str) -> str:
     for pattern, plain in _PLAIN.items():
         text = re.sub(pattern, plain, text)
-    return text
+    return re.sub(r"\*[a-z]+ \d{4}\*", lambda cited: cited[0].title(), text)
 
 
 def _block(block: str) -> str:

@@ -140,3 +140,21 @@ def test_the_score_by_hand_is_that_of_the_package():
         torch.testing.assert_close(scores.matrix("w"), torch.tensor(rows))
     chosen = math_specific(on_math, on_other, 1 / 3)
     assert chosen["w"].tolist() == [[False, True, False], [False, False, False]]
+
+
+def test_references_are_words_outside_of_the_book(copies):
+    texts = [
+        c.source for page in copies[0].values() for c in page.cells if c.cell_type == "markdown"
+    ]
+    text = "\n".join(texts)
+    assert "*Shomali 2026* measure it" in text
+    assert "[Where are the math weights?](03_math_weights.ipynb)" in text
+    assert not re.findall(r"\[\]\(\d|\w+\d{4}[a-z]+\*|the equation the equation", text)
+    labels = set(re.findall(r"(?m)^\(([\w-]+)\)=$", "\n".join(map(_source, PROJECT.chapters))))
+    assert labels
+    assert not [label for label in labels if f"]({label})" in text]
+
+
+def _source(name):
+    cells = nbformat.read(PROJECT.source(name), as_version=4).cells
+    return "\n".join(cell.source for cell in cells)
