@@ -231,6 +231,12 @@ def test_copy_keeps_no_path_and_no_warning(name):
 
 
 @chapter
+def test_numbers_are_shown_in_tables(name):
+    shown = [output.get("data", {}) for output in outputs(PROJECT.executed(name))]
+    assert not [data for data in shown if "dtype:" in data.get("text/plain", "") and len(data) == 1]
+
+
+@chapter
 def test_every_figure_has_a_description(name):
     for cell in cells(PROJECT.executed(name)):
         described = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
