@@ -16,13 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mmlib.edits import pruned
+from mmlib.forward import pad
 from mmlib.importance import Batch, ImportanceScores, collect_norms, largest, selection_size
 from mmlib.masks import ParameterMask
 from mmlib.models import linear_modules, load_model
@@ -104,14 +101,9 @@ class Setup(Settings):
         """Prompts, longest first, right-padded; `single`: one by one; `lengths`: other ones."""
         generator = torch.Generator().manual_seed(0)
         ordered = sorted(self.lengths if lengths is None else lengths, reverse=True)
-        size, made = 1 if single else self.batch_size, []
-        for start in range(0, len(ordered), size):
-            chunk = ordered[start : start + size]
-            shape = (len(chunk), chunk[0])
-            ids = torch.randint(3, SHAPES[self.shape][6], shape, generator=generator)
-            mask = torch.arange(chunk[0])[None] < torch.tensor(chunk)[:, None]
-            made.append({"input_ids": ids * mask, "attention_mask": mask.long()})
-        return made
+        size, vocabulary = 1 if single else self.batch_size, SHAPES[self.shape][6]
+        rows = [torch.randint(3, vocabulary, (n,), generator=generator) for n in ordered]
+        return [pad(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
 @torch.no_grad()
