@@ -88,27 +88,14 @@ def question_firing(
     return counted
 
 
-def overlap_by_question(
-    firings: Mapping[str, Firing],
-    *,
-    english: str = "en",
-    threshold: float = 0.5,
-    of: Denominator = "english",
-) -> pd.DataFrame:
+def overlap_by_question(firings: Mapping[str, Firing], **how: Any) -> pd.DataFrame:
     """As `overlap_with_english`, with the sets of every question for themselves: their mean.
 
-    The firings are counts of the same questions in the same order.
+    The firings are counts of the same questions in the same order; `how` as there.
     """
-    questions = min(len(firing.tokens) for firing in firings.values())
-    found = [
-        overlap_with_english(
-            {x: f.counts[q] / f.tokens[q] for x, f in firings.items()},
-            english=english,
-            threshold=threshold,
-            of=of,
-        )
-        for q in range(questions)
-    ]
+    questions = range(min(len(firing.tokens) for firing in firings.values()))
+    rates = ({x: f.counts[q] / f.tokens[q] for x, f in firings.items()} for q in questions)
+    found = [overlap_with_english(of_question, **how) for of_question in rates]
     return pd.concat(found).groupby(level="layer").mean()
 
 
@@ -116,10 +103,9 @@ def bootstrap_layers(
     firings: Mapping[str, Firing],
     *,
     draws: int = 200,
-    seed: int = 0,
     aggregation: Aggregation = "token_rate",
     english: str = "en",
-    threshold: float | None = 0.5,
+    threshold: float = 0.5,
     of: Denominator = "english",
     **selecting: int | bool | None,
 ) -> pd.DataFrame:
@@ -138,12 +124,11 @@ def bootstrap_layers(
     sizes = {language: len(f.tokens) for language, f in firings.items()}
     if len(set(sizes.values())) != 1:
         raise ValueError(f"languages have different numbers of questions: {sizes}")
-    (n,), rng = set(sizes.values()), np.random.default_rng(seed)
-    layers = next(iter(firings.values())).counts.shape[1]
-    found, cut = np.zeros((layers, 2)), 0.5 if threshold is None else threshold
+    (n,), rng = set(sizes.values()), np.random.default_rng(0)
+    found = np.zeros((next(iter(firings.values())).counts.shape[1], 2))
     for _ in range(draws):
         weights = rng.multinomial(n, np.full(n, 1 / n))
-        rates = {x: f.rates(aggregation, weights, cut) for x, f in firings.items()}
+        rates = {x: f.rates(aggregation, weights, threshold) for x, f in firings.items()}
         overlap = overlap_with_english(rates, english=english, threshold=threshold, of=of)
         try:
             chosen = select_layers(ranges(rates), overlap, **selecting)
