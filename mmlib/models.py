@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -145,13 +146,19 @@ def check_files(folder: Path) -> None:
         files = json.loads(path.read_text(encoding="utf-8")).get("files", {}).items()
     except (ValueError, AttributeError, RecursionError) as error:
         raise OSError(f"{path} cannot be read: {error!r}. {AGAIN}") from error
-    for name, content in files:
-        file = folder / name
-        if file.suffix in (".safetensors", ".json") and file.parent == folder:
-            if not file.is_file():
-                raise OSError(f"{file} is missing. {AGAIN}")
-            if sha256(file) != content:
-                raise OSError(f"{file} is not the file that manifest.json describes. {AGAIN}")
+    read = {n: sha for n, sha in files if re.fullmatch(r"[^/]+\.(safetensors|json)", n)}
+    if damage := damaged(folder, read):
+        raise OSError(f"{damage}. {AGAIN}")
+
+
+def damaged(folder: Path, files: Mapping[str, str]) -> str:
+    """The first of some files (name -> SHA-256) that is missing or another one, in words, or ""."""
+    for name, content in files.items():
+        if not (folder / name).is_file():
+            return f"{folder / name} is missing"
+        if sha256(folder / name) != content:
+            return f"{folder / name} is not the file that manifest.json describes"
+    return ""
 
 
 def _base(name: str, delta: Path) -> str:

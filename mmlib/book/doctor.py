@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from packaging.requirements import Requirement
 
-from mmlib.files import sha256
-from mmlib.models import checkpoint_folder, checkpoints
+from mmlib.models import checkpoint_folder, checkpoints, damaged
 from mmlib.study.tables import hardware, memory
 
 MEMORY_GIB, DISK_GB = 4, 3
@@ -32,17 +31,14 @@ class Check(NamedTuple):
 
 def checks(root: Path) -> Iterator[Check]:
     """Look at Python, packages, machine, kernel and fetched checkpoints, in this order."""
-    yield Check("Python", sys.version.split()[0], _old_python())
+    old = "" if sys.version_info >= (3, 11) else "make PYTHON=python3.11, with 3.11 or newer"
+    yield Check("Python", sys.version.split()[0], old)
     yield _packages()
     yield _machine(root)
     yield _kernel()
     for name in checkpoints():
         if (checkpoint_folder(name) / "manifest.json").is_file():
             yield _checkpoint(name)
-
-
-def _old_python() -> str:
-    return "" if sys.version_info >= (3, 11) else "make PYTHON=python3.11, with 3.11 or newer"
 
 
 def _packages() -> Check:
@@ -70,25 +66,20 @@ def _machine(root: Path) -> Check:
 
 
 def _kernel() -> Check:
-    from jupyter_client.manager import start_new_kernel
+    from jupyter_client.manager import run_kernel
 
-    mend = "python -m ipykernel install --sys-prefix, in the environment of the book"
+    mend, told = "python -m ipykernel install --sys-prefix, in the environment of the book", []
     try:
-        manager, client = start_new_kernel(kernel_name="python3", startup_timeout=KERNEL_S)
-    except Exception as error:  # whatever it is, there is no kernel
-        return Check("kernel", f"python3 does not start: {error}", mend)
-    try:
-        told = []
-        client.execute_interactive(
-            "import sys, mmlib; print(sys.prefix)",
-            timeout=KERNEL_S,
-            output_hook=lambda message: told.append(message["content"].get("text", "")),
-        )
+        with run_kernel(kernel_name="python3", startup_timeout=KERNEL_S) as client:
+            client.execute_interactive(
+                "import sys, mmlib; print(sys.prefix)",
+                timeout=KERNEL_S,
+                output_hook=lambda message: told.append(message["content"].get("text", "")),
+            )
     except TimeoutError:
         return Check("kernel", f"python3 does not import mmlib within {KERNEL_S} s", mend)
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+    except Exception as error:  # whatever it is, there is no kernel
+        return Check("kernel", f"python3 does not start: {error}", mend)
     where = "".join(told).strip()
     if Path(where) != Path(sys.prefix):
         return Check("kernel", "python3 belongs to another environment, or lacks mmlib", mend)
@@ -98,12 +89,6 @@ def _kernel() -> Check:
 def _checkpoint(name: str) -> Check:
     folder = checkpoint_folder(name)
     files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]
-    for file, content in files.items():
-        path, damage = folder / file, ""
-        if not path.is_file():
-            damage = f"{file} is missing"
-        elif sha256(path) != content:
-            damage = f"{file} is not the one that was fetched"
-        if damage:
-            return Check(name, damage, f"remove {folder} and call python -m mmlib fetch {name}")
+    if damage := damaged(folder, files):
+        return Check(name, damage, f"remove {folder} and call python -m mmlib fetch {name}")
     return Check(name, f"{len(files)} files as they were fetched")
