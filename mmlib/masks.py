@@ -70,9 +70,7 @@ class ParameterMask:
         return all(self[name].equal(other[name]) for name in self.keys())
 
     def _combine(
-        self,
-        other: ParameterMask,
-        operation: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        self, other: ParameterMask, operation: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     ) -> ParameterMask:
         check_comparable(self, other)
         pairs = ((name, self[name], other[name].to(self[name].device)) for name in self.keys())

@@ -67,12 +67,7 @@ class LayerPlan:
 
     @classmethod
     def bands(
-        cls,
-        layers: int,
-        bottom: int,
-        top: int,
-        *,
-        transition: int | tuple[int, int] = 1,
+        cls, layers: int, bottom: int, top: int, *, transition: int | tuple[int, int] = 1
     ) -> "LayerPlan":
         """Language below and above, math between, transition layers where they meet.
 
