@@ -232,7 +232,7 @@ def _nats(tables: Tables, task: str, *systems: str) -> pd.DataFrame:
 
     By seed, target (language of the language expert), lang (in which is asked) and problem.
     """
-    table = table_of(tables, "swapped_losses", "seed", "target", "system", "task", "lang")
+    table = table_of(tables, "swap_losses", "seed", "target", "system", "task", "lang")
     rows = item_losses(table[(table.task == task) & table.system.isin(systems)])
     wide = rows.pivot_table("nats", ["seed", "target", "lang", "problem"], "system")
     if absent := [name for name in systems if name not in wide]:
@@ -305,7 +305,7 @@ MERGED = tuple(name for name in ALTERNATIVES if name != "joint")
     "A swap makes solutions more likely than any other way to use the two experts.",
     "English solutions of problems asked in the language are more likely by the swap than by either"
     " expert, soup, adjusted soup, task arithmetic and TIES",
-    "swapped_losses",
+    "swap_losses",
     **_LIKELY,
 )
 def _likelier_than_alternatives(tables: Tables) -> pd.Series:
@@ -318,7 +318,7 @@ def _likelier_than_alternatives(tables: Tables) -> pd.Series:
     "It takes both ends, and these layers, by likelihood.",
     "English solutions of problems asked in the language are more likely by the swap than by its"
     " bottom or top alone, the experts exchanged, the base's layers and random layers",
-    "swapped_losses",
+    "swap_losses",
     **_LIKELY,
 )
 def _likelier_than_parts(tables: Tables) -> pd.Series:
@@ -330,7 +330,7 @@ def _likelier_than_parts(tables: Tables) -> pd.Series:
     "L9",
     "Transition layers are idle, by likelihood.",
     "English solutions of problems asked in the language change by less than .02 nats per token",
-    "swapped_losses",
+    "swap_losses",
     test="equal",
     threshold=0.02,
     **_LIKELY,
