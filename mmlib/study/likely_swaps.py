@@ -196,6 +196,13 @@ def desk() -> Swapped:
     return Swapped(*(read_evidence(f"desk_swapped{end}")[0] for end in ("", "_moves", "_log")))
 
 
+def tried() -> pd.DataFrame:
+    """Loss of sentences that were set aside, before and after trials of learning rates."""
+    log = read_evidence("desk_swapped_rates")[0].dropna(subset="heldout_loss")
+    ends = log.groupby("learning_rate", sort=False).heldout_loss.agg(["first", "last"])
+    return ends.rename(columns={"first": "before", "last": "after twelve steps"})
+
+
 def gains(packed: pd.DataFrame) -> pd.DataFrame:
     """How much more likely a text is than to the model that nobody trained, nats per token.
 
