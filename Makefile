@@ -17,7 +17,7 @@ AUDIT_SEED ?= 1
 PY := .venv/bin/python
 SWEEP := $(PY) -m mmlib sweep --workers $(WORKERS) -p data_dir=$(DATA)
 FULL := $(if $(filter-out laptop full,$(PRESET)),$(error PRESET=$(PRESET): choose laptop or full),$(filter full,$(PRESET)))
-DESK := desk desk_examples desk_answers desk_conditions desk_travel desk_fractions desk_scaling desk_aligned desk_larger
+DESK := desk desk_examples desk_answers desk_conditions desk_travel desk_fractions desk_scaling desk_aligned desk_swapped desk_larger
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 export MMLIB_CACHE ?= $(CURDIR)/.cache
 test test-all: export OMP_NUM_THREADS ?= 1

@@ -381,7 +381,9 @@ def _on_base(
     made = {}
     for name, tensor in dense(base).items():
         deltas = [t[name].float().to(tensor.device) - tensor.float() for t in tables]
-        made[name] = (tensor.float() + rule(deltas, given.to(tensor.device))).to(tensor.dtype)
+        if any(delta.any() for delta in deltas):
+            tensor = (tensor.float() + rule(deltas, given.to(tensor.device))).to(tensor.dtype)
+        made[name] = tensor  # without copies, where no expert moved it: embeddings are large
     return made
 
 

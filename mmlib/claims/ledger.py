@@ -43,6 +43,7 @@ REAL = {
     "firing": "evidence/desk_firing",
     "aligned_losses": "evidence/desk_aligned",
     "aligned_rates": "evidence/desk_aligned_rates",
+    "swap_losses": "evidence/desk_swapped",
 }
 """Tables of a real LLM, by the name under which rules need them."""
 

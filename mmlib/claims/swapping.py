@@ -20,7 +20,7 @@ from mmlib.claims.rules import (
     trained_grades,
 )
 from mmlib.study.stats import cell_tests, rank_correlation
-from mmlib.study.tables import MATH_PARTS
+from mmlib.study.tables import MATH_PARTS, item_losses
 
 claim = partial(record, paper="Layer Swapping (2410.01335)")
 
@@ -222,3 +222,120 @@ def _weaker_gains_more(tables: Tables) -> pd.Series:
     if (gains.nunique(axis=1) < 2).any() or (base.nunique(axis=1) < 2).any():
         raise NotTestableError("languages that are all equal have no ranks")
     return pd.Series(-rank_correlation(base.to_numpy(), gains.to_numpy()), base.index)
+
+
+# --- likelihoods of a real LLM --------------------------------------------------------------------
+
+
+def _nats(tables: Tables, task: str, *systems: str) -> pd.DataFrame:
+    """Losses of one kind of text in nats per token: a column per system, of draws their mean.
+
+    By seed, target (language of the language expert), lang (in which is asked) and problem.
+    """
+    table = table_of(tables, "swap_losses", "seed", "target", "system", "task", "lang")
+    rows = item_losses(table[(table.task == task) & table.system.isin(systems)])
+    wide = rows.pivot_table("nats", ["seed", "target", "lang", "problem"], "system")
+    if absent := [name for name in systems if name not in wide]:
+        raise NotTestableError(f"needs {', '.join(absent)}")
+    if wide.unstack("seed").isna().any(axis=None):
+        raise NotTestableError(f"needs {', '.join(systems)} in every training and language")
+    return wide
+
+
+def _gained(tables: Tables) -> pd.DataFrame:
+    """What experts gain over the base in nats per token, tested by what is read and language."""
+    solved = _nats(tables, "solution", "base", "math expert", "language expert")
+    text = _nats(tables, "text", "base", "language expert").droplevel("lang")
+    english = solved.xs("en", level="lang")
+    asked = solved.drop("en", level="lang").droplevel("lang")
+    # The math expert is the same one for every language.
+    of_math = (english.base - english["math expert"]).groupby(_MEAN).mean()
+    gains = {"English solutions": pd.concat({"en": of_math}, names=["target"])}
+    gains["solutions of problems that are asked in it"] = asked.base - asked["language expert"]
+    gains["held-out text"] = text.base - text["language expert"]
+    return pd.concat({words: cell_tests(gain) for words, gain in gains.items()}, names=["read"])
+
+
+def _fit_languages(gained: pd.DataFrame) -> list[str]:
+    """Those whose expert beats the base beyond its interval at all that is read."""
+    lows = gained.drop("en", level="target").low.groupby("target", sort=False)
+    return [lang for lang, low in lows if (low > 0).all()]
+
+
+def _likely(tables: Tables, *systems: str) -> pd.DataFrame:
+    """Log-likelihoods per token of English solutions, by target: of problems asked in it.
+
+    Of the languages whose expert is fit, or else of all.
+    """
+    wide = -_nats(tables, "solution", *systems).drop("en", level="lang").droplevel("lang")
+    counted = _fit_languages(_gained(tables))
+    return wide[wide.index.isin(counted, "target")] if counted else wide
+
+
+def _fit_by_likelihood(tables: Tables) -> str:
+    """Each expert beats the base at what it was trained for, beyond its interval.
+
+    The math expert makes English solutions more likely; an expert in a language held-out text of it
+    and English solutions of problems that are asked in it. Other languages do not count.
+    """
+    gained = _gained(tables)
+    needed = (
+        gained if not _fit_languages(gained) else gained.xs("en", level="target", drop_level=False)
+    )
+    unfit = needed[~(needed.low > 0)]
+    return "; ".join(
+        f"{words} ({lang}) gain {row.effect:.3f} ({row.low:.3f} to {row.high:.3f}) nats per token "
+        "by their expert, where more than 0 is needed"
+        for (words, lang), row in unfit.iterrows()
+    )
+
+
+_LIKELY = {"unit": "trainings and items", "keep_ratios": (), "committed": "2026-11-30"}
+_LIKELY |= {
+    "precondition": _fit_by_likelihood,
+    "note": "experts are trained for equally long, at rates chosen on other texts; held-out text "
+    "of the language and English stand beside it on the page",
+}
+MERGED = tuple(name for name in ALTERNATIVES if name != "joint")
+"""What a swap is compared with where nobody trained on both data sets."""
+
+
+@ours(
+    "L7",
+    "A swap makes solutions more likely than any other way to use the two experts.",
+    "English solutions of problems asked in the language are more likely by the swap than by either"
+    " expert, soup, adjusted soup, task arithmetic and TIES",
+    "swap_losses",
+    **_LIKELY,
+)
+def _likelier_than_alternatives(tables: Tables) -> pd.Series:
+    """Log-likelihood per token of solutions by the swap - that by each alternative, by language."""
+    return leads(_likely(tables, "swap", *MERGED), "swap", *MERGED)
+
+
+@ours(
+    "L8",
+    "It takes both ends, and these layers, by likelihood.",
+    "English solutions of problems asked in the language are more likely by the swap than by its"
+    " bottom or top alone, the experts exchanged, the base's layers and random layers",
+    "swap_losses",
+    **_LIKELY,
+)
+def _likelier_than_parts(tables: Tables) -> pd.Series:
+    """Log-likelihood per token of solutions by the swap - that by each control, by language."""
+    return leads(_likely(tables, "swap", *CONTROLS), "swap", *CONTROLS)
+
+
+@ours(
+    "L9",
+    "Transition layers are idle, by likelihood.",
+    "English solutions of problems asked in the language change by less than .02 nats per token",
+    "swap_losses",
+    test="equal",
+    threshold=0.02,
+    **_LIKELY,
+)
+def _idle_by_likelihood(tables: Tables) -> pd.Series:
+    """Log-likelihood per token with transition layers - that without, by language."""
+    wide = _likely(tables, "swap", "no transition")
+    return wide["swap"] - wide["no transition"]

@@ -22,15 +22,17 @@ PROMPTS = {
 work it comes from; and in the wrapper that its training script adds."""
 
 
-def translation_prompt(text: str, source: str, *, form: str = "published") -> str:
-    """SLAM's prompt for a translation into English, in one of the forms of `PROMPTS`.
+def translation_prompt(
+    text: str, source: str, target: str = "en", *, form: str = "published"
+) -> str:
+    """SLAM's prompt for a translation, in one of the forms of `PROMPTS`.
 
     Raises:
-        ValueError: A source language without a record, or an unknown form.
+        ValueError: A language without a record, or an unknown form.
     """
     if form not in PROMPTS:
         raise ValueError(f"form={form!r}: choose from {', '.join(PROMPTS)}")
-    names = {"source": get_language(source).name, "target": get_language("en").name}
+    names = {"source": get_language(source).name, "target": get_language(target).name}
     return PROMPTS[form].format(text=text, **names)
 
 

@@ -6,7 +6,7 @@ language, and how likely translations are that were set aside.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.finetune import encode, mean_loss
 from mmlib.study.evidence import read_evidence
@@ -55,7 +55,7 @@ def problems_in(given: Mapping[str, Any]) -> pd.DataFrame:
     Args:
         given: Parameters of the page: `solutions` is a task with worked solutions in English,
             `questions` one with the questions of the same ids; `items` problems from number
-            `first_item` on are asked, in `languages` and in `others`.
+            `first_item` on are asked, in `languages` and, if there are any, in `others`.
 
     Returns:
         Columns id, lang, prompt and response.
@@ -67,7 +67,7 @@ def problems_in(given: Mapping[str, Any]) -> pd.DataFrame:
     solved = load_problems(given["solutions"], "en", **where)
     asked = solved[given["first_item"] : given["first_item"] + given["items"]]
     rows, english = [], {}
-    for code in dict.fromkeys(["en", *given["languages"], *given["others"]]):
+    for code in dict.fromkeys(["en", *given["languages"], *given.get("others", ())]):
         table = texts_of(given["questions"], code, where["data_dir"], where["split"])
         table = table[table.kind == "question"].set_index("id").text
         english = english or table.to_dict()
@@ -89,12 +89,50 @@ def losses(model: PreTrainedModel, asked: Measured, *, bf16: bool) -> pd.DataFra
     """
     model = copy.deepcopy(model).to(torch.bfloat16) if bf16 else model
     rows = [
-        (kind, lang, name, -mean_loss(model, [example]), sum(y >= 0 for y in example["labels"]))
+        (kind, lang, name, -mean_loss(model, [example]), sum(y >= 0 for y in example["labels"][1:]))
         for (kind, lang), (names, examples) in asked.items()
         for name, example in zip(names, examples, strict=True)
     ]
     columns = ["task", "lang", "problem_id", "log_likelihood", "n_tokens"]
     return pack_losses(pd.DataFrame(rows, columns=columns), ["task", "lang"])
+
+
+def solution_examples(tokenizer: PreTrainedTokenizerBase, asked: pd.DataFrame) -> Measured:
+    """The English solutions of `problems_in`, with the prompt in every language."""
+    found: Measured = {}
+    for code, rows in asked.groupby("lang", sort=False):
+        examples = encode(tokenizer, zip(rows.prompt, rows.response, strict=True))
+        found[SOLUTION, code] = [*rows.id], examples
+    return found
+
+
+def short_pairs(
+    texts: Texts, tokenizer: PreTrainedTokenizerBase, longest: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Pairs of at most so many tokens, prompt included: to train on, and set aside."""
+    pairs = texts.pairs()
+    lengths = map(_length, translation_examples(tokenizer, pairs))
+    return texts.parted(pairs[[length <= longest for length in lengths]])
+
+
+def learned(
+    texts: Texts,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: pd.DataFrame,
+    *,
+    number: int,
+    longest: int,
+    seed: int,
+    kinds: Collection[str],
+) -> dict[str, Examples]:
+    """`Texts.examples`, but of solutions only those of at most `longest` tokens."""
+    draw = partial(texts.examples, tokenizer, pairs, seed=seed)
+    solved = draw(number=4 * number, kinds={*kinds} & {START.data})
+    short = {
+        name: [example for example in examples if _length(example) <= longest][:number]
+        for name, examples in solved.items()
+    }
+    return draw(number=number, kinds={*kinds} - {START.data}) | short
 
 
 class Bench:
@@ -107,10 +145,7 @@ class Bench:
         self.model, self.tokenizer = loading.load()
         self.run = loading.run(self.model, given)
         self.texts, self.schedule = Texts.of(given), Schedule.of(given)
-        pairs = self.texts.pairs()
-        lengths = map(_length, translation_examples(self.tokenizer, pairs))
-        short = pairs[[length <= given["longest"] for length in lengths]]
-        self.pairs, self.aside = self.texts.parted(short)
+        self.pairs, self.aside = short_pairs(self.texts, self.tokenizer, given["longest"])
         depth = self.model.config.get_text_config().num_hidden_layers
         slam = systems(given["layers"], depth, rank=1)["SLAM"]
         self.recipes = systems(given["layers"], depth, rank=equal_rank(self.model, slam[0]))
@@ -131,22 +166,12 @@ class Bench:
             blind = pairs.assign(text="")
             for kind, table in ((TRANSLATION, pairs), (BLIND, blind)):
                 asked[kind, code] = [*pairs.id], translation_examples(self.tokenizer, table)
-        for code, rows in self.asked_in.groupby("lang", sort=False):
-            examples = encode(self.tokenizer, zip(rows.prompt, rows.response, strict=True))
-            asked[SOLUTION, code] = [*rows.id], examples
-        return asked
+        return asked | solution_examples(self.tokenizer, self.asked_in)
 
-    def learned(self, seed: int, number: int, kinds: set[str]) -> dict[str, Examples]:
-        """Examples by the names that stages use; solutions that are too long are left out."""
-        draw = partial(self.texts.examples, self.tokenizer, self.pairs, seed=seed)
-        drawn = draw(number=number, kinds=kinds - {START.data})
-        solved = draw(number=4 * number, kinds=kinds & {START.data})
-        longest = self.given["longest"]
-        short = {
-            name: [example for example in examples if _length(example) <= longest][:number]
-            for name, examples in solved.items()
-        }
-        return drawn | short
+    def learned(self, seed: int, number: int, kinds: Collection[str]) -> dict[str, Examples]:
+        """Examples by the names that stages use."""
+        source, longest = (self.texts, self.tokenizer, self.pairs), self.given["longest"]
+        return learned(*source, number=number, longest=longest, seed=seed, kinds=kinds)
 
     def start(self) -> tuple[PreTrainedModel, pd.DataFrame]:
         """The expert in English math, and the log of its training; without steps the model."""

@@ -200,6 +200,32 @@ def read_losses(gains, *, seen=0.5, english=0.0):
     return t.groupby(by, sort=False).nats.agg(" ".join).reset_index()
 
 
+def swap_losses(gains):
+    """Losses of mergers in two languages, from 1 nat per token of the base.
+
+    Args:
+        gains: System -> what it makes solutions more likely by, asked in the language. Each expert
+            gains a tenth at what it was trained for.
+    """
+    fit = {"solution en": "math expert", "text own": "language expert"}
+
+    def loss(row):
+        of_expert = fit.get(f"{row.task} {'en' if row.lang == 'en' else 'own'}")
+        gain = gains[row.system] if row.task == "solution" and row.lang != "en" else 0
+        return 1 - (0.1 if row.system == of_expert else gain)
+
+    asked = [
+        (target, *cell)
+        for target in ("de", "sw")
+        for cell in (("solution", "en"), ("solution", target), ("text", target))
+    ]
+    named = {"target task lang": asked, "system": [*gains], "item": range(40)}
+    t = grid(named, "loss", loss, noise=0.01, problems="p")
+    t = t.assign(nats=t.loss.map("{:.4f}".format))
+    by = ["model", "target", "system", "seed", "task", "lang", "problems"]
+    return t.groupby(by, sort=False).nats.agg(" ".join).reset_index()
+
+
 # --- laboratories ---------------------------------------------------------------------------------
 
 ALIGNED = {"model": "m", "start": "none", "pair_source": "pairs", "steps": 9}

@@ -24,6 +24,7 @@ from planted import (
     overlap,
     packed,
     read_losses,
+    swap_losses,
     swapped,
     systems,
     told_apart,
@@ -32,7 +33,7 @@ from planted import (
 )
 
 from mmlib.claims.rules import SHARED_KEEP_RATIOS
-from mmlib.claims.swapping import ALTERNATIVES, CONTROLS
+from mmlib.claims.swapping import ALTERNATIVES, CONTROLS, MERGED
 
 NEVER = {
     "S8": "about another system: the shapes of Llama 2",
@@ -310,6 +311,17 @@ def _swap(perfect, opposite, others=(), **options):
     return tables
 
 
+def _likely_swap(perfect, opposite, others):
+    """Gains over the base in likelihood, of the swap and of what it is compared with."""
+
+    def tables(sign):
+        gains = {"base": 0.0, "math expert": 0.0, "language expert": 0.1}
+        gains |= {name: gains.get(name, 0.05) for name in others}
+        return {"swap_losses": swap_losses(gains | {"swap": perfect if sign > 0 else opposite})}
+
+    return tables
+
+
 def _weaker_more(sign, exchange=MappingProxyType({"hi": "sw", "sw": "hi"})):
     """Ranks agree but for one exchange in one training, so that the interval has a width."""
     gains = {lang: 0.25 + sign * gain for lang, gain in _STEPS.items()}
@@ -431,6 +443,9 @@ PLANTED = {
     "L4": _swap(0.3, -0.1, CONTROLS),
     "L5": _lengths,
     "L6": _weaker_more,
+    "L7": _likely_swap(0.3, -0.1, MERGED),
+    "L8": _likely_swap(0.3, -0.1, CONTROLS),
+    "L9": _likely_swap(0.055, 0.3, ["no transition"]),
     "R1": _advice("layers", "middle", "outer", "random"),
     "R2": _advice("weights", "own", "shared", "random"),
     "R3": _form,
@@ -438,7 +453,8 @@ PLANTED = {
 """Of a claim, its tables by a sign: 1 is a perfect run, -1 the opposite."""
 CELLS = {"S1": 5, "S4": 4, "S5": 2 + 2 * 2, "S6": 4, "S11": 4, "S13": 1, "S14": 1, "S16": 2}
 CELLS |= {"S17": 1, "S18": 2, "S19": 1, "S20": 2}
-CELLS |= {"C1": 2 * 6 * 6, "O3": 12, "O12": 16, "L1": 7, "L4": 5, "R1": 2}
+CELLS |= {"C1": 2 * 6 * 6, "O3": 12, "O12": 16, "L1": 7, "L4": 5, "L7": 2 * 6}
+CELLS |= {"L8": 2 * 5, "L9": 2, "R1": 2}
 """How many cells some of them have, as their words count them."""
 
 

@@ -28,7 +28,7 @@ def test_every_claim_of_ours_has_a_rule_and_a_row_marked_ours():
     assert list(rows.index[:3]) == beside
     assert list(rows.index[3:]) == ["C2c"] + [f"O{i}" for i in range(1, 19)] + [
         *(f"S{i}" for i in range(14, 21)),
-        *("L4", "L5", "L6"),
+        *(f"L{i}" for i in range(4, 10)),
         *("R1", "R2", "R3"),
     ]
     assert all(CLAIMS[name].check for name in rows.index)

@@ -82,6 +82,17 @@ UNFIT = {
             "heldout_loss", 0.6, "step == 9", "evidence/expert_log"
         ),
     },
+    "_fit_by_likelihood": {
+        "solutions of problems that are asked in it (sw) gain": _changed(
+            "nats", " ".join(["1.1"] * 40), "system == 'language expert' and task == 'solution'"
+        ),
+        "held-out text (de) gain": _changed(
+            "nats", " ".join(["1.1"] * 40), "system == 'language expert' and task == 'text'"
+        ),
+        "English solutions (en) gain": _changed(
+            "nats", " ".join(["1.1"] * 40), "system == 'math expert' and lang == 'en'"
+        ),
+    },
     "_fit_layers": _advised("layers"),
     "_fit_weights": _advised("weights"),
 }

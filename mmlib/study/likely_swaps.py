@@ -1,0 +1,254 @@
+"""Swaps of layers in a real LLM, judged by likelihoods: it solves too few problems for grades.
+
+One expert learns English math, one a language from text without math, both from the same model by
+LoRA on the decoder layers. What counts is how likely the English solution of a problem is, asked in
+English and in the language, and how likely text of the language is: a swap must not buy one with
+the other.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mmlib.finetune import encode
+from mmlib.merging import update_magnitude
+from mmlib.study.evidence import read_evidence
+from mmlib.study.experts import MATH
+from mmlib.study.moves import layer_shares, swapped_shares
+from mmlib.study.pairs import draw_pairs, translation_prompt
+from mmlib.study.selective import (
+    SOLUTION,
+    START,
+    Measured,
+    learned,
+    losses,
+    problems_in,
+    short_pairs,
+    solution_examples,
+)
+from mmlib.study.settings import Loading, Steps
+from mmlib.study.stats import seed_intervals
+from mmlib.study.swaps import mergers, named_plans, select
+from mmlib.study.systems import Examples, Texts, align
+from mmlib.study.tables import RunInfo, item_costs
+from mmlib.study.variants import Variant, measured, reweighted
+
+TEXT = "text"
+"""What is read beside `selective.SOLUTION`: sentences of the language, that nothing precedes."""
+FORMS = (TEXT, "translation")
+"""How a language expert sees a sentence: alone, or as the translation of its English original."""
+
+
+def sentence_examples(
+    tokenizer: PreTrainedTokenizerBase, pairs: pd.DataFrame, forms: Sequence[str]
+) -> Examples:
+    """Sentences of a language in these forms by turns, with a loss on the language only.
+
+    Raises:
+        ValueError: An unknown form, or none.
+    """
+    if not forms or not {*forms} <= {*FORMS}:
+        raise ValueError(f"forms={list(forms)}: give some of {', '.join(FORMS)}")
+    prompts = [
+        "" if forms[i % len(forms)] == TEXT else translation_prompt(row.english, "en", row.lang)
+        for i, row in enumerate(pairs.itertuples())
+    ]
+    return encode(tokenizer, zip(prompts, pairs.text, strict=True))
+
+
+class Bench:
+    """A model, what its experts learn from, and what is read of them."""
+
+    def __init__(self, given: Mapping[str, Any]):
+        """Load the model; see `Texts` and `problems_in` for what is refused."""
+        self.given, loading = given, Loading.of(given)
+        self.asked_in = problems_in(given)
+        self.model, self.tokenizer = loading.load()
+        self.run = loading.run(self.model, given)
+        self.steps = Steps.of(given)
+        self.texts = {
+            code: Texts.of(given, languages=["en", code]) for code in given["languages"][1:]
+        }
+        short = partial(short_pairs, tokenizer=self.tokenizer, longest=given["longest"])
+        self.pairs, self.aside = {}, {}
+        for code, texts in self.texts.items():
+            _, aside = short(replace(texts, pair_split=given["read_split"]))
+            pairs, _ = short(replace(texts, heldout=1))
+            self.pairs[code], self.aside[code] = pairs[~pairs.id.isin(aside.id)], aside
+        self.recipe = {"model": self.run.model, "steps": given["steps"]}
+        self.recipe |= {name: given[name] for name in ("rate_math", "rate_language")}
+
+    def asked(self, language: str) -> Measured:
+        """What is read of every merger with the expert in a language."""
+        aside = self.aside[language]
+        texts = sentence_examples(self.tokenizer, aside, [TEXT])
+        solved = self.asked_in[self.asked_in.lang.isin(["en", language])]
+        return solution_examples(self.tokenizer, solved) | {(TEXT, language): ([*aside.id], texts)}
+
+    def _learned(self, role: str, seed: int) -> tuple[Examples, Examples]:
+        """Examples of an expert, and those whose loss its log tells."""
+        given, held = self.given, self.given["heldout"]
+        how: dict[str, Any] = {"number": self.steps.examples + held, "seed": seed}
+        if role == MATH:
+            code = next(iter(self.texts))
+            source, kinds = (self.texts[code], self.tokenizer, self.pairs[code]), {START.data}
+            examples = learned(*source, longest=given["longest"], kinds=kinds, **how)[START.data]
+            return examples[held:], examples[:held]
+        drawn = draw_pairs(self.pairs[role], **how)
+        rest = sentence_examples(self.tokenizer, drawn[held:], given["forms"])
+        return rest, sentence_examples(self.tokenizer, drawn[:held], [TEXT])
+
+    def expert(self, role: str, seed: int) -> tuple[PreTrainedModel, pd.DataFrame]:
+        """An expert in English math or in a language, and the log of its training.
+
+        One that is trained already is loaded. It shares what it does not train with the model.
+        """
+        given, of_math = self.given, role == MATH
+        stage = replace(START, data=START.data if of_math else role)
+        plan = self.steps.plan(given["rate_math" if of_math else "rate_language"], seed=seed)
+        rest, aside = self._learned(role, seed)
+        marks = [role, *([] if of_math else given["forms"]), self.steps.steps, given["heldout"]]
+        out = Path(given["runs_dir"]) / self.run.model.replace("/", "-") / f"seed-{seed}"
+        made, log, _ = align(
+            _trainable_copy(self.model),
+            [stage],
+            {stage.data: rest},
+            out / "-".join(map(str, marks)),
+            {stage.kind: plan},
+            heldout=aside,
+        )
+        return made, log.assign(role=role, seed=seed, learning_rate=plan.learning_rate)
+
+    def swapped(self, seed: int, language: str) -> dict[str, pd.DataFrame]:
+        """Merge two experts in every way, and read what comes out.
+
+        Returns:
+            "losses" (see `selective.losses`), with target, seed, system and draw; "moves": the
+            share of every layer in what either expert moved, see `layer_shares`.
+        """
+        given, asked = self.given, self.asked(language)
+        experts = {role: self.expert(role, seed)[0] for role in (MATH, language)}
+        depth = self.model.config.get_text_config().num_hidden_layers
+        plans = named_plans(depth, draws=given["draws"])
+        made = mergers(self.model, *experts.values(), plans, others="math")  # all have the same
+        reader = copy.deepcopy(self.model)
+        reader = reader.to(torch.bfloat16) if given["bf16"] else reader
+        variants = [
+            Variant({"system": merger.system, "draw": merger.draw}, partial(reweighted, reader, at))
+            for merger, at in select(made, given["systems"]).items()
+        ]
+        tables = measured(variants, lambda model: {"losses": losses(model, asked, bf16=False)})
+        moves = {role: update_magnitude(self.model, expert) for role, expert in experts.items()}
+        updates = pd.concat(moves, names=["role"]).reset_index("role").assign(seed=seed)
+        tables["moves"] = layer_shares(updates).reset_index()
+        return {kind: table.assign(target=language, seed=seed) for kind, table in tables.items()}
+
+
+def _trainable_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy that shares embeddings and head, which LoRA on the layers leaves as they are."""
+    outside = [*model.get_input_embeddings().parameters()]
+    outside += [*model.get_output_embeddings().parameters()]
+    return copy.deepcopy(model, {id(weight): weight for weight in outside})
+
+
+class Swapped(NamedTuple):
+    """What `rows` gives, and what is shipped."""
+
+    losses: pd.DataFrame
+    """See `Bench.swapped`, as the next; empty if no systems are wanted."""
+    moves: pd.DataFrame
+    log: pd.DataFrame
+    """Of the trainings of all experts: role, seed, learning_rate and what `fine_tune` tells."""
+    run: RunInfo | None = None
+
+
+def rows(given: Mapping[str, Any]) -> Swapped:
+    """Train the experts, merge those of equal seeds, and read what comes out.
+
+    Without `systems` the language experts alone are trained.
+    """
+    bench, languages = Bench(given), given["languages"][1:]
+    roles = [MATH, *languages] if given["systems"] else languages
+    logs = [bench.expert(role, seed)[1] for seed in given["seeds"] for role in roles]
+    tables = [
+        bench.swapped(seed, code)
+        for seed in given["seeds"]
+        for code in (languages if given["systems"] else ())
+    ]
+    joined = {
+        kind: pd.concat([table[kind] for table in tables], ignore_index=True).assign(**bench.recipe)
+        for kind in ("losses", "moves")
+        if tables
+    }
+    empty, log = pd.DataFrame(), pd.concat(logs, ignore_index=True).assign(**bench.recipe)
+    return Swapped(joined.get("losses", empty), joined.get("moves", empty), log, bench.run)
+
+
+def desk() -> Swapped:
+    """What is shipped of a real LLM."""
+    return Swapped(*(read_evidence(f"desk_swapped{end}")[0] for end in ("", "_moves", "_log")))
+
+
+def tried() -> pd.DataFrame:
+    """Loss of sentences that were set aside, before and after trials of learning rates."""
+    log = read_evidence("desk_swapped_rates")[0].dropna(subset="heldout_loss")
+    ends = log.groupby("learning_rate", sort=False).heldout_loss.agg(["first", "last"])
+    return ends.rename(columns={"first": "before", "last": "after twelve steps"})
+
+
+def gains(packed: pd.DataFrame) -> pd.DataFrame:
+    """How much more likely a text is than to the model that nobody trained, nats per token.
+
+    From `Swapped.losses`, one row per text of every merger, see `item_costs`: gain (-1 times the
+    cost) and measure: "asked in English", "asked in the language" (solutions) or "text of the
+    language".
+    """
+    table = item_costs(packed, "system", "base")
+    asked = table.lang.eq("en").map({True: "asked in English", False: "asked in the language"})
+    measure = asked.where(table.task == SOLUTION, "text of the language")
+    return table.assign(gain=-table.cost, measure=measure)
+
+
+def summary(packed: pd.DataFrame) -> pd.DataFrame:
+    """Mean gain of every merger, with a 95 % t interval over trainings; draws count as one.
+
+    Columns target, system, measure, mean, low, high, n.
+    """
+    by = ["target", "system", "measure"]
+    means = gains(packed).groupby([*by, "seed"], sort=False).gain.mean()
+    return seed_intervals(means, by).reset_index()
+
+
+def told(found: Swapped) -> dict[str, Any]:
+    """Numbers that the page repeats: gains are means over texts, trainings and languages."""
+    table = gains(found.losses)
+    numbers: dict[str, Any] = {
+        **found.losses.iloc[0][["model", "steps"]],
+        "trainings": table.seed.nunique(),
+        "problems": table[table.task == SOLUTION].place.nunique(),
+    }
+    means = table.groupby(["measure", "system", "target"], sort=False).gain.mean()
+    words = {
+        "asked in the language": "asked",
+        "asked in English": "en",
+        "text of the language": TEXT,
+    }
+    for measure, word in words.items():
+        of = means[measure].groupby("system", sort=False).mean()
+        numbers |= {f"{name.replace(' ', '_')}_{word}": gain for name, gain in of.items()}
+        others = of.drop("swap")
+        numbers |= {f"best_{word}": others.idxmax(), f"best_gain_{word}": others.max()}
+    swap = means["asked in the language", "swap"]
+    for end, lang in {"low": swap.idxmin(), "high": swap.idxmax()}.items():
+        numbers |= {end: swap[lang], f"{end}_lang": lang}
+    outer, even = swapped_shares(found.moves.set_index(["role", "seed", "layer"]).share)
+    of_math = outer.index.get_level_values("role") == MATH
+    numbers |= {"outer_math": outer[of_math].mean(), "outer_language": outer[~of_math].mean()}
+    return {f"swap_{name}": value for name, value in (numbers | {"outer_even": even}).items()}
