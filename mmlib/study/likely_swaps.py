@@ -234,7 +234,7 @@ def told(found: Swapped) -> dict[str, Any]:
         "trainings": table.seed.nunique(),
         "problems": table[table.task == SOLUTION].place.nunique(),
     }
-    means = table.groupby(["measure", "system", "target"], sort=False).gain.mean()
+    means = table.groupby(["measure", "system", "target"]).gain.mean()
     words = {
         "asked in the language": "asked",
         "asked in English": "en",

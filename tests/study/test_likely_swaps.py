@@ -61,7 +61,7 @@ def test_mergers_are_read_as_the_weights_they_have(made, folder):
     depth = math.config.num_hidden_layers
     swap = merged(math, language, LayerPlan.fitted(depth))
     nats = item_losses(made.losses).set_index(["system", "task", "lang"]).nats
-    base, _ = load_model("organism-base")
+    base, _ = load_model("organism-base", dtype="float32")
     weights = {"base": base.state_dict(), "math expert": math.state_dict()}
     for system, tensors in (weights | {"language expert": language.state_dict()}).items():
         base.load_state_dict(tensors)
@@ -78,7 +78,10 @@ def check(bench, model, nats):
 
 
 def test_an_expert_shares_what_it_does_not_train_and_leaves_the_model_alone(folder, made):
-    bench, (fresh, _) = likely_swaps.Bench(GIVEN | folder), load_model("organism-base")
+    bench, (fresh, _) = (
+        likely_swaps.Bench(GIVEN | folder),
+        load_model("organism-base", dtype="float32"),
+    )
     expert, log = bench.expert("sw", 1)
     assert expert.get_input_embeddings().weight is bench.model.get_input_embeddings().weight
     pairs = zip(bench.model.parameters(), fresh.parameters(), strict=True)
