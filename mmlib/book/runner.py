@@ -266,7 +266,7 @@ def _environment(task: Task, partial: Path) -> Iterator[str]:
             # Progress bars and advice about tools that are not used would become output.
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
             "TQDM_DISABLE": "1",
-            "PYTHONWARNINGS": "ignore:IProgress not found",
+            "PYTHONWARNINGS": "ignore:IProgress not found,ignore:`is_gradient_checkpointing`",
         }
         try:
             yield sockets
