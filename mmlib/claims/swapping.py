@@ -292,6 +292,7 @@ def _fit_by_likelihood(tables: Tables) -> str:
 
 _LIKELY = {"unit": "trainings and items", "keep_ratios": (), "committed": "2026-11-30"}
 _LIKELY |= {
+    "seen": "2026-11-30",
     "precondition": _fit_by_likelihood,
     "note": "experts are trained for equally long, at rates chosen on other texts; held-out text "
     "of the language and English stand beside it on the page",
