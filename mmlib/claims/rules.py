@@ -8,7 +8,7 @@ over cells, which is biased to *no*.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from importlib import import_module
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from mmlib.study.stats import cell_tests, detectable_effect, holm
-from mmlib.study.tables import item_grades, require_columns
+from mmlib.study.tables import item_costs, item_grades, require_columns
 
 YES, NO, UNDECIDED, NOT_TESTABLE, NO_RUN = VERDICTS = (
     "yes",
@@ -200,6 +200,28 @@ def trained_grades(table: pd.DataFrame, parts: tuple[str, ...], *systems: str) -
         wide = wide.join(base.set_index(keys[1:]).correct.rename("base"))
     if wide.unstack("seed").isna().any(axis=None):
         raise NotTestableError(f"needs {', '.join(systems)} in every training and language")
+    return wide
+
+
+def trained_losses(
+    tables: Tables,
+    name: str,
+    task: str,
+    *systems: str,
+    by: Sequence[str] = ("seed", "lang", "problem"),
+) -> pd.DataFrame:
+    """Losses of trained systems on one kind of text, in nats per token, as `trained_grades`.
+
+    From a table of packed losses (see `mmlib.study.tables.pack_losses`): a row per `by`, a column
+    per system that there is. Refused if one of `systems` is missing.
+    """
+    columns = ("model", "system", "task", "lang", "problems", "nats")
+    table = table_of(tables, name, *columns, *by[:-1])
+    losses = item_costs(table[table.task == task], "system", "base")
+    wide = losses.pivot_table("nats", [*by], "system")
+    wide = wide.assign(base=losses.groupby([*by]).plain.first())
+    if absent := sorted({*systems} - {*wide}):
+        raise NotTestableError(f"needs {', '.join(absent)}")
     return wide
 
 

@@ -20,11 +20,11 @@ from mmlib.claims.rules import (
     record,
     table_of,
     trained_grades,
+    trained_losses,
 )
 from mmlib.study.tables import (
     MATH_PARTS,
     NEW_MATH_PARTS,
-    item_costs,
     published,
     require_columns,
 )
@@ -581,32 +581,19 @@ _ALIGNED |= {
 }
 
 
-def _read(tables: Tables, task: str, name: str = "aligned_losses") -> pd.DataFrame:
-    """Losses of one kind of text, in nats per token: a column per system.
-
-    By language, seed and problem; the expert, which is trained once, has its own in every seed.
-    """
-    columns = "model system seed learning_rate task lang problems nats"
-    table = table_of(tables, name, *columns.split())
-    losses = item_costs(table[table.task == task], "system", "base")
-    on = ["seed", "lang", "problem"]
-    wide = losses.pivot_table(index=on, columns="system", values="nats")
-    return wide.assign(base=losses.groupby(on).plain.first())
-
-
 def _read_by_the_expert(tables: Tables) -> pd.Series:
     """By language of the pairs the expert's loss of translations, as a share of it unsourced."""
-    sides = [_read(tables, task).base for task in ("translation", "without its source")]
+    kinds = ("translation", "without its source")
+    sides = [trained_losses(tables, "aligned_losses", kind).base for kind in kinds]
     seen, blind = (losses.groupby("lang").mean() for losses in sides)
     return seen / blind
 
 
 def _solutions(tables: Tables, *systems: str) -> pd.DataFrame:
     """Losses of English solutions, asked in the languages that the expert reads, or else in all."""
-    share, wide = _read_by_the_expert(tables), _read(tables, "solution")
+    wide = trained_losses(tables, "aligned_losses", "solution", *systems)
+    share = _read_by_the_expert(tables)
     share = share if (share <= 0.7).sum() < 2 else share[share <= 0.7]
-    if absent := sorted({*systems} - {*wide}):
-        raise NotTestableError(f"needs {', '.join(absent)}")
     return wide[wide.index.isin(share.index, "lang")]
 
 
@@ -621,10 +608,11 @@ def _reads_its_source(tables: Tables) -> str:
     if (share <= 0.7).sum() < 2:
         told = ", ".join(f"{lang} {value:.0%}" for lang, value in share.items())
         unfit.append(f"of a translation's loss without its source remain with it: {told}")
-    taken = tables["aligned_losses"].query("system == 'SLAM'").learning_rate.unique()
+    made = table_of(tables, "aligned_losses", "system", "learning_rate")
+    taken = made[made.system == "SLAM"].learning_rate.unique()
     rates = table_of(tables, "aligned_rates", "system", "learning_rate")
     tried = rates[(rates.system == "base") | rates.learning_rate.isin(taken)]
-    wide = _read({"rates": tried}, "solution", "rates")
+    wide = trained_losses({"rates": tried}, "rates", "solution")
     if "SLAM" not in wide or "en" not in wide.index.unique("lang"):
         return "; ".join([*unfit, "the rate was not tried, or English not asked"])
     paid = (wide.SLAM - wide.base).groupby("lang").mean()["en"]
@@ -672,7 +660,7 @@ def _solutions_gain(tables: Tables) -> pd.Series:
 )
 def _english_pays_nothing(tables: Tables) -> pd.Series:
     """Nats per token that English solutions lose by SLAM when they are asked in English."""
-    wide = _read(tables, "solution")
+    wide = trained_losses(tables, "aligned_losses", "solution")
     if "SLAM" not in wide or "en" not in wide.index.unique("lang"):
         raise NotTestableError("needs SLAM, asked in English")
     english = wide.xs("en", level="lang", drop_level=False)

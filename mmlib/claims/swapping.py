@@ -18,9 +18,10 @@ from mmlib.claims.rules import (
     record,
     table_of,
     trained_grades,
+    trained_losses,
 )
 from mmlib.study.stats import cell_tests, rank_correlation
-from mmlib.study.tables import MATH_PARTS, item_losses
+from mmlib.study.tables import MATH_PARTS
 
 claim = partial(record, paper="Layer Swapping (2410.01335)")
 
@@ -232,11 +233,8 @@ def _nats(tables: Tables, task: str, *systems: str) -> pd.DataFrame:
 
     By seed, target (language of the language expert), lang (in which is asked) and problem.
     """
-    table = table_of(tables, "swap_losses", "seed", "target", "system", "task", "lang")
-    rows = item_losses(table[(table.task == task) & table.system.isin(systems)])
-    wide = rows.pivot_table("nats", ["seed", "target", "lang", "problem"], "system")
-    if absent := [name for name in systems if name not in wide]:
-        raise NotTestableError(f"needs {', '.join(absent)}")
+    by = ("seed", "target", "lang", "problem")
+    wide = trained_losses(tables, "swap_losses", task, *systems, by=by)[[*systems]]
     if wide.unstack("seed").isna().any(axis=None):
         raise NotTestableError(f"needs {', '.join(systems)} in every training and language")
     return wide
@@ -279,10 +277,9 @@ def _fit_by_likelihood(tables: Tables) -> str:
     and English solutions of problems that are asked in it. Other languages do not count.
     """
     gained = _gained(tables)
-    needed = (
-        gained if not _fit_languages(gained) else gained.xs("en", level="target", drop_level=False)
-    )
-    unfit = needed[~(needed.low > 0)]
+    if _fit_languages(gained):
+        gained = gained.xs("en", level="target", drop_level=False)
+    unfit = gained[~(gained.low > 0)]
     return "; ".join(
         f"{words} ({lang}) gain {row.effect:.3f} ({row.low:.3f} to {row.high:.3f}) nats per token "
         "by their expert, where more than 0 is needed"
