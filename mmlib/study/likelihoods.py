@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.study.evidence import audit_values, check_made, made_by, read_evidence
 from mmlib.study.settings import Loading, Sampling
-from mmlib.study.stats import seed_intervals
+from mmlib.study.stats import seed_means
 from mmlib.study.sweeps import Sets, cells, grader
 from mmlib.study.tables import (
     MATH_TASKS,
@@ -214,8 +214,7 @@ def summary(packed: pd.DataFrame) -> pd.DataFrame:
         n; the mean over the draws of a random set.
     """
     by = ["model", "task", "condition", "factor", "keep_ratio", "fraction", "edited", "lang"]
-    means = item_costs(packed).groupby([*by, "seed"], sort=False).cost.mean()
-    return seed_intervals(means, by).reset_index()
+    return seed_means(item_costs(packed), "cost", by)
 
 
 def beyond_random(packed: pd.DataFrame) -> pd.DataFrame:

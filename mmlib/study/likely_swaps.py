@@ -10,7 +10,6 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -23,18 +22,9 @@ from mmlib.study.evidence import read_evidence
 from mmlib.study.experts import MATH
 from mmlib.study.moves import layer_shares, swapped_shares
 from mmlib.study.pairs import draw_pairs, translation_prompt
-from mmlib.study.selective import (
-    SOLUTION,
-    START,
-    Measured,
-    learned,
-    losses,
-    problems_in,
-    short_pairs,
-    solution_examples,
-)
-from mmlib.study.settings import Loading, Steps
-from mmlib.study.stats import seed_intervals
+from mmlib.study.selective import SOLUTION, START, Asked, Measured, losses
+from mmlib.study.settings import Steps
+from mmlib.study.stats import seed_means
 from mmlib.study.swaps import mergers, named_plans, select
 from mmlib.study.systems import Examples, Texts, align
 from mmlib.study.tables import RunInfo, item_costs
@@ -63,46 +53,39 @@ def sentence_examples(
     return encode(tokenizer, zip(prompts, pairs.text, strict=True))
 
 
-class Bench:
+class Bench(Asked):
     """A model, what its experts learn from, and what is read of them."""
 
     def __init__(self, given: Mapping[str, Any]):
         """Load the model; see `Texts` and `problems_in` for what is refused."""
-        self.given, loading = given, Loading.of(given)
-        self.asked_in = problems_in(given)
-        self.model, self.tokenizer = loading.load()
-        self.run = loading.run(self.model, given)
+        super().__init__(given)
         self.steps = Steps.of(given)
         self.texts = {
             code: Texts.of(given, languages=["en", code]) for code in given["languages"][1:]
         }
-        short = partial(short_pairs, tokenizer=self.tokenizer, longest=given["longest"])
         self.pairs, self.aside = {}, {}
         for code, texts in self.texts.items():
-            _, aside = short(replace(texts, pair_split=given["read_split"]))
-            pairs, _ = short(replace(texts, heldout=1))
+            _, aside = self.parted(replace(texts, pair_split=given["read_split"]))
+            pairs, _ = self.parted(replace(texts, heldout=1))
             self.pairs[code], self.aside[code] = pairs[~pairs.id.isin(aside.id)], aside
         self.recipe = {"model": self.run.model, "steps": given["steps"]}
         self.recipe |= {name: given[name] for name in ("rate_math", "rate_language")}
 
     def asked(self, language: str) -> Measured:
         """What is read of every merger with the expert in a language."""
-        aside = self.aside[language]
+        aside, solved = self.aside[language], self.solutions()
         texts = sentence_examples(self.tokenizer, aside, [TEXT])
-        solved = self.asked_in[self.asked_in.lang.isin(["en", language])]
-        return solution_examples(self.tokenizer, solved) | {(TEXT, language): ([*aside.id], texts)}
+        asked = {(SOLUTION, code): solved[SOLUTION, code] for code in ("en", language)}
+        return asked | {(TEXT, language): ([*aside.id], texts)}
 
     def _learned(self, role: str, seed: int) -> tuple[Examples, Examples]:
         """Examples of an expert, and those whose loss its log tells."""
-        given, held = self.given, self.given["heldout"]
-        how: dict[str, Any] = {"number": self.steps.examples + held, "seed": seed}
+        number, held = self.steps.examples, self.given["heldout"]
         if role == MATH:
             code = next(iter(self.texts))
-            source, kinds = (self.texts[code], self.tokenizer, self.pairs[code]), {START.data}
-            examples = learned(*source, longest=given["longest"], kinds=kinds, **how)[START.data]
-            return examples[held:], examples[:held]
-        drawn = draw_pairs(self.pairs[role], **how)
-        rest = sentence_examples(self.tokenizer, drawn[held:], given["forms"])
+            return self.solved(self.texts[code], self.pairs[code], number=number, seed=seed)
+        drawn = draw_pairs(self.pairs[role], number + held, seed=seed)
+        rest = sentence_examples(self.tokenizer, drawn[held:], self.given["forms"])
         return rest, sentence_examples(self.tokenizer, drawn[:held], [TEXT])
 
     def expert(self, role: str, seed: int) -> tuple[PreTrainedModel, pd.DataFrame]:
@@ -115,26 +98,27 @@ class Bench:
         plan = self.steps.plan(given["rate_math" if of_math else "rate_language"], seed=seed)
         rest, aside = self._learned(role, seed)
         marks = [role, *([] if of_math else given["forms"]), self.steps.steps, given["heldout"]]
-        out = Path(given["runs_dir"]) / self.run.model.replace("/", "-") / f"seed-{seed}"
         made, log, _ = align(
             _trainable_copy(self.model),
             [stage],
             {stage.data: rest},
-            out / "-".join(map(str, marks)),
+            self.out / f"seed-{seed}" / "-".join(map(str, marks)),
             {stage.kind: plan},
             heldout=aside,
         )
         return made, log.assign(role=role, seed=seed, learning_rate=plan.learning_rate)
 
-    def swapped(self, seed: int, language: str) -> dict[str, pd.DataFrame]:
-        """Merge two experts in every way, and read what comes out.
+    def swapped(
+        self, math: PreTrainedModel, expert: PreTrainedModel, language: str, seed: int
+    ) -> dict[str, pd.DataFrame]:
+        """Merge a math expert and one in a language in every way, and read what comes out.
 
         Returns:
             "losses" (see `selective.losses`), with target, seed, system and draw; "moves": the
             share of every layer in what either expert moved, see `layer_shares`.
         """
         given, asked = self.given, self.asked(language)
-        experts = {role: self.expert(role, seed)[0] for role in (MATH, language)}
+        experts = {MATH: math, language: expert}
         depth = self.model.config.get_text_config().num_hidden_layers
         plans = named_plans(depth, draws=given["draws"])
         made = mergers(self.model, *experts.values(), plans, others="math")  # all have the same
@@ -174,21 +158,24 @@ def rows(given: Mapping[str, Any]) -> Swapped:
 
     Without `systems` the language experts alone are trained.
     """
-    bench, languages = Bench(given), given["languages"][1:]
-    roles = [MATH, *languages] if given["systems"] else languages
-    logs = [bench.expert(role, seed)[1] for seed in given["seeds"] for role in roles]
-    tables = [
-        bench.swapped(seed, code)
-        for seed in given["seeds"]
-        for code in (languages if given["systems"] else ())
-    ]
+    bench, tables = Bench(given), {"log": [], "losses": [], "moves": []}
+    for seed in given["seeds"]:
+        if given["systems"]:
+            math, log = bench.expert(MATH, seed)
+            tables["log"].append(log)
+        for code in given["languages"][1:]:
+            expert, log = bench.expert(code, seed)
+            tables["log"].append(log)
+            if given["systems"]:
+                for kind, table in bench.swapped(math, expert, code, seed).items():
+                    tables[kind].append(table)
     joined = {
-        kind: pd.concat([table[kind] for table in tables], ignore_index=True).assign(**bench.recipe)
-        for kind in ("losses", "moves")
-        if tables
+        kind: pd.concat(parts, ignore_index=True).assign(**bench.recipe)
+        if parts
+        else pd.DataFrame()
+        for kind, parts in tables.items()
     }
-    empty, log = pd.DataFrame(), pd.concat(logs, ignore_index=True).assign(**bench.recipe)
-    return Swapped(joined.get("losses", empty), joined.get("moves", empty), log, bench.run)
+    return Swapped(**joined, run=bench.run)
 
 
 def desk() -> Swapped:
@@ -221,9 +208,7 @@ def summary(packed: pd.DataFrame) -> pd.DataFrame:
 
     Columns target, system, measure, mean, low, high, n.
     """
-    by = ["target", "system", "measure"]
-    means = gains(packed).groupby([*by, "seed"], sort=False).gain.mean()
-    return seed_intervals(means, by).reset_index()
+    return seed_means(gains(packed), "gain", ["target", "system", "measure"])
 
 
 def told(found: Swapped) -> dict[str, Any]:

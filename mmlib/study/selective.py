@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from mmlib.finetune import encode, mean_loss
 from mmlib.study.evidence import read_evidence
 from mmlib.study.pairs import texts_of
 from mmlib.study.settings import Loading
-from mmlib.study.stats import seed_intervals
+from mmlib.study.stats import seed_means
 from mmlib.study.systems import (
     Examples,
     Schedule,
@@ -97,61 +97,71 @@ def losses(model: PreTrainedModel, asked: Measured, *, bf16: bool) -> pd.DataFra
     return pack_losses(pd.DataFrame(rows, columns=columns), ["task", "lang"])
 
 
-def solution_examples(tokenizer: PreTrainedTokenizerBase, asked: pd.DataFrame) -> Measured:
-    """The English solutions of `problems_in`, with the prompt in every language."""
-    found: Measured = {}
-    for code, rows in asked.groupby("lang", sort=False):
-        examples = encode(tokenizer, zip(rows.prompt, rows.response, strict=True))
-        found[SOLUTION, code] = [*rows.id], examples
-    return found
-
-
-def short_pairs(
-    texts: Texts, tokenizer: PreTrainedTokenizerBase, longest: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Pairs of at most so many tokens, prompt included: to train on, and set aside."""
-    pairs = texts.pairs()
-    lengths = map(_length, translation_examples(tokenizer, pairs))
-    return texts.parted(pairs[[length <= longest for length in lengths]])
-
-
-def learned(
-    texts: Texts,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: pd.DataFrame,
-    *,
-    number: int,
-    longest: int,
-    seed: int,
-    kinds: Collection[str],
-) -> dict[str, Examples]:
-    """`Texts.examples`, but of solutions only those of at most `longest` tokens."""
-    draw = partial(texts.examples, tokenizer, pairs, seed=seed)
-    solved = draw(number=4 * number, kinds={*kinds} & {START.data})
-    short = {
-        name: [example for example in examples if _length(example) <= longest][:number]
-        for name, examples in solved.items()
-    }
-    return draw(number=number, kinds={*kinds} - {START.data}) | short
-
-
-class Bench:
-    """An English math expert, what systems learn from it on, and what is read of them."""
+class Asked:
+    """A model, problems that it is asked, and texts that it can learn from."""
 
     def __init__(self, given: Mapping[str, Any]):
-        """Load the model; see `Texts` and `problems_in` for what is refused."""
+        """Load the model; see `problems_in` for what is refused."""
         self.given, loading = given, Loading.of(given)
         self.asked_in = problems_in(given)
         self.model, self.tokenizer = loading.load()
         self.run = loading.run(self.model, given)
+
+    @property
+    def out(self) -> Path:
+        """Folder of what is trained."""
+        return Path(self.given["runs_dir"]) / self.run.model.replace("/", "-")
+
+    def solutions(self) -> Measured:
+        """The English solutions of the problems, with the prompt in every language."""
+        found: Measured = {}
+        for code, rows in self.asked_in.groupby("lang", sort=False):
+            examples = encode(self.tokenizer, zip(rows.prompt, rows.response, strict=True))
+            found[SOLUTION, code] = [*rows.id], examples
+        return found
+
+    def parted(self, texts: Texts) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Pairs of at most `longest` tokens, prompt included: to train on, and set aside."""
+        pairs, longest = texts.pairs(), self.given["longest"]
+        lengths = map(_length, translation_examples(self.tokenizer, pairs))
+        return texts.parted(pairs[[length <= longest for length in lengths]])
+
+    def learned(
+        self, texts: Texts, pairs: pd.DataFrame, *, number: int, seed: int, kinds: Collection[str]
+    ) -> dict[str, Examples]:
+        """`Texts.examples`, but of solutions only those of at most `longest` tokens."""
+        draw = partial(texts.examples, self.tokenizer, pairs, seed=seed)
+        solved = draw(number=4 * number, kinds={*kinds} & {START.data})
+        longest = self.given["longest"]
+        short = {
+            name: [example for example in examples if _length(example) <= longest][:number]
+            for name, examples in solved.items()
+        }
+        return draw(number=number, kinds={*kinds} - {START.data}) | short
+
+    def solved(
+        self, texts: Texts, pairs: pd.DataFrame, *, number: int, seed: int
+    ) -> tuple[Examples, Examples]:
+        """English problems with solutions to learn from, and `heldout` that are set aside."""
+        held, name = self.given["heldout"], START.data
+        how: dict[str, Any] = {"number": number + held, "seed": seed, "kinds": {name}}
+        examples = self.learned(texts, pairs, **how)[name]
+        return examples[held:], examples[:held]
+
+
+class Bench(Asked):
+    """An English math expert, what systems learn from it on, and what is read of them."""
+
+    def __init__(self, given: Mapping[str, Any]):
+        """Load the model; see `Texts` and `problems_in` for what is refused."""
+        super().__init__(given)
         self.texts, self.schedule = Texts.of(given), Schedule.of(given)
-        self.pairs, self.aside = short_pairs(self.texts, self.tokenizer, given["longest"])
+        self.pairs, self.aside = self.parted(self.texts)
         depth = self.model.config.get_text_config().num_hidden_layers
         slam = systems(given["layers"], depth, rank=1)["SLAM"]
         self.recipes = systems(given["layers"], depth, rank=equal_rank(self.model, slam[0]))
         self.recipe = {"model": self.run.model, "steps": given["steps"]}
         self.recipe |= {"start_steps": given["start_steps"], "start_rate": given["start_rate"]}
-        self.out = Path(given["runs_dir"]) / self.run.model.replace("/", "-")
 
     def _folder(self, *more: Any) -> Path:
         """Where trainings are kept, by what tells them apart beside their rates."""
@@ -166,12 +176,7 @@ class Bench:
             blind = pairs.assign(text="")
             for kind, table in ((TRANSLATION, pairs), (BLIND, blind)):
                 asked[kind, code] = [*pairs.id], translation_examples(self.tokenizer, table)
-        return asked | solution_examples(self.tokenizer, self.asked_in)
-
-    def learned(self, seed: int, number: int, kinds: Collection[str]) -> dict[str, Examples]:
-        """Examples by the names that stages use."""
-        source, longest = (self.texts, self.tokenizer, self.pairs), self.given["longest"]
-        return learned(*source, number=number, longest=longest, seed=seed, kinds=kinds)
+        return asked | self.solutions()
 
     def start(self) -> tuple[PreTrainedModel, pd.DataFrame]:
         """The expert in English math, and the log of its training; without steps the model."""
@@ -179,8 +184,7 @@ class Bench:
         if not given["start_steps"]:
             return self.model, pd.DataFrame()
         plan = replace(self.schedule, steps=given["start_steps"], rate_lora=given["start_rate"])
-        examples = self.learned(0, plan.examples + given["heldout"], {name})[name]
-        aside, rest = examples[: given["heldout"]], examples[given["heldout"] :]
+        rest, aside = self.solved(self.texts, self.pairs, number=plan.examples, seed=0)
         out = self._folder("start")
         model, log, _ = align(self.model, [START], {name: rest}, out, plan.plans, heldout=aside)
         return model, log
@@ -192,7 +196,7 @@ class Bench:
             "losses" (see `losses`), "log" and "costs" (see `align`), with system, seed,
             learning_rate and what names the expert. "random layers" are others for every seed.
         """
-        given, number, asked = self.given, self.schedule.examples, self.asked
+        given, asked = self.given, self.asked
         named = {f"random {seed}": RANDOM_LAYERS for seed in given["seeds"]}
         wanted = [("base", 0)] + [
             (f"random {seed}" if name == RANDOM_LAYERS else name, seed)
@@ -201,11 +205,13 @@ class Bench:
         ]
         plans = choose(self.recipes, [name for name, _ in wanted])
         kinds = {stage.data for stages in plans.values() for stage in stages}
+        learned = partial(self.learned, self.texts, self.pairs, kinds=kinds)
+        number = self.schedule.examples
         tables = compared(
             model,
             pd.DataFrame(wanted, columns=["system", "seed"]),
             plans,
-            {seed: self.learned(seed, number, kinds) for seed in given["seeds"]},
+            {seed: learned(number=number, seed=seed) for seed in given["seeds"]},
             measure=lambda model: {"losses": losses(model, asked, bf16=given["bf16"])},
             out=self._folder("systems", given["steps"]),
             plans=self.schedule.plans,
@@ -285,9 +291,7 @@ def summary(packed: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns system, task, lang, mean, low, high, n.
     """
-    by = ["system", "task", "lang"]
-    means = gains(packed).groupby([*by, "seed"], sort=False).gain.mean()
-    return seed_intervals(means, by).reset_index()
+    return seed_means(gains(packed), "gain", ["system", "task", "lang"])
 
 
 def tried(packed: pd.DataFrame) -> pd.DataFrame:

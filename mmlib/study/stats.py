@@ -126,6 +126,12 @@ def seed_intervals(values: pd.Series, by: str | Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame([seed_interval(group) for _, group in groups], index)
 
 
+def seed_means(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
+    """`seed_intervals` of the means that a column has in every seed, with `by` as columns."""
+    means = table.groupby([*by, "seed"], sort=False)[value].mean()
+    return seed_intervals(means, by).reset_index()
+
+
 def summarize(answers: pd.DataFrame, by: Sequence[str] = ("lang", "task")) -> pd.DataFrame:
     """Accuracy of each group with its 95 % Wilson interval.
 
