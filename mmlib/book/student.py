@@ -93,7 +93,7 @@ _PLAIN = {
     _FENCE % "admonition": r"**\1**\n\n\2",
     r"(?ms)^```\{math\}\n(?::[^\n]*\n)*\n?(.*?)^```$": r"$$\n\1$$",
     r"(?m)^\([\w-]+\)=\n": "",
-    r"\{cite:[pt]\}`([a-z]+)(\d{4})[^`]*`": r"*\1 \2*",
+    r"\{cite:[pt]\}`([a-z]+)(\d{4})[^`]*`": lambda cited: f"*{cited[1].title()} {cited[2]}*",
     r"\{term\}`([^`]*)`": r"*\1*",
     r"(?:[Ee]quation )?\{eq\}`[^`]*`": "the equation",
     r"\[([^\]]+)\]\([\w-]+\)": r"\1",  # to a label
@@ -104,7 +104,7 @@ _PLAIN = {
 def _plain(text: str) -> str:
     for pattern, plain in _PLAIN.items():
         text = re.sub(pattern, plain, text)
-    return re.sub(r"\*[a-z]+ \d{4}\*", lambda cited: cited[0].title(), text)
+    return text
 
 
 def _block(block: str) -> str:
