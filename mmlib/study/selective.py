@@ -144,8 +144,7 @@ class Asked:
     ) -> tuple[Examples, Examples]:
         """English problems with solutions to learn from, and `heldout` that are set aside."""
         held, name = self.given["heldout"], START.data
-        how: dict[str, Any] = {"number": number + held, "seed": seed, "kinds": {name}}
-        examples = self.learned(texts, pairs, **how)[name]
+        examples = self.learned(texts, pairs, number=number + held, seed=seed, kinds={name})[name]
         return examples[held:], examples[:held]
 
 
@@ -205,13 +204,13 @@ class Bench(Asked):
         ]
         plans = choose(self.recipes, [name for name, _ in wanted])
         kinds = {stage.data for stages in plans.values() for stage in stages}
-        learned = partial(self.learned, self.texts, self.pairs, kinds=kinds)
         number = self.schedule.examples
+        learned = partial(self.learned, self.texts, self.pairs, number=number, kinds=kinds)
         tables = compared(
             model,
             pd.DataFrame(wanted, columns=["system", "seed"]),
             plans,
-            {seed: learned(number=number, seed=seed) for seed in given["seeds"]},
+            {seed: learned(seed=seed) for seed in given["seeds"]},
             measure=lambda model: {"losses": losses(model, asked, bf16=given["bf16"])},
             out=self._folder("systems", given["steps"]),
             plans=self.schedule.plans,
