@@ -151,8 +151,9 @@ def desk() -> Desk:
 
 
 def desk_sizes() -> pd.DataFrame:
-    """Sizes of the shipped sets of a real LLM, as in `Localised`, of layers and the whole model."""
-    overlap, _ = read_evidence("desk_overlap")
+    """Sizes of the shipped sets of real LLMs, as in `Localised`, of layers and the whole model."""
+    parts = [read_evidence(name)[0] for name in ("desk_overlap", "desk_larger")]
+    overlap = pd.concat(parts, ignore_index=True)
     named = ["model", "nonmath", "keep_ratio", "seed", "group", "layer", "n_scored"]
     sides = [
         overlap[[*named, f"lang_{side}", f"size_{side}"]].set_axis(
@@ -165,7 +166,7 @@ def desk_sizes() -> pd.DataFrame:
 
 
 def desk_accuracy() -> pd.DataFrame:
-    """What a real LLM solves of the held-out problems, strictly read, see `summarize`."""
+    """What real LLMs solve of the held-out problems, strictly read, see `summarize`."""
     answers, _ = read_evidence("desk_answers")
     graded = item_grades(answers.query("condition == 'none' and extraction == 'strict'"))
     return summarize(graded.assign(task=graded.part), by=["model", "lang", "task"])
