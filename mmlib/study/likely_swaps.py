@@ -7,6 +7,7 @@ the other.
 """
 
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -32,25 +33,29 @@ from mmlib.study.variants import Variant, measured, reweighted
 
 TEXT = "text"
 """What is read beside `selective.SOLUTION`: sentences of the language, that nothing precedes."""
-FORMS = (TEXT, "translation")
-"""How a language expert sees a sentence: alone, or as the translation of its English original."""
+FORMS = (TEXT, "translation", "reading")
+"""How a language expert sees a sentence: alone, or as the translation of its English original, with
+a loss on the sentence; or with a loss on the original, as its translation."""
 
 
 def sentence_examples(
     tokenizer: PreTrainedTokenizerBase, pairs: pd.DataFrame, forms: Sequence[str]
 ) -> Examples:
-    """Sentences of a language in these forms by turns, with a loss on the language only.
+    """Sentences of a language in these `FORMS` by turns.
 
     Raises:
         ValueError: An unknown form, or none.
     """
     if not forms or not {*forms} <= {*FORMS}:
         raise ValueError(f"forms={list(forms)}: give some of {', '.join(FORMS)}")
-    prompts = [
-        "" if forms[i % len(forms)] == TEXT else translation_prompt(row.english, "en", row.lang)
-        for i, row in enumerate(pairs.itertuples())
-    ]
-    return encode(tokenizer, zip(prompts, pairs.text, strict=True))
+    return encode(tokenizer, map(_seen, pairs.itertuples(), itertools.cycle(forms)))
+
+
+def _seen(pair: Any, form: str) -> tuple[str, str]:
+    """What comes before, and what the loss is on."""
+    if form == "reading":
+        return translation_prompt(pair.text, pair.lang), pair.english
+    return translation_prompt(pair.english, "en", pair.lang) if form != TEXT else "", pair.text
 
 
 class Bench(Asked):

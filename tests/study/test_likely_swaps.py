@@ -38,13 +38,16 @@ def made(folder):
 def test_sentences_have_a_loss_alone_or_after_their_english():
     _, tokenizer = load_model("organism-base")
     pairs = pd.DataFrame({"lang": "sw", "text": ["Moja.", "Mbili."], "english": ["One.", "Two."]})
-    alone, after = likely_swaps.sentence_examples(tokenizer, pairs, ["text", "translation"])
+    pairs = pd.concat([pairs, pairs.tail(1)])
+    forms = ["text", "translation", "reading"]
+    alone, after, back = likely_swaps.sentence_examples(tokenizer, pairs, forms)
     prompt = translation_prompt("Two.", "en", "sw")
     assert prompt.startswith("Translate this from [English] to [Swahili]:")
     assert [alone, after] == encode(tokenizer, [("", "Moja."), (prompt, "Mbili.")])
     assert sum(label == IGNORED for label in after["labels"]) == len(tokenizer(prompt).input_ids)
+    assert [back] == encode(tokenizer, [(translation_prompt("Mbili.", "sw"), "Two.")])
     for forms in ([], ["verse"]):
-        with pytest.raises(ValueError, match="give some of text, translation"):
+        with pytest.raises(ValueError, match="give some of text, translation, reading"):
             likely_swaps.sentence_examples(tokenizer, pairs, forms)
 
 
