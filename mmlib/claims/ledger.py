@@ -34,6 +34,7 @@ REAL = {
     "overlap_controls": "evidence/desk_controls",
     "set_sizes": "desk_set_sizes",
     "accuracy": "desk_accuracy",
+    "evidence/interventions": "evidence/desk_edits",
     "likelihoods": "evidence/desk_likelihoods",
     "travel_likelihoods": "evidence/desk_travel",
     "fraction_likelihoods": "evidence/desk_fractions",
