@@ -24,6 +24,7 @@ from mmlib.study.tables import (
     pack_losses,
 )
 from mmlib.study.variants import Variant, measured
+from mmlib.study.yardsticks import layer_edits
 from mmlib.tasks import skills
 from mmlib.tasks.evaluation import evaluate, gold_likelihood, text_likelihood
 
@@ -44,9 +45,11 @@ def planned(given: Mapping[str, Any]) -> pd.DataFrame:
         `asked`, a tuple of languages.
 
     Raises:
-        ValueError: As in `mmlib.study.sweeps.cells`, a task is among the texts too, or an example
-            is wanted of a language that is not there.
+        ValueError: As in `mmlib.study.sweeps.cells`, a task is among the texts too, an example is
+            wanted of a language that is not there, or a share of a set by layer.
     """
+    if given["by_layer"] and {*given["fractions"]} != {1.0}:
+        raise ValueError(f"fractions={given['fractions']} with by_layer: whole sets alone, [1.0]")
     if twice := sorted({*given["tasks"]} & {*given["texts"]}):
         raise ValueError(f"{twice[0]!r} is in tasks and in texts: give it once")
     if absent := sorted({*given["example_sets"]} - {*given["languages"]}):
@@ -75,15 +78,20 @@ class Bench(NamedTuple):
         """The model with each set edited in turn."""
         for cell in wanted.to_dict("records"):
             columns = {name: cell[name] for name in EDIT[1:]} | {"model": self.run.model}
-            change = self.sets.change(self.model, cell)
-            yield Variant(columns, change, {"languages": cell["asked"]})
+            asked = {"languages": cell["asked"]}
+            if not self.given["by_layer"] or cell["condition"] == "none":
+                yield Variant(columns, self.sets.change(self.model, cell), asked)
+                continue
+            mask = self.sets.mask(cell)
+            for layer, edit in enumerate(layer_edits(self.model, mask, factor=cell["factor"])):
+                yield Variant(columns | {"layer": layer}, edit, asked)
 
     def losses(self) -> pd.DataFrame:
         """Edit every set and measure what the model loses.
 
         Returns:
-            One row per edit, language asked and task: `EDIT`, lang, task, n_weights, mask, and the
-            losses that `mmlib.study.tables.pack_losses` shrinks.
+            One row per edit, language asked and task: `EDIT`, lang, task, n_weights, mask, the
+            losses that `mmlib.study.tables.pack_losses` shrinks, and with `by_layer` the layer.
         """
         options = {"limit": self.given["items"], "batch_size": self.given["batch_size"]}
         options |= {"data_dir": self.given["data_dir"] or None}

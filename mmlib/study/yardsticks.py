@@ -41,9 +41,14 @@ def layer_losses(
 
 def pruned_layers(model: PreTrainedModel, mask: ParameterMask, examples: Examples) -> pd.DataFrame:
     """`layer_losses` of pruning the weights of a set in one layer at a time."""
+    return layer_losses(model, layer_edits(model, mask, factor=0.0), examples)
+
+
+def layer_edits(model: PreTrainedModel, mask: ParameterMask, *, factor: float) -> list[Change]:
+    """The change that multiplies the weights of a set in one layer, for each layer."""
     prefix, layers = decoder_layers(model)
     finds = [partial(layer_of, mask, f"{prefix}.{layer}.") for layer in range(len(layers))]
-    return layer_losses(model, [partial(edited, model, f, factor=0.0) for f in finds], examples)
+    return [partial(edited, model, find, factor=factor) for find in finds]
 
 
 def layer_of(mask: ParameterMask, prefix: str) -> ParameterMask:

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from mmlib import batches, collect_norms
+from mmlib import batches, collect_norms, pruned
+from mmlib.masks import ParameterMask
 from mmlib.models import load_model
 from mmlib.study import likelihoods
 from mmlib.study.evidence import AuditError
@@ -29,6 +30,7 @@ GIVEN = {
     "factors": [0.0],
     "fractions": [1.0],
     "sample_seeds": [0],
+    "by_layer": False,
     "travel": False,
     "tasks": ["organism-math"],
     "texts": ["organism-reading"],
@@ -132,6 +134,23 @@ def test_sets_can_be_enlarged_and_edited_in_part(bench):
     assert all(torch.allclose(ratio, torch.tensor(1.5)) for ratio in moved.values())
 
 
+def test_layers_of_a_set_are_edited_one_at_a_time(bench):
+    """The layers make up the set, and each costs what it costs when it is pruned by hand."""
+    given = GIVEN | {"languages": ["en"], "seeds": [1], "conditions": ["math-specific"]}
+    given |= {"texts": [], "items": 2, "example_sets": []}
+    whole, layers = (bench._replace(given=given | {"by_layer": by}).losses() for by in (0, 1))
+    layers = layers.dropna(subset="layer").set_index("layer")
+    assert list(layers.index) == list(range(bench.model.config.num_hidden_layers))
+    assert layers.n_weights.sum() == whole.n_weights.max()
+    cell = likelihoods.planned(given).iloc[1].to_dict()
+    part = {n: m for n, m in bench.sets.mask(cell).items() if n.startswith("model.layers.1.")}
+    with pruned(bench.model, ParameterMask(part)):
+        asking = {"limit": 2, "batch_size": 8, "languages": ["en"]}
+        nats = gold_likelihood(bench.model, bench.tokenizer, ["organism-math"], **asking)
+    by_hand = list(-nats.log_likelihood)
+    assert [*map(float, layers.nats[1].split())] == pytest.approx(by_hand, abs=1e-3)
+
+
 def test_what_a_set_costs_beyond_random_weights_is_a_difference_of_means():
     rows = [
         ("none", 0, "", "en", "1.0 2.0"),
@@ -216,6 +235,7 @@ def test_numbers_of_the_page_are_those_of_the_table(packed):
         ({"texts": ["organism-math"]}, "'organism-math' is in tasks and in texts"),
         ({"example_sets": ["sw"]}, "example_sets has 'sw', which is not among the languages"),
         ({"conditions": ["all"]}, "unknown condition 'all'"),
+        ({"by_layer": True, "fractions": [0.5]}, "whole sets alone"),
     ],
 )
 def test_what_is_wrong_is_told_before_the_work(change, told):
