@@ -25,7 +25,7 @@ from mmlib.study.firing import draw_questions, question_firing
 from mmlib.study.localisation import math_sets, set_tables
 from mmlib.study.settings import Loading, Sampling
 from mmlib.study.stats import seed_interval
-from mmlib.study.tables import RunInfo
+from mmlib.study.tables import RunInfo, item_costs
 from mmlib.study.yardsticks import Examples, exchanged_layers, yardsticks
 from mmlib.tasks.problems import load_problems
 
@@ -172,6 +172,32 @@ def _audit(
     updates = audit_values(tables["view"], moved, on=["view", *on], values=["value"])
     names = {"loss": "loss with another layer", "value": "update of a layer"}
     return pd.concat([losses, updates], ignore_index=True).replace({"value": names})
+
+
+def desk(keep_ratio: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Views and yardsticks of a real LLM, from tables that other chapters ship, see `Layers`.
+
+    Languages are taken together (lang is ""). A seed is the number of a block of prompts or of
+    questions, and of a training.
+    """
+    names = ("overlap", "firing", "firing_shared", "swapped_moves", "layers")
+    overlap, firing, shared, moves, edits = (read_evidence(f"desk_{name}")[0] for name in names)
+    overlap = overlap[(overlap.group == "layer") & (overlap.keep_ratio == keep_ratio)]
+    by, of_math = ["seed", "layer"], moves.role == MATH
+    views = {
+        "math-set overlap": overlap.groupby(by).jaccard.mean(),
+        "firing overlap": shared.groupby(by).overlap.mean(),
+        "firing MSD": firing.groupby(by).rate.var(ddof=0),
+        "math update": moves[of_math].groupby(by).share.mean(),
+        "language update": moves[~of_math].groupby(by).share.mean(),
+        "depth": overlap.astype({"layer": float}).groupby(by).layer.first(),
+    }
+    costs = item_costs(edits.astype({"layer": "Int64"})).groupby(["condition", *by]).cost.mean()
+    changes = {"prune math": costs["math-specific"], "prune random": costs["random"]}
+    changes["beyond random"] = changes["prune math"] - changes["prune random"]
+    tables = (pd.concat(kind, names=["name"]).rename("value") for kind in (views, changes))
+    first, second = (table.reset_index().assign(lang="") for table in tables)
+    return first, second
 
 
 def mean_ranks(profiles: pd.DataFrame) -> pd.DataFrame:
