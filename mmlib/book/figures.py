@@ -242,7 +242,7 @@ def _in_order(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return rows.sort_values(by, key=lambda c: c.map(order.index), kind="stable")
 
 
-def _listed(names: Iterable[str], values: Iterable[float], form: str = ".3f") -> str:
+def _listed(names: Iterable[str], values: Iterable[float], form: str = "z.3f") -> str:
     return ", ".join(f"{name} {value:{form}}" for name, value in zip(names, values, strict=True))
 
 
@@ -330,7 +330,8 @@ def _cells(axes: Axes, values: pd.DataFrame, low: float, high: float, **look) ->
     if low < 0:
         most = max(-low, high)
         ends = {"vmin": -most, "vmax": most, "cmap": "PuOr"}
-    sns.heatmap(values, ax=axes, annot=True, fmt=".2f", cbar=False, **ends, **look)
+    form = "z.2f" if (values % 1).any(axis=None) else "z.0f"
+    sns.heatmap(values, ax=axes, annot=True, fmt=form, cbar=False, **ends, **look)
     axes.tick_params(axis="y", rotation=0)
 
 
@@ -403,7 +404,7 @@ def set_sizes(
         largest = rows["keep_ratio"].max()
         top = rows[rows["keep_ratio"] == largest].set_index("lang")["mean"].reindex(list(looks))
         percent = (100 * largest * top).dropna()
-        return f"{_listed(percent.index, percent, '.2f')} at keep ratio {largest:g}"
+        return f"{_listed(percent.index, percent, 'z.2f')} at keep ratio {largest:g}"
 
     about = "Size of the math-specific set by language, here in percent of the scored weights"
     labels = {"xlabel": "keep ratio", "ylabel": "math-specific share of top-K"}
@@ -562,7 +563,7 @@ def matrix(
         _cells(axes, wide.astype(float), *ends)
         axes.figure.set_figheight(1.2 + 0.3 * len(wide))
         names = part[rows].astype(str) + " " + part[columns].astype(str)
-        return _listed(names, part[value], ".2f")
+        return _listed(names, part[value], "z.2f")
 
     return _figure(about, table.groupby(panel, sort=False), draw)
 
@@ -587,7 +588,7 @@ def scatter(
 
     def draw(axes: Axes, rows: pd.DataFrame) -> str:
         sns.scatterplot(rows, x=x, y=y, ax=axes, s=25, linewidth=0, **_hues(look, looks, rows))
-        related = f", rank correlation {rows[x].corr(rows[y], 'spearman'):.2f}"
+        related = f", rank correlation {rows[x].corr(rows[y], 'spearman'):z.2f}"
         return f"{len(rows)} points" + (related if "xlabel" in labels else "")
 
     key = looks if len(looks) > 1 else {}
@@ -660,7 +661,7 @@ def curves(
         _lines(axes, rows, x, y, line, looks, _range)
         for name, part in rows.groupby(line, sort=False):
             ends = part.groupby(x)[y].mean().iloc[[0, -1]]
-            notes.append(f"{name} {_listed(ends.index.map('{:g}'.format), ends, '.2f')}")
+            notes.append(f"{name} {_listed(ends.index.map('{:g}'.format), ends, 'z.2f')}")
         if levels and rows[panel].iloc[0] in levels:
             axes.axhline(levels[rows[panel].iloc[0]], color=INK, ls="--", lw=0.8)
         if logarithmic:
@@ -696,7 +697,7 @@ def dots(
         for place, (kind, part) in enumerate(rows.groupby(look, sort=False)):
             shift = 0.12 * (place - (len(kinds) - 1) / 2)
             _dots(axes, names, part, y, shift=shift, **looks[kind] | {"ms": 5})
-            notes.append(f"{kind}: {_listed(part[y], part[x], '.2f')}")
+            notes.append(f"{kind}: {_listed(part[y], part[x], 'z.2f')}")
         _name_rows(axes, names, height=0.14 + 0.05 * len(kinds))
         return "; ".join(notes)
 

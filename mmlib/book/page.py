@@ -38,6 +38,7 @@ from mmlib.book.figures import (  # noqa: F401
     training_curve,
 )
 from mmlib.book.tables import install as show_tables
+from mmlib.book.tables import table_html
 from mmlib.claims import rules
 from mmlib.study.stats import seed_intervals as seed_intervals
 from mmlib.study.tables import RANDOM, RunInfo, check_name, load_table, output_dir, write_table
@@ -62,6 +63,7 @@ _VERDICTS_OF = {
 _RECORD = {
     "where": "Where",
     "restatement": "Checked on the published numbers",
+    "published_numbers": "Published numbers",
     "measured": "Effect",
     "unit": "Intervals cover",
     "test": "Test",
@@ -81,8 +83,8 @@ def ledger_html(ledger: pd.DataFrame, *, links: Mapping[str, str] | None = None)
 
     Args:
         ledger: The result of `claims.ledger`, all of it or some claims.
-        links: Page of the chapter that treats a claim, by claim id; `#figure` at its end is the one
-            that decides it.
+        links: Page of the chapter that treats a claim, by claim id; `#figure` at its end is the
+            figure or table that decides it.
     """
     missing = [column for column in ("id", "claim", *_VERDICTS_OF) if column not in ledger]
     if missing:
@@ -92,11 +94,12 @@ def ledger_html(ledger: pd.DataFrame, *, links: Mapping[str, str] | None = None)
         page, _, figure = (links or {}).get(row["id"], "").partition("#")
         name = f'<a href="{escape(page)}">{row["id"]}</a>' if page else escape(row["id"])
         at = (
-            f'<a href="{escape(page)}#{escape(figure)}">Figure of {row["id"]}</a>' if figure else ""
+            f'<a href="{escape(page)}#{escape(figure)}">What decides {row["id"]}</a>'
+            if figure
+            else ""
         )
-        published = [row["published_numbers"], rules.told(row, "published_")]
         text = {
-            "published_data": "; ".join(filter(None, published)),
+            "published_data": rules.told(row, "published_") or row["published_numbers"],
             "real_llm": rules.told(row, "real_"),
             "organism": rules.told(row),
         }
@@ -124,6 +127,8 @@ def ledger_html(ledger: pd.DataFrame, *, links: Mapping[str, str] | None = None)
 def _record_html(row: Mapping[str, Any]) -> str:
     """The record of a claim, folded."""
     shown = {column: row[column] for column in _RECORD}
+    if not rules.told(row, "published_"):
+        shown["published_numbers"] = ""  # they stand in the row
     told = f"{rules.TESTS[row['test']]} ({row['threshold']:.3g})"
     shown["test"] = told if row["unit"] else ""
     items = "".join(
@@ -250,9 +255,9 @@ def verdicts(
 
     Args:
         tables: See `mmlib.claims.rules.judge`.
-        *claims: Ids. The text may say `published_ID`, `real_ID`, `organism_ID`, and, of the
-            organism, `effect_ID`, `low_ID`, `high_ID` of the cell that decides, `reason_ID`, and
-            `told_ID`, all in words; of the real LLM `told_real_ID`.
+        *claims: Ids. The text may say the verdicts `published_ID`, `real_ID` and `organism_ID`;
+            with `_number` behind, the effect that decides and its interval too; and of the organism
+            `effect_ID`, `low_ID`, `high_ID`, and `told_ID`, all in words.
         real_llm: Tables of a real LLM.
 
     Returns:
@@ -260,15 +265,40 @@ def verdicts(
     """
     rows = rules.verdicts(list(claims), tables, real_llm).set_index("id")
     for claim, row in rows.iterrows():
-        show(f"published_{claim}", row.published_data)
-        show(f"real_{claim}", row.real_llm)
-        show(f"organism_{claim}", row.organism)
+        for name, column, prefix in (
+            ("published", "published_data", "published_"),
+            ("real", "real_llm", "real_"),
+            ("organism", "organism", ""),
+        ):
+            told = [row[column], rules.effect(row, prefix)]
+            show(f"{name}_{claim}", row[column])
+            show(f"{name}_{claim}_number", ", ".join(filter(None, told)))
         for number in ("effect", "low", "high"):
             show(f"{number}_{claim}", row[number])
         show(f"told_{claim}", rules.told(row))
-        show(f"told_real_{claim}", rules.told(row, "real_"))
-        show(f"reason_{claim}", row.reason)
     return rows
+
+
+def audited(table: pd.DataFrame) -> HTML:
+    """Tell how an audit came out, and fold the rows that differ; where none does, the first ones.
+
+    Args:
+        table: See `mmlib.study.evidence.audit` and `audit_values`.
+    """
+    graded = "changed" in table
+    what, unit = ("answers", "share right") if graded else ("values", "share of the value")
+    differ = table["changed" if graded else "differing"]
+    far = (table.accuracy_again - table.accuracy_kept).abs() if graded else table.largest
+    rows = table[differ > 0] if differ.any() else table
+    heads = {"accuracy_kept": "share right, shipped", "accuracy_again": "share right, again"}
+    heads |= {"n": "compared", "largest": f"largest ({unit})", "least_changed": "changed, at least"}
+    return HTML(
+        f"<p>{table.n.sum():,} {what} compared in {len(table):,} row(s): "
+        f"{table.n.sum() - differ.sum():,} agree; largest difference {far.max():.3g} ({unit}).</p>"
+        f"<details><summary>{min(len(rows), 10)} of the {len(rows):,} row(s)"
+        f"{' that differ' if differ.any() else ''}</summary>"
+        f"{table_html(rows.head(10).rename(columns=heads))}</details>"
+    )
 
 
 def published_rows(name: str) -> pd.DataFrame:

@@ -25,11 +25,6 @@ def _decimals(values: np.ndarray) -> int:
     return next((d for d in range(most) if np.allclose(values, values.round(d), 0, 1e-9)), most)
 
 
-def _number(value: float, decimals: int) -> str:
-    text = f"{value:,.{decimals}f}"
-    return text if text.strip("-0.,") else text.removeprefix("-")
-
-
 def _value(value: Any) -> str:
     """A value by itself, such as a head or one of a row of different things."""
     if isinstance(value, float | np.floating) and np.isfinite(value):
@@ -52,7 +47,7 @@ def _column(values: Any) -> list[str]:
     lost = (finite != 0) & (finite.round(decimals) == 0)
     if lost.any() and all(f"{value:.2g}" == f"{value:g}" for value in finite):
         return [*map(_value, values)]
-    return [_number(x, decimals) if np.isfinite(x) else _value(x) for x in values.astype(float)]
+    return [f"{x:z,.{decimals}f}" if np.isfinite(x) else _value(x) for x in values.astype(float)]
 
 
 def _heads(index: pd.Index) -> pd.Index:

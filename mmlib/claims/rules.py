@@ -460,34 +460,46 @@ def _words(rule: Callable | None) -> str:
     return " ".join((rule.__doc__ or "").split()) if rule else ""
 
 
-def told(row: Mapping[str, Any], prefix: str = "") -> str:
-    """What came out of a rule, in words: cells that comply, the one that decides, the reason.
+def effect(row: Mapping[str, Any], prefix: str = "") -> str:
+    """The effect of the cell that decides, with its interval as far as it has one; else nothing.
 
     Args:
         row: A row of `verdicts`.
         prefix: "published_" for the published numbers, "real_" for a real LLM.
     """
+    value, low, high = (row[prefix + name] for name in ("effect", "low", "high"))
+    if np.isnan(value):
+        return ""
+    level = "90 %: " if row["test"] == "equal" else ""
+    return f"{value:z.3g}" + ("" if np.isnan(low) else f" ({level}{low:z.3g} to {high:z.3g})")
+
+
+def told(row: Mapping[str, Any], prefix: str = "") -> str:
+    """What came out of a rule, in words: cells that comply, the one that decides, the reason.
+
+    The arguments are those of `effect`.
+    """
     outcome = {field.name: row.get(prefix + field.name) for field in fields(Outcome)}
-    equal, parts = row["test"] == "equal", []
-    if outcome["cells"] > 1:
-        parts.append(f"{outcome['complying']} of {outcome['cells']} cells comply")
-    if not np.isnan(outcome["effect"]):
-        place = f"{outcome['cell']}: " if outcome["cell"] else ""
-        spread = f"{outcome['effect']:.3g}"
-        if not np.isnan(outcome["low"]):
-            bounds = f"{outcome['low']:.3g} to {outcome['high']:.3g}"
-            spread += f" ({'90 %: ' if equal else ''}{bounds}{_counts(row, outcome)})"
-        parts.append(f"{place}{spread} against {'±' if equal else ''}{row['threshold']:.3g}")
+    cells, complying = outcome["cells"], outcome["complying"]
+    parts = []
+    if cells > 1:
+        many = {0: "none of", cells: "all"}.get(complying, f"{complying} of")
+        parts.append(f"holds in {many} {cells} cells")
+    if value := effect(row, prefix):
+        whose = f"the one that decides ({outcome['cell']})" if outcome["cell"] else "the effect"
+        limit = f"{'±' if row['test'] == 'equal' else ''}{row['threshold']:.3g}"
+        parts.append(f"{whose} is {value} against {limit}{_counts(row, outcome)}")
     if not np.isnan(outcome["detectable"]):
         parts.append(f"80 % power at a distance of {outcome['detectable']:.3g}")
     return "; ".join([*parts, outcome["reason"]] if outcome["reason"] else parts)
 
 
 def _counts(row: Mapping[str, Any], outcome: Mapping[str, Any]) -> str:
-    """How many replicates there are, by the unit of the claim."""
+    """How many replicates an interval is over, by the unit of the claim."""
     names = {"seeds": row["unit"].split(" and ")[0], "problems": "problems"}
-    return "".join(
-        f"; {outcome[key]:,} {name if outcome[key] > 1 else name.removesuffix('s')}"
+    counts = [
+        f"{outcome[key]:,} {name if outcome[key] > 1 else name.removesuffix('s')}"
         for key, name in names.items()
         if outcome[key]
-    )
+    ]
+    return f", over {' and '.join(counts)}" if counts else ""

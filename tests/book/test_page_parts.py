@@ -143,9 +143,9 @@ def test_ledger_is_a_table_with_heads_scopes_and_escaped_text():
     assert [first.get(f"data-{name}") for name in names] == told
     assert second.find("th/a") is None
     words = " ".join(first.itertext())
-    told = ["7 of 12 cells comply", "en, de: 0.2 (0.1 to 0.3; 3 trainings) against 0"]
-    record = ["intersection-union", "2026-11-21", "check"]
-    for part in ("a < b", "21/21", "why", "80 % power at a distance of 0.15", *told, *record):
+    told = ["holds in 7 of 12 cells", "(en, de) is 0.2 (0.1 to 0.3) against 0, over 3 trainings"]
+    record = ["intersection-union", "2026-11-21", "check", "Published numbers 21/21"]
+    for part in ("a < b", "why", "80 % power at a distance of 0.15", *told, *record):
         assert part in words
     assert "nan" not in " ".join(second.itertext()).lower()
     assert [badge.text for badge in first.iter("span")] == ["yes", "no run yet", "undecided"]
