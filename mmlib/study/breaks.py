@@ -8,12 +8,12 @@ import pandas as pd
 from torch import nn
 
 from mmlib.masks import ParameterMask
-from mmlib.study.evidence import Sweep
+from mmlib.study.evidence import Sweep, read_evidence
 from mmlib.study.likelihoods import beyond_random, desk_losses
 from mmlib.study.settings import Ask
-from mmlib.study.stats import paired_changes, seed_intervals
+from mmlib.study.stats import paired_changes, seed_intervals, summarize
 from mmlib.study.sweeps import CELL, PROBLEM, Swept, cells, grader, swept
-from mmlib.study.tables import MATH_PARTS, published
+from mmlib.study.tables import MATH_PARTS, item_grades, published
 
 SWEEP = Sweep("interventions", name=[*CELL, "part"], per=["condition"], by=["lang", "condition"])
 SKILLS = {
@@ -129,6 +129,16 @@ def desk_scaling() -> pd.DataFrame:
     """
     costs = beyond_random(desk_losses("scaling")).set_index(["task", "factor", "seed"]).cost
     return seed_intervals(costs, ["task", "factor"])
+
+
+def desk_answers() -> pd.DataFrame:
+    """What a real LLM answers, unedited and with a set pruned: packed, strictly read."""
+    return read_evidence("desk_edits")[0].drop_duplicates()
+
+
+def desk_edits() -> pd.DataFrame:
+    """Accuracy of `desk_answers` by condition and keep_ratio, see `summarize`."""
+    return summarize(item_grades(desk_answers()), by=["condition", "keep_ratio"])
 
 
 def published_curves() -> pd.DataFrame:

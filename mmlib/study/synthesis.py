@@ -288,6 +288,54 @@ def rank_agreement(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     return table.assign(low=table.low.clip(lower=-1), high=table.high.clip(upper=1))
 
 
+def compared(views: pd.DataFrame, changes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`rank_agreement` of views of different methods, and of every view with every yardstick.
+
+    The column "beyond chance" is by `beyond_chance`.
+    """
+    least = chance_rank_correlation(views.layer.nunique())
+    among = rank_agreement(views, views)
+    methods = [among[side].map(METHOD) for side in ("left", "right")]
+    among = among[(among.left < among.right) & (methods[0] != methods[1])]
+    first, second = (
+        table.assign(**{"beyond chance": beyond_chance(table, least)})
+        for table in (among, rank_agreement(views, changes))
+    )
+    return first, second
+
+
+def in_words(against: pd.DataFrame) -> pd.DataFrame:
+    """Rank correlations with their intervals, as text: yardsticks x views."""
+    text = [f"{row.rho:.2f} ({row.low:.2f} to {row.high:.2f})" for row in against.itertuples()]
+    table = against.assign(text=text).pivot(index="right", columns="left", values="text")
+    return table.rename_axis(index="yardstick", columns="")
+
+
+def told(views: pd.DataFrame, among: pd.DataFrame, against: pd.DataFrame) -> dict[str, Any]:
+    """Numbers that the page repeats, from what `compared` gives.
+
+    Both prunings count once, as "beyond random"; depth is no view.
+    """
+    counts = against[~against.right.isin(["prune math", "prune random"])]
+    seeing, blind = counts[counts.left != "depth"], counts[counts.left == "depth"]
+    best = seeing.loc[seeing.rho.abs().idxmax()]
+    counted = among[(among.left != "depth") & (among.right != "depth")]
+    numbers = {
+        "depth": views.layer.nunique(),
+        "chance": chance_rank_correlation(views.layer.nunique()),
+        "n_among": len(counted),
+        "n_agree": int(counted["beyond chance"].sum()),
+        "n_pairs": len(seeing),
+        "n_seen": int(seeing["beyond chance"].sum()),
+        "n_yards": len(blind),
+        "n_depth": int(blind["beyond chance"].sum()),
+        **{"best_view": best.left, "best_yard": best.right, "best_rho": best.rho},
+    }
+    answer = "{n_agree} of {n_among} pairs of views agree beyond chance, and {n_seen} of {n_pairs}"
+    answer += " pairs of a view and a yardstick"
+    return numbers | {"answer_views": answer.format(**numbers)}
+
+
 def beyond_chance(agreement: pd.DataFrame, least: float) -> pd.Series:
     """Whether a correlation is one that chance rarely gives, and its interval has no 0.
 

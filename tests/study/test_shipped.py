@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mmlib.__main__ import main
 from mmlib.models import ORGANISMS, load_model, model_hash
-from mmlib.study import breaks, portions, sets, travel
+from mmlib.study import breaks, portions, sets, synthesis, travel
 from mmlib.study.evidence import read_evidence
 from mmlib.study.localisation import Sample, score_samples, set_tables
 from mmlib.study.tables import PACKAGE
@@ -169,3 +170,26 @@ def test_what_a_real_llm_solves_is_counted():
     strict = rows[rows.extraction == "strict"].set_index("lang").correct
     assert table.n.tolist() == [250] * 4
     assert table.n_correct.to_dict() == strict.str.count("1").to_dict()
+
+
+def test_layers_of_a_real_llm_are_ranked_as_in_the_tables_they_come_from():
+    """One correlation of views and one with the yardstick, by scipy from the shipped files."""
+    views, changes = synthesis.desk(0.1)
+    among, against = synthesis.compared(views, changes)
+    overlap, moves, edits = (
+        read_evidence(f"desk_{name}")[0] for name in ("overlap", "swapped_moves", "layers")
+    )
+    overlap = overlap[(overlap.group == "layer") & (overlap.keep_ratio == 0.1)]
+    shared = overlap.groupby(["seed", "layer"]).jaccard.mean().unstack("seed")
+    moved = moves[moves.role == "sw"].pivot(index="layer", columns="seed", values="share")
+    edits = edits.assign(nats=edits.nats.map(lambda text: np.mean([*map(float, text.split())])))
+    cost = edits.pivot_table("nats", ["layer", "seed"], "condition")
+    cost = (cost["math-specific"] - cost["random"]).unstack("seed")
+    pairs = {
+        ("language update", "math-set overlap"): moved,
+        ("math-set overlap", "beyond random"): cost,
+    }
+    found = pd.concat([among, against]).set_index(["left", "right"]).rho
+    for pair, other in pairs.items():
+        rhos = [spearmanr(shared[seed], other[seed]).statistic for seed in (1, 2, 3)]
+        assert found[pair] == pytest.approx(np.mean(rhos))

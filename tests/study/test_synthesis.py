@@ -170,3 +170,23 @@ def test_beyond_chance_needs_a_size_and_an_interval_without_zero():
     rows = [(0.9, 0.8, 1.0), (-0.9, -1.0, -0.8), (0.9, -0.1, 1.0), (0.3, 0.2, 0.4)]
     table = pd.DataFrame(rows, columns=["rho", "low", "high"])
     assert synthesis.beyond_chance(table, 0.7).tolist() == [True, True, False, False]
+
+
+def test_views_of_one_method_are_not_compared_and_depth_is_no_view():
+    cells = [(seed, "") for seed in (1, 2, 3)]
+    up, down = [*range(8)], [*range(8, 0, -1)]
+    views = {"firing overlap": up, "firing MSD": up, "math update": down, "depth": up}
+    yards = {"beyond random": up, "prune math": up, "prune random": up}
+    views, yards = (
+        profiles(**{name: dict.fromkeys(cells, values) for name, values in kind.items()})
+        for kind in (views, yards)
+    )
+    among, against = synthesis.compared(views, yards)
+    assert len(among) == 5 and among["beyond chance"].all()  # six pairs, one of them of one method
+    assert set(among.rho) == {1.0, -1.0}
+    told = synthesis.told(views, among, against)
+    assert (told["n_among"], told["n_agree"]) == (2, 2)
+    assert (told["n_pairs"], told["n_yards"], told["depth"]) == (3, 1, 8)
+    assert told["answer_views"].startswith("2 of 2 pairs of views agree")
+    words = synthesis.in_words(against)
+    assert words.loc["prune math", "math update"] == "-1.00 (-1.00 to -1.00)"
