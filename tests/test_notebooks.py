@@ -201,6 +201,16 @@ def test_what_a_chapter_reads_is_declared(name):
     assert read - own <= set(PROJECT.chapters[name].reads)
 
 
+@chapter
+def test_a_page_ends_with_its_summary_and_the_next_step(name):
+    order = re.findall(r"chapters/(\w+)", (ROOT / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    following = dict(zip(order, [f"{after}.ipynb" for after in order[1:]], strict=False))
+    text = "\n\n".join(cell["source"] for cell in cells(PROJECT.source(name), "markdown"))
+    summary = r":::\{admonition\} In short\n:class: tip\n[^\n]+\.\n:::\n\n"
+    end = re.findall(summary + r"\*\*Next:\*\* \[.+\]\((.+?)\) – .+\.\n\n## How this page", text)
+    assert end == [following.get(name, "../run_your_model.md")]
+
+
 # --- the published copies
 
 

@@ -1,7 +1,8 @@
 """Copies of the chapters for a course: without solutions, and without what the pages found.
 
 A course that asks for a guess needs pages that do not tell. What a run has put into the text goes:
-the answer at the top, every paragraph that repeats a number, the section that says what it shows.
+the answer at the top and at the end, every paragraph that repeats a number, the section that says
+what it shows.
 Questions, methods, code, exercises and hints stay.
 """
 
@@ -74,7 +75,7 @@ def without_results(text: str) -> str:
     In a table a result is left as a question mark, which can be guessed.
     """
     text = re.sub(r"(?ms)^## What this shows.*?(?=^## |\Z)", "", text)
-    text = re.sub(r"(?ms)^:::\{admonition\} At a glance\n.*?^:::\n?", "", text)
+    text = re.sub(r"(?ms)^:::\{admonition\} (At a glance|In short)\n.*?^:::\n?", "", text)
     # The cell that draws a figure shows it; the caption says how to read it.
     text = re.sub(r"(?ms)^```\{glue:figure\}[^\n]*\n(?::[^\n]*\n)*\n?(.*?)^```$", r"\1", text)
     # Gates that open in one cell and close in another are for the book.

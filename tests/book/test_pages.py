@@ -259,6 +259,14 @@ FIRST = """
 Math.max(0, ...[...document.querySelectorAll('.mm-figure')].slice(0, 1).map(e =>
   e.getBoundingClientRect().top + scrollY))
 """
+# Words of a figure that are cut off, and panels that are higher than a screen.
+CLIPPED = """
+[...document.querySelectorAll('.mm-figure svg[viewBox]')].filter(e => e.checkVisibility())
+  .flatMap(svg => { const box = svg.getBoundingClientRect(); return box.height > 1000 ? [svg] :
+    [...svg.querySelectorAll('text')].filter(e => { const at = e.getBoundingClientRect();
+      return at.left < box.left - 1 || at.right > box.right + 1 || at.bottom > box.bottom + 1; });
+  }).map(e => e.textContent.trim().slice(0, 80))
+"""
 # How long a page is at the last width, in pixels, with what is folded folded.
 HEIGHT = "document.querySelector('main').scrollHeight"
 LONG = {"chapters/00_at_a_glance", "api"}
@@ -283,6 +291,7 @@ def test_a_page_reads_offline_on_a_phone_and_in_the_dark(page, built, browser):
         assert browser.run(CONTRAST) == [], (width, theme)
         assert browser.run(SMALLEST) >= 9, (width, theme)
         assert browser.run(CUT) == [], (width, theme)
+        assert browser.run(CLIPPED) == [], (width, theme)
     assert browser.run(FIRST) <= 1500
     assert page in LONG or browser.run(HEIGHT) <= 9000
     assert browser.run("[...document.querySelectorAll('mjx-merror')].length") == 0

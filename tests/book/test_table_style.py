@@ -91,6 +91,12 @@ FAULTS = {
     "no separators": r"-?\d{5,}(\.\d+)?",
     "four decimals": r"-?(\d*[1-9]\d*\.\d{4,}|0\.0?[1-9]\d{3,})",
 }
+UNITS = re.compile(
+    r"share|percent|points|nats|Jaccard|weights?\b|steps|seconds|minutes|MB|tokens|characters|ratio|"
+    r"times|correlation|rank|kappa|R²|accuracy|absolute|measured|unit|^p$",
+    re.M,
+)
+"""What the head of a table, or of its rows, calls its numbers by."""
 
 
 @pytest.mark.parametrize("name", Project(ROOT).chapters)
@@ -104,3 +110,6 @@ def test_every_table_of_a_page_is_in_that_style(name):
             texts = [cell.get_text(strip=True) for cell in table.select("th, td")]
             found = {f: t for t in texts for f, like in FAULTS.items() if re.fullmatch(like, t)}
             assert found == {}
+            heads = "\n".join(head.get_text(strip=True) for head in table.select("th"))
+            numbers = [text for text in texts if re.fullmatch(r"-?[\d,]*\.\d+", text)]
+            assert not numbers or UNITS.search(heads), heads
