@@ -188,6 +188,11 @@ def desk() -> Swapped:
     return Swapped(*(read_evidence(f"desk_swapped{end}")[0] for end in ("", "_moves", "_log")))
 
 
+def reading() -> pd.DataFrame:
+    """Losses with a language expert that learns to read, see `FORMS`, of a real LLM."""
+    return read_evidence("desk_swapped_reading")[0]
+
+
 def tried() -> pd.DataFrame:
     """Loss of sentences that were set aside, before and after trials of learning rates."""
     log = read_evidence("desk_swapped_rates")[0].dropna(subset="heldout_loss")
