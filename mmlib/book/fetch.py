@@ -61,7 +61,10 @@ def fetch(name: str, source: str = "", *, accept: bool = False) -> Path:
     if not is_gguf_available():
         raise ValueError("a GGUF file is read with the package gguf: pip install 'mmlib[study]'")
     folder = models.checkpoint_folder(name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"MMLIB_CHECKPOINTS={folder.parent}: give a folder to write to") from error
     with _held(FileLock(folder.with_name(f".{name}.lock")), name):
         if not (folder / "config.json").is_file():
             work = folder.with_name(f".{name}")  # stays when stopped, and the next call goes on

@@ -122,6 +122,12 @@ def test_no_network_tells_both_ways_and_the_third(place, quick, capsys):
         load_model("tiny")
 
 
+def test_a_place_that_is_a_file_is_named_with_its_variable(place):
+    (place / "checkpoints").write_text("no folder")
+    with pytest.raises(OSError, match=r"MMLIB_CHECKPOINTS=.*checkpoints: give a folder"):
+        fetch("tiny")
+
+
 @pytest.mark.parametrize("cut", [0, 1])
 def test_another_file_is_refused_and_what_was_downloaded_goes(tiny, place, quick, cut):
     work = place / "checkpoints" / ".tiny"
