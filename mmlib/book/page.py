@@ -273,11 +273,9 @@ def verdicts(
 
 
 def audited(table: pd.DataFrame) -> HTML:
-    """Tell how an audit came out, and fold the rows that differ; where none does, the first ones.
-
-    Args:
-        table: See `mmlib.study.evidence.audit` and `audit_values`.
-    """
+    """Tell how an audit (see `mmlib.study.evidence`) came out; rows that differ are folded."""
+    if table.empty:
+        return HTML("<p>Nothing is shipped to compare with: this run has computed it all.</p>")
     graded = "changed" in table
     what, unit = ("answers", "share right") if graded else ("values", "share of the value")
     differ, n = table["changed" if graded else "differing"], table.n.sum()

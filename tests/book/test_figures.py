@@ -199,7 +199,7 @@ def test_dots_have_the_bars_that_are_given_and_names_of_languages():
     labels = ["Hindi (hi)", "English (en)", "German (de)"]
     assert [t.get_text() for t in math.get_yticklabels()] == labels
     assert points(math, color=plotting.COLOURS[0]) == [(0.5, 2), (0.8, 1), (0.9, 0)]
-    assert bars(math, plotting.COLOURS[0])[0] == pytest.approx((0.85, 0, 0.94, 0))
+    assert bars(math, plotting.COLOURS[0])[0] == pytest.approx((0.4, 2, 0.6, 2))
     assert {x for x, _ in points(reading, color=plotting.COLOURS[0])} == {0.5}
 
 

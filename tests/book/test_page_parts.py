@@ -231,6 +231,7 @@ def test_an_audit_is_told_in_one_line_with_the_rows_that_differ():
     assert "84 values compared in 12 row(s): 84 are the same; largest difference 0 (share" in html
     assert "10 of the 12 row(s)</summary>" in html
     assert html.count("<tr>") == 1 + 10
+    assert "Nothing is shipped" in pages.audited(pd.DataFrame()).data  # of a sweep
 
 
 def test_the_text_of_a_page_knows_verdicts_with_the_number_that_decides(monkeypatch):
