@@ -595,38 +595,6 @@ def scatter(
     return _figure(about, table.groupby(panel, sort=False), draw, key, **labels)
 
 
-def accuracy(table: pd.DataFrame, controls: pd.DataFrame | None = None) -> Figure:
-    """Draw accuracies with their Wilson intervals, one panel per task.
-
-    Args:
-        table: The result of `summarize`: `lang, task, accuracy, low, high`, and `model` where
-            several are compared.
-        controls: `lang, task, accuracy` of the answers to beat, drawn as ticks.
-    """
-    _need(table, "accuracy", "lang", "task", "accuracy", "low", "high")
-    table = table.assign(mean=table["accuracy"], model=table.get("model", "model"))
-    models = list(table["model"].unique())
-    looks = styles(models) if len(models) > 1 else {models[0]: _DOT}
-
-    def draw(axes: Axes, rows: pd.DataFrame) -> str:
-        langs = _languages(rows["lang"])
-        for place, (model, mine) in enumerate(rows.groupby("model", sort=False)):
-            shift = 0.22 * (place - (len(models) - 1) / 2)
-            _dots(axes, langs, mine, "lang", shift=shift, **looks[model])
-        if controls is not None:
-            ticks = controls[controls["task"] == rows["task"].iloc[0]]
-            ticks = ticks[ticks["lang"].isin(langs)]
-            axes.plot(ticks["accuracy"], ticks["lang"].map(langs.index), ls="", ms=9, **_TICK)
-        _name_rows(axes, [_name(lang) for lang in langs])
-        values = rows["lang"] if len(models) == 1 else rows["model"] + " " + rows["lang"]
-        return _listed(values, rows["accuracy"])
-
-    key = looks if len(models) > 1 or controls is not None else {}
-    key = key if controls is None else key | {"to beat": _TICK}
-    look = {"xlabel": "accuracy", "xlim": (-0.02, 1.02)}
-    return _figure("Accuracy", table.groupby("task", sort=False), draw, key, **look)
-
-
 def curves(
     table: pd.DataFrame,
     about: str,
@@ -698,7 +666,7 @@ def dots(
             shift = 0.12 * (place - (len(kinds) - 1) / 2)
             _dots(axes, names, part, y, shift=shift, **looks[kind] | {"ms": 5})
             notes.append(f"{kind}: {_listed(part[y], part[x], 'z.2f')}")
-        _name_rows(axes, names, height=0.14 + 0.05 * len(kinds))
+        _name_rows(axes, [_name(name) for name in names], height=0.14 + 0.05 * len(kinds))
         return "; ".join(notes)
 
     groups = table.groupby(panel, sort=False) if panel else [("", table)]

@@ -23,7 +23,6 @@ from IPython.display import HTML
 from mmlib.book.exercises import Exercise  # noqa: F401
 from mmlib.book.figures import (  # noqa: F401
     Figure,
-    accuracy,
     curves,
     dots,
     layer_profile,
@@ -56,10 +55,11 @@ def badge(verdict: str) -> str:
 
 
 _VERDICTS_OF = {
-    "published_data": "Published data",
-    "real_llm": "Real LLM",
-    "organism": "Organism",
+    "published_data": ("Published data", "published_"),
+    "real_llm": ("Real LLM", "real_"),
+    "organism": ("Organism", ""),
 }
+"""Head of a verdict, and what the columns of its numbers begin with."""
 _RECORD = {
     "where": "Where",
     "restatement": "Checked on the published numbers",
@@ -98,24 +98,20 @@ def ledger_html(ledger: pd.DataFrame, *, links: Mapping[str, str] | None = None)
             if figure
             else ""
         )
-        text = {
-            "published_data": rules.told(row, "published_") or row["published_numbers"],
-            "real_llm": rules.told(row, "real_"),
-            "organism": rules.told(row),
-        }
         notes = [row[column] for column in ("differs", "note") if row.get(column)]
         small = "".join(f"<small>{escape(note)}</small> " for note in notes)
         cells = f'<th scope="row" role="rowheader">{name} {escape(row["claim"])} {small}'
         cells += f"{at}{_record_html(row)}</th>"
-        for column, head in _VERDICTS_OF.items():
-            verdict = f"{badge(row[column])} {escape(text[column])}"
+        for column, (head, prefix) in _VERDICTS_OF.items():
+            words = rules.told(row, prefix) or (prefix and row.get(f"{prefix}numbers", ""))
+            verdict = f"{badge(row[column])} {escape(words)}"
             cells += f'<td role="cell" data-label="{head}">{verdict}</td>'
         told = {"paper": row["paper"], **{column: row[column] for column in _VERDICTS_OF}}
         told = " ".join(f'data-{name}="{escape(value)}"' for name, value in told.items())
         body += f'<tr role="row" id="claim-{escape(row["id"])}" {told}>{cells}</tr>'
     heads = "".join(
         f'<th scope="col" role="columnheader">{head}</th>'
-        for head in ("Claim", *_VERDICTS_OF.values())
+        for head in ("Claim", *(head for head, _ in _VERDICTS_OF.values()))
     )
     return (
         '<table class="mm-ledger" role="table"><caption>What the papers claim and what the numbers '
@@ -265,14 +261,11 @@ def verdicts(
     """
     rows = rules.verdicts(list(claims), tables, real_llm).set_index("id")
     for claim, row in rows.iterrows():
-        for name, column, prefix in (
-            ("published", "published_data", "published_"),
-            ("real", "real_llm", "real_"),
-            ("organism", "organism", ""),
-        ):
+        for column, (_, prefix) in _VERDICTS_OF.items():
+            name = f"{prefix or 'organism_'}{claim}"
             told = [row[column], rules.effect(row, prefix)]
-            show(f"{name}_{claim}", row[column])
-            show(f"{name}_{claim}_number", ", ".join(filter(None, told)))
+            show(name, row[column])
+            show(f"{name}_number", ", ".join(filter(None, told)))
         for number in ("effect", "low", "high"):
             show(f"{number}_{claim}", row[number])
         show(f"told_{claim}", rules.told(row))
@@ -280,24 +273,21 @@ def verdicts(
 
 
 def audited(table: pd.DataFrame) -> HTML:
-    """Tell how an audit came out, and fold the rows that differ; where none does, the first ones.
-
-    Args:
-        table: See `mmlib.study.evidence.audit` and `audit_values`.
-    """
+    """Tell how an audit (see `mmlib.study.evidence`) came out; rows that differ are folded."""
+    if table.empty:
+        return HTML("<p>Nothing is shipped to compare with: this run has computed it all.</p>")
     graded = "changed" in table
     what, unit = ("answers", "share right") if graded else ("values", "share of the value")
-    differ = table["changed" if graded else "differing"]
+    differ, n = table["changed" if graded else "differing"], table.n.sum()
     far = (table.accuracy_again - table.accuracy_kept).abs() if graded else table.largest
-    rows = table[differ > 0] if differ.any() else table
+    rows, which = (table[differ > 0], " that differ") if differ.any() else (table, "")
     heads = {"accuracy_kept": "share right, shipped", "accuracy_again": "share right, again"}
     heads |= {"n": "compared", "largest": f"largest ({unit})", "least_changed": "changed, at least"}
+    first = rows.head(10).rename(columns=heads)
     return HTML(
-        f"<p>{table.n.sum():,} {what} compared in {len(table):,} row(s): "
-        f"{table.n.sum() - differ.sum():,} agree; largest difference {far.max():.3g} ({unit}).</p>"
-        f"<details><summary>{min(len(rows), 10)} of the {len(rows):,} row(s)"
-        f"{' that differ' if differ.any() else ''}</summary>"
-        f"{table_html(rows.head(10).rename(columns=heads))}</details>"
+        f"<p>{n:,} {what} compared in {len(table)} row(s): {n - differ.sum():,} are the same; "
+        f"largest difference {far.max():.3g} ({unit}).</p><details><summary>{len(first)} of the "
+        f"{len(rows)} row(s){which}</summary>{table_html(first)}</details>"
     )
 
 

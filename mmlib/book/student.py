@@ -1,9 +1,8 @@
 """Copies of the chapters for a course: without solutions, and without what the pages found.
 
 A course that asks for a guess needs pages that do not tell. What a run has put into the text goes:
-the answer at the top and at the end, every paragraph that repeats a number, the section that says
-what it shows.
-Questions, methods, code, exercises and hints stay.
+answers at the top and at the end, every paragraph that repeats a number, the section that says what
+it shows. Questions, methods, code, exercises and hints stay.
 """
 
 import os

@@ -90,7 +90,6 @@ FIGURES = {
     "overlap_heatmap": lambda: plotting.overlap_heatmap(
         pd.concat([overlaps(), overlaps(same=True)])
     ),
-    "accuracy": lambda: plotting.accuracy(answers()),
     "training_curve": lambda: plotting.training_curve(log(), columns=["loss", "lr"]),
     "ratios": lambda: plotting.ratios(measured()),
     "token_lengths": lambda: plotting.token_lengths(texts()),

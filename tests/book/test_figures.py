@@ -190,13 +190,26 @@ def test_heatmap_cells_say_what_the_table_says():
     assert len(plotting.overlap_heatmap(overlaps()).panels[0].axes[0].texts) == 12
 
 
-def test_accuracy_draws_dots_and_wilson_bars_in_the_order_of_languages():
-    figure = plotting.accuracy(answers())
+ACCURACY = {"y": "lang", "x": "accuracy", "look": "model", "panel": "task"}
+
+
+def test_dots_have_the_bars_that_are_given_and_names_of_languages():
+    figure = plotting.dots(answers().assign(model="a"), "Accuracy", **ACCURACY)
     math, reading = (panel.axes[0] for panel in figure.panels)
-    assert [t.get_text()[-3:-1] for t in math.get_yticklabels()] == ["en", "de", "hi"]
-    assert points(math, color=plotting.COLOURS[0]) == [(0.5, 1), (0.8, 0), (0.9, 2)]
-    assert bars(math, plotting.COLOURS[0])[0] == pytest.approx((0.4, 1, 0.6, 1))
+    labels = ["Hindi (hi)", "English (en)", "German (de)"]
+    assert [t.get_text() for t in math.get_yticklabels()] == labels
+    assert points(math, color=plotting.COLOURS[0]) == [(0.5, 2), (0.8, 1), (0.9, 0)]
+    assert bars(math, plotting.COLOURS[0])[0] == pytest.approx((0.4, 2, 0.6, 2))
     assert {x for x, _ in points(reading, color=plotting.COLOURS[0])} == {0.5}
+
+
+def test_cells_say_no_minus_nothing_and_count_without_decimals():
+    table = pd.DataFrame({"edited": ["a", "b"], "lang": "c", "panel": "p"})
+    for values, written in ([-0.001, 0.5], ["0.00", "0.50"]), ([0.0, 12.0], ["0", "12"]):
+        drawn = table.assign(value=values)
+        figure = plotting.matrix(drawn, "Loss", **PAIRS, value="value", panel="panel")
+        assert [text.get_text() for text in figure.panels[0].axes[0].texts] == written
+        assert "-0.0" not in figure.alt
 
 
 def test_token_lengths_draws_quantiles():
@@ -214,13 +227,13 @@ def test_token_lengths_draws_quantiles():
 
 def test_several_models_stand_beside_each_other_and_are_named():
     two = pd.concat([answers().assign(model=name) for name in ("a", "b")])
-    figure = plotting.accuracy(two)
+    figure = plotting.dots(two, "Accuracy", **ACCURACY)
     first, second = figure.panels[0].axes[0].lines[:2]
     assert list(first.get_xdata()) == list(second.get_xdata())
-    assert np.subtract(second.get_ydata(), first.get_ydata()) == pytest.approx([0.22] * 3)
+    assert np.subtract(second.get_ydata(), first.get_ydata()) == pytest.approx([0.12] * 3)
     assert [name for *_, name in figure.key] == ["a", "b"]
-    assert "a hi 0.900" in figure.alt
-    assert "b hi 0.900" in figure.alt
+    assert "a: hi 0.90" in figure.alt
+    assert "b: hi 0.90" in figure.alt
 
 
 def test_training_curves_of_several_models_have_a_line_each():
@@ -358,13 +371,14 @@ def test_bad_tables_are_refused_with_the_way_out():
     with pytest.raises(ValueError, match=r"'shuffled'.*same language"):
         plotting.overlap_pairs(table, None, table.assign(control="shuffled"))
     with pytest.raises(ValueError, match="no rows"):
-        plotting.accuracy(answers().head(0))
+        plotting.training_curve(log().head(0))
     with pytest.raises(ValueError, match="n_topk"):
         plotting.set_sizes(sizes().drop(columns="n_topk"))
 
 
 def test_an_unknown_language_is_drawn_under_its_code():
-    figure = plotting.accuracy(answers().replace("hi", "yo"))
+    table = answers().replace("hi", "yo").assign(model="a")
+    figure = plotting.dots(table, "Accuracy", **ACCURACY)
     assert "yo" in [t.get_text() for t in figure.panels[0].axes[0].get_yticklabels()]
 
 

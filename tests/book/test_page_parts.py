@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from drawings import FIGURES, answers, controls, overlaps, rgb
+from drawings import FIGURES, controls, log, overlaps, rgb
 
 from mmlib.book import figures as plotting
 from mmlib.book import page as pages
@@ -90,7 +90,7 @@ def test_badges_are_readable_in_both_themes():
 @pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
 def test_save_writes_one_panel(tmp_path, suffix):
     path = tmp_path / f"figure.{suffix}"
-    plotting.accuracy(answers()).save(path)
+    plotting.training_curve(log()).save(path)
     assert path.stat().st_size > 1000
 
 
@@ -216,3 +216,30 @@ def test_a_table_that_takes_long_is_written_at_once_and_made_once(tmp_path, monk
     monkeypatch.delenv("MMLIB_KEPT")
     pages.keep(RunInfo("m", date="3"), "long", make, 8)
     assert load_table("long", tmp_path / "second")[0].n.tolist() == [8]
+
+
+def test_an_audit_is_told_in_one_line_with_the_rows_that_differ():
+    table = pd.DataFrame({"lang": [*"abc"], "n": 400, "changed": [0, 1, 2], "p_value": 1.0})
+    table = table.assign(accuracy_kept=0.5, accuracy_again=[0.5, 0.4975, 0.51], least_changed=0.0)
+    html = pages.audited(table).data
+    told = "1,200 answers compared in 3 row(s): 1,197 are the same; largest difference 0.01 (share"
+    assert told in html
+    assert "2 of the 2 row(s) that differ" in html
+    assert html.count("<tr>") == 1 + 2
+    values = pd.DataFrame({"value": [*"abcdefghijkl"], "n": 7, "largest": 0.0, "differing": 0})
+    html = pages.audited(values).data
+    assert "84 values compared in 12 row(s): 84 are the same; largest difference 0 (share" in html
+    assert "10 of the 12 row(s)</summary>" in html
+    assert html.count("<tr>") == 1 + 10
+    assert "Nothing is shipped" in pages.audited(pd.DataFrame()).data  # of a sweep
+
+
+def test_the_text_of_a_page_knows_verdicts_with_the_number_that_decides(monkeypatch):
+    said = {}
+    monkeypatch.setattr(pages, "show", said.__setitem__)
+    pages.verdicts({}, "C1", "O1")
+    outcome = rules.published_outcome("C1")
+    assert said["published_C1"] == outcome.verdict
+    assert said["published_C1_number"] == f"{outcome.verdict}, {outcome.effect:.3g}"
+    assert said["organism_O1_number"] == said["organism_O1"] == "no run yet"
+    assert said["real_O1_number"] == "no run yet"

@@ -93,7 +93,7 @@ FAULTS = {
 }
 UNITS = re.compile(
     r"share|percent|points|nats|Jaccard|weights?\b|steps|seconds|minutes|MB|tokens|characters|ratio|"
-    r"times|correlation|rank|kappa|R²|accuracy|absolute|measured|unit|^p$",
+    r"times|correlation|rank|kappa|R²|accuracy|absolute|measured|unit|thousands|^p$",
     re.M,
 )
 """What the head of a table, or of its rows, calls its numbers by."""
