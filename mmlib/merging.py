@@ -51,26 +51,23 @@ class LayerPlan:
             raise ValueError(f"weights {self.weights}: give one within [0, 1] per layer")
 
     @classmethod
-    def bands(
-        cls, layers: int, bottom: int, top: int, *, transition: int | tuple[int, int] = 1
-    ) -> "LayerPlan":
+    def bands(cls, layers: int, bottom: int, top: int, *, transition: int = 1) -> "LayerPlan":
         """Language below and above, math between, transition layers where they meet.
 
         Args:
             layers: Decoder layers of the model.
             bottom: Layers of the language expert below.
             top: Layers of the language expert above.
-            transition: Averaged layers at each border, or (lower, upper).
+            transition: Averaged layers at each border.
 
         Raises:
             ValueError: A negative number, or more layers than the model has.
         """
-        lower, upper = (transition, transition) if isinstance(transition, int) else transition
-        lower, upper = lower if bottom else 0, upper if top else 0
+        lower, upper = transition if bottom else 0, transition if top else 0
         bands = (bottom, lower, layers - bottom - lower - upper - top, upper, top)
         if min(bands) < 0:
             raise ValueError(
-                f"bottom={bottom}, top={top}, transition={(lower, upper)} do not fit into "
+                f"bottom={bottom}, top={top}, transition={transition} do not fit into "
                 f"{layers} layers"
             )
         values = (1.0, 0.5, 0.0, 0.5, 1.0)

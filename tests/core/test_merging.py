@@ -55,7 +55,6 @@ def test_bands_and_what_does_not_fit():
     assert LayerPlan.bands(4, 2, 2, transition=0).weights == (1, 1, 1, 1)
     assert LayerPlan.bands(4, 0, 1).weights == (0, 0, 0.5, 1)
     assert LayerPlan.bands(8, 0, 0).weights == (0,) * 8
-    assert LayerPlan.bands(5, 1, 1, transition=(2, 0)).weights == (1, 0.5, 0.5, 0, 1)
     ends = {n: LayerPlan.fitted(n).weights for n in (16, 24, 28, 36)}
     sizes = {n: (w.index(0.5), w[::-1].index(0.5)) for n, w in ends.items()}
     assert sizes == {16: (3, 1), 24: (4, 2), 28: (4, 2), 36: (6, 2)}
