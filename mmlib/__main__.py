@@ -95,7 +95,6 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--out", type=Path, help="folder of the checkpoint (default: mmlib/organisms)"
     )
-    train.add_argument("--restart", action="store_true", help="drop an unfinished training")
     _changeable(
         train, "another value of the recipe, as in seed=2 or mix.foreign_math=0.01; needs --out"
     )
@@ -245,8 +244,7 @@ def _train(project: Project, arguments: argparse.Namespace) -> int:
         raise ValueError("--out is one folder: name one recipe")
     for name in arguments.recipe:
         recipe = organism.vary(organism.RECIPES[name], given)
-        how = {"resume": not arguments.restart, "snapshots": arguments.snapshots}
-        folder = organism.train(recipe, arguments.out, **how)
+        folder = organism.train(recipe, arguments.out, snapshots=arguments.snapshots)
         model, tokenizer = models.load_model(str(folder))
         asking = {"languages": list(recipe.mix.languages), "items": arguments.items}
         answers = evaluation.part_answers(model, tokenizer, data_dir=folder, **asking)

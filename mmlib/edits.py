@@ -47,7 +47,7 @@ def scaled(
     Raises:
         ValueError: No mask, a mask over other modules or shapes than the model's, a factor that is
             not finite, a fraction outside 0 to 1 or without a seed, or weights that cannot be
-            changed in place (offloaded, on `meta`, quantised). Nothing is changed then.
+            changed in place (offloaded, quantised, with an adapter). Nothing is changed then.
     """
     if not math.isfinite(factor):
         raise ValueError(f"factor is {factor}: give a finite number, 0 to prune")
@@ -64,17 +64,17 @@ def scaled(
             weight[place] = kept[name].to(weight.device, weight.dtype)
 
 
-def pruned(
-    model: nn.Module, *masks: ParameterMask, fraction: float = 1.0, seed: int | None = None
-) -> AbstractContextManager[int]:
-    """Set the weights of a set to zero inside the block; see `scaled`."""
-    return scaled(model, *masks, factor=0.0, fraction=fraction, seed=seed)
+def pruned(model: nn.Module, *masks: ParameterMask) -> AbstractContextManager[int]:
+    """Set the weights of a set to zero inside the block; see `scaled`, also for a part of a set."""
+    return scaled(model, *masks, factor=0.0)
 
 
 def _modules(model: nn.Module, masks: tuple[ParameterMask, ...]) -> dict[str, nn.Module]:
     """The modules of the masks, all of which can be changed in place."""
     if not masks:
         raise ValueError("give at least one mask")
+    check_float(model)
+    check_in_memory(model, "changed")
     known = dict(model.named_modules())
     found = {}
     for mask in masks:
@@ -95,23 +95,12 @@ def _weight(module: nn.Module) -> torch.Tensor:
 
 
 def _check(name: str, weight: torch.Tensor | None, mask: torch.Tensor) -> None:
-    """Refuse a weight that cannot be changed in place, or not with this mask."""
-    if weight is None:
+    """Refuse a mask that is not of the model's matrices."""
+    shape = () if weight is None else tuple(weight.shape)
+    if shape != tuple(mask.shape) or len(shape) != 2:
+        has = "no such module" if weight is None else f"shape {shape}"
         raise ValueError(
-            f"the mask has {name} with shape {tuple(mask.shape)}, the model has no such module: "
-            "a mask belongs to the model that it was made with"
-        )
-    if weight.device.type == "meta":
-        raise ValueError(
-            f"{name} is offloaded or on meta and cannot be changed: load the model into memory, "
-            "or over more devices with device_map='auto'"
-        )
-    if not weight.is_floating_point():
-        raise ValueError(f"{name} is quantised ({weight.dtype}): load it in a float dtype")
-    if weight.shape != mask.shape or weight.dim() != 2:
-        raise ValueError(
-            f"the mask has {name} with shape {tuple(mask.shape)}, the model has "
-            f"shape {tuple(weight.shape)}: "
+            f"the mask has {name} with shape {tuple(mask.shape)}, the model has {has}: "
             "a mask belongs to the matrices of the model that it was made with"
         )
 

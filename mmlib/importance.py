@@ -56,9 +56,10 @@ class ActivationNorms:
         """Combine with the weights of `model`, without copying them.
 
         Raises:
-            ValueError: A module is missing from the model, of another width, or its weight is on
-                `meta` (offloaded).
+            ValueError: A module is missing from the model, or of another width; or weights are
+                offloaded.
         """
+        check_in_memory(model, "scored")
         modules = dict(model.named_modules())
         weights = {
             name: _weight(name, getattr(modules.get(name), "weight", None), len(self[name]))
@@ -112,11 +113,6 @@ def _weight(name: str, weight: torch.Tensor | None, width: int) -> torch.Tensor:
         found = "missing" if weight is None else f"{weight.shape[1]} inputs"
         raise ValueError(
             f"norms are for another model: {name} has {width} inputs here, {found} there"
-        )
-    if weight.is_meta:
-        raise ValueError(
-            f"the weight of {name} is offloaded (on meta) and cannot be scored: load the model so "
-            "that it fits (smaller dtype, more devices), or score it shard by shard"
         )
     return weight
 
@@ -279,8 +275,7 @@ def _collect(
     include_head: bool,
 ) -> list[ActivationNorms]:
     modules = linear_modules(model, include_head=include_head)
-    if model.device.type == "meta":
-        check_in_memory(model, "scored")
+    check_in_memory(model, "scored")
     head = model.get_output_embeddings() in modules.values()
     sums, start = _NormSums(modules), 0
     with observe(modules, sums):

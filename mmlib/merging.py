@@ -1,15 +1,16 @@
 """Layer swapping: a math expert with the bottom and top layers of a language expert.
 
-Both experts come from one base. A plan gives every decoder layer the weight w of the language
-expert, θ_i = w_i θ_i(language) + (1 - w_i) θ_i(math); whole layers move, with their norms and
-biases (Bandarkar et al., arXiv 2410.01335). Arithmetic is in float32, cast at the end.
+Both experts come from one base; the adapter of a LoRA expert is merged into it first. A plan gives
+every decoder layer the weight w of the language expert, θ_i = w_i θ_i(language) + (1 - w_i)
+θ_i(math); whole layers move, with their norms and biases (Bandarkar et al., arXiv 2410.01335).
+Arithmetic is in float32, cast at the end.
 """
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -18,12 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.models import check_float, check_in_memory, decoder_layers, state
 
-if TYPE_CHECKING:
-    from peft import PeftModel
-
 Others = Literal["average", "math", "language", "base"]
-Expert = Union[PreTrainedModel, "PeftModel"]
-"""A model, or its base with a LoRA adapter; peft is needed only for the latter."""
 Tensors = dict[str, torch.Tensor]
 OWN = (
     "_name_or_path",
@@ -42,17 +38,6 @@ OWN = (
 )
 """Entries of a config that may differ between experts, like all of dropout: none of them changes
 what a weight is."""
-MORE_THAN_DELTAS = (
-    "use_dora",
-    "lora_bias",
-    "modules_to_save",
-    "trainable_token_indices",
-    "target_parameters",
-    "layer_replication",
-    "alora_invocation_tokens",
-)
-"""Options of a LoRA adapter with which it is more than a sum of base and deltas."""
-PLAIN = "only plain LoRA of one active adapter is a sum of base and deltas: merge it first"
 
 
 @dataclass(frozen=True)
@@ -66,26 +51,23 @@ class LayerPlan:
             raise ValueError(f"weights {self.weights}: give one within [0, 1] per layer")
 
     @classmethod
-    def bands(
-        cls, layers: int, bottom: int, top: int, *, transition: int | tuple[int, int] = 1
-    ) -> "LayerPlan":
+    def bands(cls, layers: int, bottom: int, top: int, *, transition: int = 1) -> "LayerPlan":
         """Language below and above, math between, transition layers where they meet.
 
         Args:
             layers: Decoder layers of the model.
             bottom: Layers of the language expert below.
             top: Layers of the language expert above.
-            transition: Averaged layers at each border, or (lower, upper).
+            transition: Averaged layers at each border.
 
         Raises:
             ValueError: A negative number, or more layers than the model has.
         """
-        lower, upper = (transition, transition) if isinstance(transition, int) else transition
-        lower, upper = lower if bottom else 0, upper if top else 0
+        lower, upper = transition if bottom else 0, transition if top else 0
         bands = (bottom, lower, layers - bottom - lower - upper - top, upper, top)
         if min(bands) < 0:
             raise ValueError(
-                f"bottom={bottom}, top={top}, transition={(lower, upper)} do not fit into "
+                f"bottom={bottom}, top={top}, transition={transition} do not fit into "
                 f"{layers} layers"
             )
         values = (1.0, 0.5, 0.0, 0.5, 1.0)
@@ -122,86 +104,15 @@ class LayerPlan:
         return LayerPlan(tuple(np.random.default_rng(seed).permutation(self.weights).tolist()))
 
 
-def dense(model: Expert) -> Tensors:
-    """The parameters and the layers' buffers of a model by name; a tied matrix once.
-
-    Those of a LoRA expert are its base plus its deltas, alpha / r · B A, under the base's names:
-    only they are copies, in float32, since a smaller dtype would round small deltas to nothing.
+def dense(model: PreTrainedModel) -> Tensors:
+    """The parameters and the layers' buffers of a model by name, no copies; a tied matrix once.
 
     Raises:
-        ValueError: An adapter that is more than one LoRA on linear modules, or merged already; or
-            weights that are quantised or offloaded.
+        ValueError: Weights that are quantised or offloaded, or an adapter.
     """
-    inner = _inner(model)
-    check_float(inner)
-    check_in_memory(inner, "merged")
-    adapter = _adapter(model)
-    modules, made, used = dict(inner.named_modules()), {}, set()
-    for name, tensor in state(inner).items():
-        module, below, last = name.rpartition(".base_layer.")
-        if not below and _of_adapter(name, modules):
-            continue
-        value = tensor.detach()
-        if last == "weight" and adapter in getattr(modules.get(module), "lora_A", {}):
-            delta = modules[module].get_delta_weight(adapter).detach()
-            value = value.float() + delta.float()
-            used |= {f"{module}.lora_{side}.{adapter}.weight" for side in "AB"}
-        made[name.replace(".base_layer.", ".")] = value
-    for name, _ in inner.named_parameters():
-        if _of_adapter(name, modules) and adapter in name.split(".") and name not in used:
-            raise ValueError(f"{name} is no delta of a matrix of its own (a tied one?): {PLAIN}")
-    return made
-
-
-def _inner(model: Expert) -> PreTrainedModel:
-    """The model below an adapter, or the model itself; peft need not be installed for that."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _of_adapter(name: str, modules: Mapping[str, Any]) -> bool:
-    """Whether a parameter belongs to an adapter, and not to the layer that the adapter wraps."""
-    path = name.rpartition(".")[0]
-    while path:
-        if hasattr(modules[path], "base_layer"):
-            return not name.startswith(f"{path}.base_layer.")
-        path = path.rpartition(".")[0]
-    return False
-
-
-def _adapter(model: Expert) -> str | None:
-    """The name of the one LoRA adapter of a model, None without; whatever else is refused."""
-    if not hasattr(model, "get_base_model"):
-        if any(hasattr(module, "base_layer") for module in model.modules()):
-            raise ValueError(f"an adapter is attached to the model itself: {PLAIN}")
-        return None
-    active = list(model.active_adapters)
-    if len(active) != 1:
-        raise ValueError(f"the active adapters are {active}: {PLAIN}")
-    config = model.peft_config[active[0]]
-    kind = getattr(config.peft_type, "value", config.peft_type)
-    if kind != "LORA":
-        raise ValueError(f"the adapter {active[0]!r} is of type {kind}: {PLAIN}")
-    for option in MORE_THAN_DELTAS:
-        if getattr(config, option, None):
-            raise ValueError(f"the adapter {active[0]!r} has {option}: {PLAIN}")
-    for name, module in _inner(model).named_modules():
-        if getattr(module, "merged", False):
-            raise ValueError(f"the adapter of {name} is merged: unload the model first")
-        if hasattr(module, "base_layer") and getattr(module, "disable_adapters", False):
-            raise ValueError(f"the adapter of {name} is switched off: switch it on or unload it")
-        if active[0] in getattr(module, "lora_variant", {}):
-            raise ValueError(f"{name} has a variant of LoRA: {PLAIN}")
-    return str(active[0])
-
-
-def _shapes(model: Expert) -> dict[str, tuple[int, ...]]:
-    inner = _inner(model)
-    modules = dict(inner.named_modules())
-    return {
-        name.replace(".base_layer.", "."): tuple(tensor.shape)
-        for name, tensor in state(inner).items()
-        if not _of_adapter(name, modules)
-    }
+    check_float(model)
+    check_in_memory(model, "merged")
+    return {name: tensor.detach() for name, tensor in state(model).items()}
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,14 +124,16 @@ def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_comparable(*models: Expert) -> None:
+def check_comparable(*models: PreTrainedModel) -> None:
     """Refuse models that are not fine-tuned from one base.
 
     Raises:
         ValueError: Their configurations or parameters differ; the message lists how.
     """
-    configs = [_comparable(_inner(model).config.to_dict()) for model in models]
-    shapes = [_shapes(model) for model in models]
+    for model in models:
+        check_float(model)
+    configs = [_comparable(model.config.to_dict()) for model in models]
+    shapes = [{name: tuple(t.shape) for name, t in state(model).items()} for model in models]
     for kind, tables in (("configurations", configs), ("parameters", shapes)):
         for other in tables[1:]:
             keys = sorted(set(tables[0]) | set(other), key=str)
@@ -243,8 +156,8 @@ def check_vocabularies(*tokenizers: PreTrainedTokenizerBase) -> None:
 
 
 def merged(
-    math: Expert,
-    language: Expert,
+    math: PreTrainedModel,
+    language: PreTrainedModel,
     plan: LayerPlan,
     *,
     others: Others = "average",
@@ -260,9 +173,8 @@ def merged(
         base: Needed for `others="base"`.
 
     Returns:
-        Name -> tensor, of the math expert's dtype and device (float32 where it has an adapter);
-        `mmlib.edits.holding` lets a model have them. Layers of weight 0 or 1 are the expert's own
-        tensors, bit by bit.
+        Name -> tensor, of the math expert's dtype and device; `mmlib.edits.holding` lets a model
+        have them. Layers of weight 0 or 1 are the expert's own tensors, bit by bit.
 
     Raises:
         ValueError: See `check_comparable`; or a plan of another depth.
@@ -272,7 +184,7 @@ def merged(
         raise ValueError(f"others={others!r}: choose {get_args(Others)}")
     if others == "base" and base is None:
         raise ValueError("others='base' needs the base model")
-    prefix, layers = decoder_layers(_inner(math))
+    prefix, layers = decoder_layers(math)
     if len(plan.weights) != len(layers):
         raise ValueError(f"the plan has {len(plan.weights)} layers, the model {len(layers)}")
     own, other = dense(math), dense(language)
@@ -299,7 +211,7 @@ def _mix(math: torch.Tensor, language: torch.Tensor, weight: float) -> torch.Ten
     return (weight * language.float() + (1 - weight) * math.float()).to(math.dtype)
 
 
-def soup(experts: Sequence[Expert], weights: Sequence[float]) -> Tensors:
+def soup(experts: Sequence[PreTrainedModel], weights: Sequence[float]) -> Tensors:
     """Weighted mean of whole experts, Σ w_e θ_e / Σ w_e."""
     if len(experts) != len(weights) or not sum(weights) > 0:
         raise ValueError(f"{len(experts)} experts need as many weights, not {list(weights)}")
@@ -314,7 +226,7 @@ def soup(experts: Sequence[Expert], weights: Sequence[float]) -> Tensors:
     return made
 
 
-def adjusted_weights(base: PreTrainedModel, experts: Sequence[Expert]) -> list[float]:
+def adjusted_weights(base: PreTrainedModel, experts: Sequence[PreTrainedModel]) -> list[float]:
     """Weights of a magnitude-adjusted soup: w_e ∝ 1 / mean |ΔW_e|, summing to 1.
 
     Raises:
@@ -327,14 +239,14 @@ def adjusted_weights(base: PreTrainedModel, experts: Sequence[Expert]) -> list[f
     return [w / sum(inverse) for w in inverse]
 
 
-def mean_update(base: PreTrainedModel, expert: Expert) -> float:
+def mean_update(base: PreTrainedModel, expert: PreTrainedModel) -> float:
     """Mean |ΔW| over all parameters."""
     table = update_magnitude(base, expert)
     return float((table.absolute * table.n).sum() / table.n.sum())
 
 
 def task_arithmetic(
-    base: PreTrainedModel, experts: Sequence[Expert], weights: Sequence[float]
+    base: PreTrainedModel, experts: Sequence[PreTrainedModel], weights: Sequence[float]
 ) -> Tensors:
     """θ_base + Σ w_e (θ_e - θ_base) (Ilharco et al., 2023)."""
     return _on_base(base, experts, _rules().task_arithmetic, weights)
@@ -342,7 +254,7 @@ def task_arithmetic(
 
 def ties(
     base: PreTrainedModel,
-    experts: Sequence[Expert],
+    experts: Sequence[PreTrainedModel],
     weights: Sequence[float],
     *,
     density: float = 0.2,
@@ -370,7 +282,7 @@ def _rules() -> ModuleType:
 
 def _on_base(
     base: PreTrainedModel,
-    experts: Sequence[Expert],
+    experts: Sequence[PreTrainedModel],
     rule: Callable[[list[torch.Tensor], torch.Tensor], torch.Tensor],
     weights: Sequence[float],
 ) -> Tensors:
@@ -387,7 +299,7 @@ def _on_base(
     return made
 
 
-def update_magnitude(base: PreTrainedModel, expert: Expert) -> pd.DataFrame:
+def update_magnitude(base: PreTrainedModel, expert: PreTrainedModel) -> pd.DataFrame:
     """How far fine-tuning moved each tensor; raises as `check_comparable`.
 
     Returns:

@@ -299,9 +299,16 @@ def check_float(model: nn.Module) -> None:
     """Refuse weights that are not the numbers which the model multiplies by.
 
     Raises:
-        ValueError: The model is quantised; the message tells the way out.
+        ValueError: The model is quantised, or has an adapter; the message tells the way out.
     """
     config = getattr(model, "config", None)
+    wrapped = [name for name, module in model.named_modules() if hasattr(module, "base_layer")]
+    if wrapped or hasattr(model, "get_base_model"):  # peft need not be installed
+        raise ValueError(
+            f"{wrapped[0] if wrapped else type(model).__name__} has an adapter, whose numbers are "
+            "no weights of the model: load the base in float32, merge it (merge_and_unload) and "
+            "take the model that this gives"
+        )
     if getattr(model, "is_quantized", False) or getattr(config, "quantization_config", None):
         raise ValueError(f"{type(model).__name__} is quantised: {WAY_OUT}")
     for name, module in model.named_modules():
@@ -348,8 +355,8 @@ def linear_modules(model: PreTrainedModel, *, include_head: bool = False) -> dic
         ValueError: The layers hold no `nn.Linear` (for instance `Conv1D`), matrices outside of them
             (experts of a mixture), quantised weights, or an adapter.
     """
-    prefix, layers = decoder_layers(model)
     check_float(model)
+    prefix, layers = decoder_layers(model)
     found = {
         f"{prefix}.{name}": module
         for name, module in layers.named_modules()
@@ -367,12 +374,6 @@ def linear_modules(model: PreTrainedModel, *, include_head: bool = False) -> dic
 
 def _check_coverage(model: PreTrainedModel, prefix: str, layers: nn.ModuleList) -> None:
     """Refuse layers whose matrices are not all scored: a set of the others would say little."""
-    wrapped = [name for name, module in model.named_modules() if hasattr(module, "base_layer")]
-    if wrapped or hasattr(model, "get_base_model"):  # peft need not be installed
-        raise ValueError(
-            f"{wrapped[0] if wrapped else type(model).__name__} has an adapter, whose numbers are "
-            "no weights of the model: merge it (merge_and_unload) first, or take the base model"
-        )
     outside, total = {}, 0
     for name, parameter in layers.named_parameters():
         total += parameter.numel()

@@ -335,32 +335,16 @@ def run_record(path: Path) -> dict[str, Any]:
 
 
 def sources(project: Project, name: str) -> list[str]:
-    """Chapters that write a `results/` table which a chapter reads.
+    """Earlier chapters that write a `results/` table which a chapter reads, as they recorded.
 
-    A table belongs to the chapters that recorded it when they last ran, or else to those before
-    this one whose code spells its name.
+    One that was never executed may write any of them.
     """
+    reads = (entry.partition("/") for entry in project.chapters[name].reads)
+    wanted = {f"{table}.csv" for place, _, table in reads if place == "results"}
     names = list(project.chapters)
-    earlier = names[: names.index(name)]
-    written = {other: run_record(project.executed(other)).get("tables", ()) for other in earlier}
-    spelled: dict[str, set[Any]] = {}
-    writers = set()
-    for entry in project.chapters[name].reads:
-        place, _, table = entry.partition("/")
-        if place != "results":
-            continue
-        recorded = [other for other in earlier if f"{table}.csv" in written[other]]
-        if not recorded and not spelled:
-            spelled = {other: _literals(project, other) for other in earlier}
-        writers |= set(recorded or [other for other in earlier if table in spelled[other]])
-    return [other for other in earlier if other in writers]
-
-
-def _literals(project: Project, name: str) -> set[Any]:
-    """Every literal value in the code of a chapter."""
-    path = project.source(name)
-    tree = _code_tree(path, read_notebook(path))
-    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    earlier = names[: names.index(name)] if wanted else ()
+    written = {other: run_record(project.executed(other)).get("tables") for other in earlier}
+    return [other for other, has in written.items() if has is None or wanted & set(has)]
 
 
 def stale_reasons(

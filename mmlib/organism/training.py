@@ -431,15 +431,13 @@ class _Run:
         return step
 
 
-def _open_folder(recipe: Recipe, out: Path, *, resume: bool) -> Path:
+def _open_folder(recipe: Recipe, out: Path) -> Path:
     """The unfinished folder beside `out`; one left by another recipe is refused."""
     folder = Path(f"{out}.partial")
-    if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     written, wanted = folder / "recipe.json", json.dumps(asdict(recipe), indent=2)
     if written.exists() and written.read_text() != wanted:
-        raise ValueError(f"{folder} holds a run of another recipe; pass resume=False to replace it")
+        raise ValueError(f"{folder} holds a run of another recipe: remove it")
     with replacing(written) as file:
         file.write_text(wanted)
     return folder
@@ -449,19 +447,19 @@ def train(
     recipe: Recipe,
     out: str | Path | None = None,
     *,
-    resume: bool = True,
     snapshots: Sequence[int] = (),
     compile: bool = True,
     stop_at: int | None = None,
 ) -> Path | None:
     """Train an organism and write its folder: weights, tokenizer, frozen files, log, manifest.
 
+    An interrupted run goes on from its last saved state; one that has ended, and has no model card
+    yet, is not trained again.
+
     Args:
         recipe: One of `RECIPES`, or another one.
         out: Target folder, by default `mmlib/organisms/<name>`. Work is kept in
             `<out>.partial` until the end.
-        resume: Go on from the last saved state of an interrupted run; one that has ended, and has
-            no model card yet, is not trained again.
         snapshots: Steps after which the model is also saved, to `<out>-step<n>`; 0 is its start.
             Their manifest has the recipe, the steps and tokens so far, and `training`, the name of
             the finished folder.
@@ -476,13 +474,12 @@ def train(
             damaged.
     """
     out = Path(out) if out else ORGANISMS / recipe.name
-    if resume and _lacks_its_card(out, recipe):
+    if _lacks_its_card(out, recipe):
         shutil.rmtree(f"{out}.partial", ignore_errors=True)
         tidy(out.parent)
         return out
     with _held(out):
-        how = {"resume": resume, "snapshots": snapshots, "compile": compile}
-        return _train(recipe, out, stop=stop_at, **how)
+        return _train(recipe, out, snapshots=snapshots, compile=compile, stop=stop_at)
 
 
 def _held(out: Path) -> Any:
@@ -498,12 +495,11 @@ def _train(
     recipe: Recipe,
     out: Path,
     *,
-    resume: bool,
     snapshots: Sequence[int],
     compile: bool,
     stop: int | None,
 ) -> Path | None:
-    folder = _open_folder(recipe, out, resume=resume)
+    folder = _open_folder(recipe, out)
     documents = pd.DataFrame(corpus.training_rows(recipe.mix))
     tokenizer = family_tokenizer(recipe.vocab_size, recipe.mix.languages)
     packed = pack(documents, tokenizer, recipe)

@@ -10,6 +10,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from mmlib.masks import ParameterMask, digest, random_mask
 from mmlib.models import decoder_layers
 from mmlib.study.closings import closing_answers, closing_examples, closing_items, two_closings
 from mmlib.study.evidence import audit, audit_values, read_evidence, shipped
-from mmlib.study.experts import Training, expert_examples
+from mmlib.study.experts import Training
 from mmlib.study.localisation import math_sets
 from mmlib.study.settings import Asking, Loading, Sampling, Steps
 from mmlib.study.systems import Plans, Stage, aligned, begin
@@ -202,8 +203,8 @@ class _Bench:
 
     def _examples(self, code: str, number: int, seed: int, **others: Any) -> tuple[list, list]:
         """Word problems in one language, and those set aside."""
-        data = self.training.data | others
-        return expert_examples(code, self.tokenizer, number=number, seed=seed, **data)
+        training = replace(self.training, **others)
+        return training.drawn(code, self.tokenizer, number=number, seed=seed)
 
     def _multilingual(self, seed: int) -> tuple[dict[str, list], list]:
         """Word problems in all languages, as many together, and those set aside."""

@@ -18,7 +18,6 @@ from mmlib.study.stats import Interval, paired_changes, seed_interval
 from mmlib.study.systems import (
     Schedule,
     Texts,
-    align,
     begin,
     choose,
     compared,
@@ -33,7 +32,8 @@ from mmlib.tasks.evaluation import legacy_correct
 from mmlib.tasks.problems import load_problems
 
 RECIPE = ("model", "start", "pair_source", "steps")
-"""Columns of the shipped tables that name what systems were trained from, and for how long."""
+"""Columns of the shipped tables that name what systems were trained from, and for how long; start,
+the system that the model was trained as first, is "none" in all of ours."""
 MADE_WITH = ("dtype", "data_dir", "train_batch", "accumulation", "bf16", "num_questions")
 MADE_WITH += ("rate_part", "rate_full", "rate_lora", "shares")
 KEYS = ("system", "seed", "stage", "step", "part", "lang", "layer", "map_seed", "question")
@@ -51,7 +51,7 @@ class Bench:
     """A model, what systems that are trained from it learn from, and how they are trained."""
 
     def __init__(self, given: Mapping[str, Any]):
-        """Load the model, and train it as the system `start` first, if there is one."""
+        """Load the model, and choose the layers that SLAM trains."""
         self.given, loading = given, Loading.of(given)
         self.model, self.tokenizer = loading.load()
         self.run = loading.run(self.model, given)
@@ -61,23 +61,14 @@ class Bench:
         self.pairs = self.texts.pairs()
         self.learned, aside = self.texts.parted(self.pairs)
         self.heldout = translation_examples(self.tokenizer, aside)
-        self.recipe = {"model": self.run.model, "start": given["start"] or "none"}
+        self.recipe = {"model": self.run.model, "start": "none"}
         self.recipe |= {"pair_source": given["pair_source"], "steps": given["steps"]}
-        told = [self.run.model, given["pair_source"], given["start"], given["steps"]]
-        folder = "_".join(str(value).replace(" ", "-") for value in told if value)
+        folder = f"{self.run.model}_{given['pair_source']}_{given['steps']}"
         self.out = Path(given["runs_dir"]) / folder.replace("/", "-")
         depth = self.model.config.get_text_config().num_hidden_layers
         named = partial(systems, depth=depth)
         known = choose(named([0], rank=1), [*self.systems, *self.ablations])
         self.kinds = {stage.data for stages in known.values() for stage in stages}
-        if given["start"]:
-            every = named([0], rank=1).items()
-            full = {name: plan for name, plan in every if all(s.kind == "full" for s in plan)}
-            seed = given["seeds"][0]
-            stages, out = choose(full, [given["start"]])[given["start"]], self.out / "start"
-            plans = replan(self.schedule.plans, seed=seed)
-            learned = (stages, self.examples[seed], out, plans)
-            self.model, _, _ = align(self.model, *learned, heldout=self.heldout)
         self.layers = given["layers"] or selected_layers(
             self.model, self.tokenizer, self.texts, given
         )

@@ -12,7 +12,7 @@ from mmlib.study.evidence import Sweep, read_evidence
 from mmlib.study.likelihoods import beyond_random, desk_losses
 from mmlib.study.settings import Ask
 from mmlib.study.stats import paired_changes, seed_intervals, summarize
-from mmlib.study.sweeps import CELL, PROBLEM, Swept, cells, grader, swept
+from mmlib.study.sweeps import CELL, PROBLEM, Swept, cells, swept
 from mmlib.study.tables import MATH_PARTS, item_grades, published
 
 SWEEP = Sweep("interventions", name=[*CELL, "part"], per=["condition"], by=["lang", "condition"])
@@ -77,8 +77,7 @@ def rows(given: Mapping[str, Any]) -> Breaks:
     """
     seeds = given["seeds"]
     used = seeds if given["sweep"] else [seeds[given["audit_seed"] % len(seeds)]]
-    options = {"seeds": used, "dtypes": given["edit_dtypes"], "grade": grader(given)}
-    done = swept(given, planned(given), SWEEP, **options)
+    done = swept(given, planned(given), SWEEP, seeds=used, dtypes=given["edit_dtypes"])
     skills = {part: skill for skill, parts in SKILLS.items() for part in parts}
     name = ["model", *CELL, "part"]
     masks = done.made.loc[done.made.condition != "none", [*name, "mask"]]

@@ -5,7 +5,6 @@ import itertools
 import json
 import random
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
@@ -13,17 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock
+import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mmlib.edits import trainable_only
 from mmlib.files import replacing
-from mmlib.finetune import encode, fine_tune
+from mmlib.finetune import encode
 from mmlib.merging import check_vocabularies
-from mmlib.models import model_hash, resolve
+from mmlib.models import resolve
 from mmlib.organism.corpus import Mix, draw, render
 from mmlib.organism.training import write_manifest
 from mmlib.study.settings import Loading, Steps
+from mmlib.study.systems import Stage, align
 from mmlib.study.tables import RunInfo
 from mmlib.tasks.benchmarks.organism import organism_folder
 from mmlib.tasks.languages import get_language
@@ -36,55 +35,6 @@ CORPUS = {f"organism-{name}": name for name in (*Mix().tasks, "math-new")}
 """Tasks that are drawn afresh, and what the corpus calls them."""
 Examples = list[dict[str, list[int]]]
 Texts = list[tuple[str, str]]
-
-
-def expert_examples(
-    role: str,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    math_tasks: Sequence[str],
-    language_tasks: Sequence[str],
-    number: int,
-    heldout: int,
-    seed: int,
-    data_dir: str = "",
-) -> tuple[Examples, Examples]:
-    """Examples of one expert, with a loss on the response only.
-
-    Args:
-        role: "math" (English), a language, or "math+LANGUAGE" for training on both at once.
-        tokenizer: The base's.
-        math_tasks: What the math expert learns: tasks of an organism's corpus (`organism-math`),
-            drawn afresh from its training part (`organism-math-new`: with the templates that
-            organisms do not see, but never an item that is asked), or others of `problems`
-            (their training split); not both.
-        language_tasks: The same for a language expert.
-        number: Examples of each part of the role.
-        heldout: Further ones that are set aside, the same for every seed.
-        seed: Of their draw.
-        data_dir: As in `mmlib.tasks.problems.load_problems`.
-
-    Returns:
-        Examples to train on and those set aside.
-
-    Raises:
-        ValueError: A number below 1, tasks of both kinds, or too few examples; see also
-            `mmlib.tasks.problems.load_problems`.
-    """
-    if min(number, heldout) < 1:
-        raise ValueError(f"number={number}, heldout={heldout}: give at least 1")
-    kept, aside = [], []
-    for part in role.split("+"):
-        code = "en" if part == MATH else get_language(part).code
-        tasks = math_tasks if part == MATH else language_tasks
-        fresh = {task in CORPUS for task in tasks}
-        if len(fresh) != 1:
-            raise ValueError(f"tasks {list(tasks)}: give some, of organisms or others")
-        source = _fresh if fresh == {True} else partial(_loaded, data_dir=data_dir)
-        own, other = source(tasks, code, number, heldout, seed)
-        kept += own
-        aside += other
-    return encode(tokenizer, kept), encode(tokenizer, aside)
 
 
 def _fresh(tasks, code: str, number: int, heldout: int, seed: int) -> tuple[Texts, Texts]:
@@ -140,17 +90,30 @@ def _loaded(tasks, code: str, number: int, heldout: int, seed: int, data_dir: st
     return [texts[i] for i in rest], [texts[i] for i in order[:heldout]]
 
 
+class Expert(NamedTuple):
+    """A trained expert."""
+
+    model: PreTrainedModel
+    log: pd.DataFrame
+    """Of its training, see `mmlib.finetune.fine_tune`."""
+    folder: Path
+    """Its checkpoint, in float32, since bfloat16 would round small updates to nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training(Steps):
     """How experts are trained, and on what; steps are those of one part of a role."""
 
     math_tasks: Sequence[str]
-    """See `expert_examples`."""
+    """What the math expert learns: tasks of an organism's corpus (`organism-math`), drawn afresh
+    from its training part (`organism-math-new`: with the templates that organisms do not see, but
+    never an item that is asked), or others of `problems` (their training split); not both."""
     language_tasks: Sequence[str]
+    """The same for a language expert."""
     learning_rate: float
     """Highest rate."""
     heldout: int
-    """Examples that are set aside."""
+    """Examples of each part of a role that are set aside, the same for every seed."""
     embeddings: bool = False
     """Whether embeddings, final norm and head are trained too."""
     data_dir: str = ""
@@ -163,17 +126,46 @@ class Training(Steps):
         names = ("steps", "learning_rate", "embeddings")
         return {name: getattr(self, name) for name in names}
 
-    @property
-    def data(self) -> dict[str, Any]:
-        """What the examples are drawn from: arguments of `expert_examples`."""
-        names = ("math_tasks", "language_tasks", "heldout", "data_dir")
-        return {name: getattr(self, name) for name in names}
-
     def drawn(
-        self, role: str, tokenizer: PreTrainedTokenizerBase, *, seed: int
+        self,
+        role: str,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        seed: int,
+        number: int | None = None,
     ) -> tuple[Examples, Examples]:
-        """As many as the steps need, and those set aside; see `expert_examples`."""
-        return expert_examples(role, tokenizer, number=self.examples, seed=seed, **self.data)
+        """Examples of an expert, and those set aside, with a loss on the response only.
+
+        Args:
+            role: "math" (English), a language, or "math+LANGUAGE" for training on both at once.
+            tokenizer: The base's.
+            seed: Of the draw.
+            number: Examples of each part of the role; default: as many as the steps need.
+
+        Raises:
+            ValueError: A number below 1, tasks of both kinds, or too few examples; see also
+                `mmlib.tasks.problems.load_problems`.
+        """
+        number = self.examples if number is None else number
+        if min(number, self.heldout) < 1:
+            raise ValueError(f"number={number}, heldout={self.heldout}: give at least 1")
+        kept, aside = [], []
+        for part in role.split("+"):
+            code = "en" if part == MATH else get_language(part).code
+            tasks = self.math_tasks if part == MATH else self.language_tasks
+            fresh = {task in CORPUS for task in tasks}
+            if len(fresh) != 1:
+                raise ValueError(f"tasks {list(tasks)}: give some, of organisms or others")
+            source = _fresh if fresh == {True} else partial(_loaded, data_dir=self.data_dir)
+            own, other = source(tasks, code, number, self.heldout, seed)
+            kept += own
+            aside += other
+        return encode(tokenizer, kept), encode(tokenizer, aside)
+
+    def stage(self, base: PreTrainedModel, role: str) -> Stage:
+        """What an expert learns from and trains: the layers, or with `embeddings` everything."""
+        depth = base.config.get_text_config().num_hidden_layers
+        return Stage(role, None if self.embeddings else tuple(range(depth)))
 
     def expert(
         self,
@@ -183,53 +175,32 @@ class Training(Steps):
         *,
         name: str,
         seed: int,
-    ) -> Path:
-        """Fine-tune a copy of the base and keep it as a checkpoint that `from_pretrained` opens.
+    ) -> Expert:
+        """Fine-tune a copy of the base (see `mmlib.study.systems.align`), and keep a checkpoint.
 
         The base is in float32 and unchanged; `name` is its name for the folder and the manifest,
-        `role` as in `expert_examples`, `seed` that of the examples and of the training.
-
-        Returns:
-            The checkpoint's folder: weights in float32, since bfloat16 would round small updates
-            to nothing; tokenizer, manifest.json, training_log.csv. It lies in `experts_dir` and is
-            named after the settings; one that is there already is left as it is, an interrupted
-            training goes on.
+        `role` as in `drawn`, `seed` that of the examples and of the training. What is finished is
+        not trained again.
 
         Raises:
-            ValueError: The folder holds another expert; see also `expert_examples` and
-                `fine_tune`.
+            ValueError: The folder, which is named after the settings, holds an expert of another
+                base or with other examples; see also `drawn` and `fine_tune`.
         """
-        plan = self.plan(self.learning_rate, seed=seed)
-        told = {"role": role, "base": name, "base_hash": model_hash(base)}
-        told |= asdict(plan) | self.data | {"embeddings": self.embeddings}
-        del told["stop"]
-        told = json.loads(json.dumps(told, default=str))
         marks = [name, role, self.steps, f"{self.learning_rate:g}"]
         marks += ["embeddings", seed] if self.embeddings else [seed]
         out = Path(self.experts_dir).absolute() / "_".join(map(str, marks)).replace("/", "-")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(out.with_name(f"{out.name}.lock")):
-            if not out.is_dir():
-                examples, aside = self.drawn(role, tokenizer, seed=seed)
-                plan = replace(plan, steps=self.steps * len(role.split("+")))
-                model, training = copy.deepcopy(base), out.with_name(f"{out.name}.training")
-                with trainable_only(model, None, ()):
-                    if self.embeddings:
-                        model.requires_grad_(True)
-                    log = fine_tune(model, examples, training, plan, heldout=aside)
-                run = asdict(RunInfo.collect(name))
-                with replacing(out) as folder:
-                    model.save_pretrained(folder)
-                    tokenizer.save_pretrained(folder)
-                    log.to_csv(folder / "training_log.csv", index=False)
-                    write_manifest(folder, told | {"run": run})
-                shutil.rmtree(training)
-        there = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-        if differing := {k: v for k, v in told.items() if there.get(k) != v}:
-            raise ValueError(
-                f"{out} holds another expert, not of {differing}: choose another folder"
-            )
-        return out
+        stage, plan = self.stage(base, role), self.plan(self.learning_rate, seed=seed)
+        plans = {stage.kind: replace(plan, steps=self.steps * len(role.split("+")))}
+        examples, aside = self.drawn(role, tokenizer, seed=seed)
+        learned = ([stage], {role: examples}, out, plans)
+        model, log, _ = align(copy.deepcopy(base), *learned, heldout=aside)
+        if not (out / "checkpoint").is_dir():
+            told = {"role": role, "seed": seed, **self.recipe, "run": asdict(RunInfo.collect(name))}
+            with replacing(out / "checkpoint") as folder:
+                model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+                write_manifest(folder, told)
+        return Expert(model, log.drop(columns="stage"), out / "checkpoint")
 
 
 def expert_recipe(name: str) -> dict[str, Any]:

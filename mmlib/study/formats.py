@@ -15,12 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.masks import ParameterMask, jaccard
 from mmlib.study.evidence import Numbers
-from mmlib.study.localisation import Sample, draw_samples, math_sets, score_samples
-from mmlib.study.settings import Loading
+from mmlib.study.localisation import Sample, math_sets, score_samples
+from mmlib.study.settings import Loading, Sampling
 from mmlib.study.tables import RunInfo, published
 from mmlib.tasks.languages import get_language, parse_number
 from mmlib.tasks.numbers import write_number
-from mmlib.tasks.problems import Calibration, calibration
+from mmlib.tasks.problems import Calibration
 
 DROPPED, SWAPPED = 0.05, 0.1
 _THIN = r"[\u00a0\u2009\u202f]"
@@ -131,30 +131,22 @@ def matched_tokens(
     return cut
 
 
-def disjoint_samples(
-    tasks: Sequence[str],
-    languages: Sequence[str],
-    seeds: Sequence[int],
-    *,
-    num_samples: int,
-    data_dir: str = "",
-) -> dict[Sample, Calibration]:
+def disjoint_samples(sampling: Sampling) -> dict[Sample, Calibration]:
     """Draw samples in which no problem occurs in two languages, nor twice in one.
 
-    Arguments are those of `mmlib.study.localisation.draw_samples`; the file needs `num_samples`
-    problems for every language.
+    The file needs `num_samples` problems for every language.
 
     Raises:
         ValueError: The file has too few problems.
     """
-    drawn = {}
-    options = {"samples": num_samples * len(languages), "drawing": "once"}
-    options |= {"data_dir": data_dir or None}
-    for task, seed, (place, code) in itertools.product(tasks, seeds, enumerate(languages)):
-        whole = calibration(task, code, seed=seed, **options)
-        part = slice(place * num_samples, (place + 1) * num_samples)
-        texts, ids = whole.texts[part], whole.ids[part]
-        drawn[Sample(code, task, seed)] = replace(whole, texts=texts, ids=ids)
+    drawn, number = {}, sampling.num_samples
+    every = number * len(sampling.languages)
+    whole = replace(sampling, num_samples=every, drawing="once").draw()
+    for place, code in enumerate(sampling.languages):
+        part = slice(place * number, (place + 1) * number)
+        for key, sample in whole.items():
+            if key.lang == code:
+                drawn[key] = replace(sample, texts=sample.texts[part], ids=sample.ids[part])
     return drawn
 
 
@@ -265,10 +257,8 @@ def rows(given: Mapping[str, Any]) -> Formats:
     languages, seeds = given["languages"], given["seeds"]
     if not given["sweep"]:
         languages, seeds = [languages[given["audit_seed"] % len(languages)]], seeds[:1]
-    tasks, where = [math, nonmath], {"data_dir": given["data_dir"]}
-    whole = {"num_samples": given["num_samples"], **where}
-    few = {"num_samples": given["num_disjoint"], **where}
-    samples = draw_samples(tasks, languages, seeds, **whole)
+    sampling = Sampling.of(given, languages=languages, seeds=seeds)
+    samples = sampling.draw()
     texts = variants(samples, tokenizer, math=math, forms=given["forms"])
     batching = {"batch_size": given["batch_size"]}
     audit = {"audit_seed": given["audit_seed"]}
@@ -285,15 +275,15 @@ def rows(given: Mapping[str, Any]) -> Formats:
     pairs = {GENERAL: (math, given["generic"]), OTHER_TASK: (given["other_task"], nonmath)}
     for form, pair in pairs.items():
         if all(pair):
-            extra = draw_samples(list(pair), languages, seeds, **whole)
+            extra = replace(sampling, math=pair[0], nonmath=pair[1]).draw()
             tables.append(moved({form: extra}, *pair))
     for seed, other in itertools.pairwise(seeds):
         again = compare_sets(base[seed], base[other], OTHER_SAMPLE)
         tables.append(again.assign(seed=seed, keep_ratio=keep_ratio))
     if given["sweep"]:
-        same = draw_samples(tasks, languages, seeds, drawing="once", **few)
-        apart = disjoint_samples(tasks, languages, seeds, **few)
-        tables.append(moved({SAME: same, DISJOINT: apart}, math, nonmath))
+        few = replace(sampling, num_samples=given["num_disjoint"], drawing="once")
+        apart = {SAME: few.draw(), DISJOINT: disjoint_samples(few)}
+        tables.append(moved(apart, math, nonmath))
     made = pd.concat(tables, ignore_index=True).assign(model=run.model, nonmath=nonmath)
     table, audited = NUMBERS.take(made, sweep=given["sweep"])
     first = {form: texts[form].get(Sample(languages[0], math, seeds[0])) for form in texts}

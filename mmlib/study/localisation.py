@@ -25,7 +25,7 @@ from mmlib.masks import ParameterMask
 from mmlib.models import model_hash
 from mmlib.overlap import SetCounts
 from mmlib.study.norms import Kept, audit_norms, cached_sample_norms
-from mmlib.tasks.problems import Calibration, calibration
+from mmlib.tasks.problems import Calibration
 
 
 @torch.no_grad()
@@ -103,35 +103,6 @@ class Sample(NamedTuple):
     lang: str
     task: str
     seed: int
-
-
-def draw_samples(
-    tasks: Sequence[str],
-    languages: Sequence[str],
-    seeds: Sequence[int],
-    *,
-    num_samples: int = 500,
-    drawing: str = "replacement",
-    data_dir: str = "",
-) -> dict[Sample, Calibration]:
-    """Draw the calibration text of every language, task and seed.
-
-    For the arguments see `mmlib.tasks.problems.calibration`; with blocks, `seeds` are their
-    numbers; published are 1, 101 and 201.
-
-    Raises:
-        ValueError: A doubled or missing task, language or seed, or as in `calibration`.
-    """
-    for what, values in (("tasks", tasks), ("languages", languages), ("seeds", seeds)):
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"{what}={list(values)}: give one or more, each once")
-    options = {"samples": num_samples, "drawing": drawing, "data_dir": data_dir or None}
-    return {
-        Sample(language, task, seed): calibration(task, language, seed=seed, **options)
-        for language in languages
-        for task in tasks
-        for seed in seeds
-    }
 
 
 _AUDITED: set[str] = set()

@@ -1,21 +1,17 @@
 """What fine-tuning moves: how far every tensor of an expert is from its base."""
 
-import copy
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel
 
-from mmlib.edits import trainable_only
-from mmlib.finetune import fine_tune
 from mmlib.merging import LayerPlan, update_magnitude
 from mmlib.study.evidence import audit_values, read_evidence, shipped
 from mmlib.study.experts import Examples, Training, expert_recipe, load_expert
 from mmlib.study.settings import Loading
+from mmlib.study.systems import begin
 from mmlib.study.tables import RunInfo
 
 MADE_WITH = ("dtype", "math_tasks", "language_tasks", "data_dir", "train_batch")
@@ -65,10 +61,11 @@ def rows(given: Mapping[str, Any]) -> Moves:
 
     made, paths, updates = {}, {}, pd.DataFrame()
     if given["sweep"]:
+        logs, moved = {}, {}
         for role, seed in wanted:
-            paths[role, seed] = training.expert(base, tokenizer, role, name=run.model, seed=seed)
-        logs = {cell: pd.read_csv(path / "training_log.csv") for cell, path in paths.items()}
-        moved = {cell: _update(base, loading, path) for cell, path in paths.items()}
+            expert = training.expert(base, tokenizer, role, name=run.model, seed=seed)
+            logs[role, seed], paths[role, seed] = expert.log, str(expert.folder)
+            moved[role, seed] = update_magnitude(base, expert.model)
         made = {
             name: pd.concat(tables, names=wanted.names).reset_index(wanted.names).assign(**told)
             for name, tables in (("expert_log", logs), ("expert_updates", moved))
@@ -81,8 +78,9 @@ def rows(given: Mapping[str, Any]) -> Moves:
         cells = wanted.to_frame(index=False).merge(tensors, how="cross").assign(**told)
         updates = shipped(cells, *read_evidence("expert_updates"), run, made_with=MADE_WITH)
 
-    experts = given["experts"] or [str(path) for path in paths.values()][:2]
-    seen = pd.concat({name: _update(base, loading, name) for name in experts}, names=["expert"])
+    experts = given["experts"] or [*paths.values()][:2]
+    seen = {name: update_magnitude(base, load_expert(loading, name)[0]) for name in experts}
+    seen = pd.concat(seen, names=["expert"])
     seen = seen.reset_index("expert").dropna(subset="layer")
     seen["times"] = seen.absolute / seen.groupby("expert").absolute.transform("mean")
     seen["block"] = seen.module.str.rpartition(".")[2]
@@ -113,10 +111,6 @@ def rows(given: Mapping[str, Any]) -> Moves:
     )
 
 
-def _update(base: PreTrainedModel, loading: Loading, name: str | Path) -> pd.DataFrame:
-    return update_magnitude(base, load_expert(loading, name)[0])
-
-
 def _begun(
     base: PreTrainedModel,
     training: Training,
@@ -126,11 +120,10 @@ def _begun(
     given: Mapping[str, Any],
 ) -> pd.DataFrame:
     """Train the first steps of the first role again, and compare their loss with the log's."""
-    role, seed, model = given["roles"][0], given["seeds"][0], copy.deepcopy(base)
+    role, seed = given["roles"][0], given["seeds"][0]
     plan = training.plan(training.learning_rate, seed=seed, stop=given["audit_steps"])
-    with tempfile.TemporaryDirectory() as folder, trainable_only(model, None, ()):
-        begun = fine_tune(model, examples[role], folder, plan)
-    begun = begun.query("step > 0").dropna(subset="loss").assign(role=role, seed=seed)
+    stage = training.stage(base, role)
+    begun = begin(base, [stage], examples, {stage.kind: plan})[0].assign(role=role, seed=seed)
     kept = log[(log[list(told)] == pd.Series(told)).all(axis=1)]
     on = ["role", "seed", "step"]
     return audit_values(kept, begun, on=on, values=["loss"], tolerance=0.05)

@@ -8,7 +8,7 @@ import pandas as pd
 from mmlib.study.evidence import Sweep
 from mmlib.study.likelihoods import desk_losses
 from mmlib.study.stats import fit_curves, paired_changes
-from mmlib.study.sweeps import CELL, ORDERED, Swept, cells, grader, swept
+from mmlib.study.sweeps import CELL, ORDERED, Swept, cells, swept
 from mmlib.study.tables import item_costs
 
 GROUPS = ["lang", "condition"]
@@ -34,8 +34,8 @@ def rows(given: Mapping[str, Any]) -> Swept:
 
     Then one cell of every language and condition is asked `audit_items` items per part.
     """
-    options = {"seeds": given["seeds"], "dtypes": [given["edit_dtype"]], "grade": grader(given)}
-    return swept(given, planned(given), SWEEP, **options)
+    dtypes = [given["edit_dtype"]]
+    return swept(given, planned(given), SWEEP, seeds=given["seeds"], dtypes=dtypes)
 
 
 def accuracies(answers: pd.DataFrame) -> pd.DataFrame:

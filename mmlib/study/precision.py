@@ -22,12 +22,11 @@ from mmlib.study.ceilings import growing_scores
 from mmlib.study.evidence import Numbers, read_evidence
 from mmlib.study.localisation import (
     Sample,
-    draw_samples,
     norms_by_prompt,
     published_sums,
     score_samples,
 )
-from mmlib.study.settings import Asking, Loading
+from mmlib.study.settings import Asking, Loading, Sampling
 from mmlib.study.stats import paired_changes
 from mmlib.study.sweeps import Sets, cells, sweep
 from mmlib.study.tables import RunInfo, unpack_answers
@@ -314,8 +313,7 @@ def rows(given: Mapping[str, Any]) -> Precision:
         seeds, most = seeds[:1], given["audit_prompts"]
     sizes = [n for n in given["prompts"] if n <= most]
     tasks = {name: given[name] for name in ("math", "nonmath")}
-    texts = {name: given[name] for name in ("num_samples", "data_dir")}
-    samples = draw_samples(list(tasks.values()), languages, seeds, **texts)
+    samples = Sampling.of(given, languages=languages, seeds=seeds).draw()
     sums = growing_sums(model, tokenizer, samples, sizes)
     sets = {**tasks, "keep_ratios": given["keep_ratios"]}
     tables = [compare(sums.rounded[n], sums.exact[n], **sets).assign(num_samples=n) for n in sizes]

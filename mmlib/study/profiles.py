@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mmlib.finetune import encode, mean_loss
 from mmlib.models import load_model
 from mmlib.study.localisation import Sample, score_samples, set_tables
 from mmlib.study.settings import Asking, Sampling
 from mmlib.study.stats import summarize
 from mmlib.study.travel import Sets, edits, predictors, transfer
 from mmlib.tasks.benchmarks.organism import organism_folder
-from mmlib.tasks.problems import Problem, load_problems
+from mmlib.tasks.problems import load_problems
 
 BYTES = 259
 """Entries of a vocabulary of single bytes and three special tokens."""
@@ -177,17 +177,11 @@ def answer_losses(
         model, tokenizer, told, codes, folder = _open(name, dtype, languages, data_dir)
         for code in codes:
             problems = load_problems(task, code, data_dir=folder or None)[:number]
-            losses = [_answer_loss(model, tokenizer, problem) for problem in problems]
+            texts = [(problem.prompt, problem.response) for problem in problems]
+            read = encode(tokenizer, texts, end=False)
+            losses = [mean_loss(model, [example]) for example in read]
             rows.append(told | {"lang": code, "loss": sum(losses) / len(losses)})
     return pd.DataFrame(rows)
-
-
-@torch.no_grad()
-def _answer_loss(model, tokenizer, problem: Problem) -> float:
-    ids = tokenizer(problem.text, return_tensors="pt").input_ids.to(model.device)
-    start = len(tokenizer(problem.prompt).input_ids)
-    logits = model(ids).logits[0, start - 1 : -1].float()
-    return float(torch.nn.functional.cross_entropy(logits, ids[0, start:]))
 
 
 def profile(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
@@ -12,10 +13,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mmlib.importance import ImportanceScores
 from mmlib.models import is_trained, load_model, model_hash
-from mmlib.study.localisation import Sample, draw_samples, score_samples
+from mmlib.study.localisation import Sample, score_samples
 from mmlib.study.tables import RANDOM, RunInfo
 from mmlib.tasks.evaluation import choose_items, part_answers
-from mmlib.tasks.problems import Calibration
+from mmlib.tasks.problems import Calibration, calibration
 
 if TYPE_CHECKING:
     from mmlib.finetune import TrainingPlan
@@ -68,6 +69,7 @@ class Sampling(Settings):
     nonmath: str
     languages: Sequence[str]
     seeds: Sequence[int]
+    """Published are 1, 101 and 201."""
     num_samples: int = 500
     drawing: str = "replacement"
     """One of `mmlib.tasks.problems.DRAWINGS`; with blocks, `seeds` are their numbers."""
@@ -76,10 +78,21 @@ class Sampling(Settings):
     """Which of the shipped norms are computed again, see `score_samples`."""
 
     def draw(self) -> dict[Sample, Calibration]:
-        """Texts of every language, task and seed, see `draw_samples`."""
-        names = ("num_samples", "drawing", "data_dir")
-        texts = {name: getattr(self, name) for name in names}
-        return draw_samples([self.math, self.nonmath], self.languages, self.seeds, **texts)
+        """Texts of every language, task and seed, see `mmlib.tasks.problems.calibration`.
+
+        Raises:
+            ValueError: A doubled or missing task, language or seed, or as there.
+        """
+        tasks, folder = [self.math, self.nonmath], self.data_dir or None
+        lists = {"tasks": tasks, "languages": self.languages, "seeds": self.seeds}
+        for what, values in lists.items():
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{what}={list(values)}: give one or more, each once")
+        how = {"samples": self.num_samples, "drawing": self.drawing, "data_dir": folder}
+        return {
+            Sample(language, task, seed): calibration(task, language, seed=seed, **how)
+            for language, task, seed in itertools.product(self.languages, tasks, self.seeds)
+        }
 
     def scores(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase

@@ -23,7 +23,7 @@ from mmlib.merging import (
     update_magnitude,
 )
 from mmlib.study.evidence import audit, read_evidence, shipped
-from mmlib.study.experts import MATH, Training, load_expert, load_pair
+from mmlib.study.experts import MATH, Training, load_pair
 from mmlib.study.settings import Ask, Asking, Loading
 from mmlib.study.stats import paired_changes
 from mmlib.study.tables import MATH_PARTS, RunInfo, published, unpack_answers
@@ -301,7 +301,7 @@ def rows(given: Mapping[str, Any]) -> Swaps:
     table = everywhere = live
     logs = {}
     if given["sweep"]:
-        made = _sweep(loading, base, tokenizer, merging, whole, given, told)
+        made = _sweep(base, tokenizer, merging, whole, given, told)
         table = everywhere = made if pairs else live
     elif pairs:
         joint = {Merger("joint"): None} if given["joint"] else {}
@@ -352,7 +352,6 @@ def _seeded(given: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 
 def _sweep(
-    loading: Loading,
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     merging: Callable[..., dict[Merger, Callable[[], Tensors]]],
@@ -363,17 +362,15 @@ def _sweep(
     """Train the experts of all languages and seeds, merge every pair, and ask."""
     languages = given["languages"]
     train = partial(Training.of(given).expert, base, tokenizer, name=told["model"])
-    roles = [MATH, *languages, *(f"{MATH}+{code}" for code in languages if given["joint"])]
-    at = itertools.product(roles if languages else (), given["seeds"])
-    paths = {(role, seed): train(role, seed=seed) for role, seed in at}
     tables = []
     for code in languages:
         ask = questions.ask(tokenizer, code)
         for first, second in _seeded(given):
-            experts = {"math": paths[MATH, first], "language": paths[code, second]}
+            roles = {"math": (MATH, first), "language": (code, second)}
             if given["joint"] and first == second:
-                experts["joint"] = paths[f"{MATH}+{code}", first]
-            made = merging(**{key: load_expert(loading, at)[0] for key, at in experts.items()})
+                roles["joint"] = (f"{MATH}+{code}", first)
+            experts = {key: train(role, seed=seed).model for key, (role, seed) in roles.items()}
+            made = merging(**experts)
             made = select(made, given["merge"] if first == second else given["crossed"])
             names = dict(zip(PAIR, (code, first, second), strict=True))
             tables.append(merged_answers(base, made, ask, names | told))

@@ -219,13 +219,11 @@ def swept(
     *,
     seeds: Sequence[int],
     dtypes: Sequence[str],
-    grade: Grade,
 ) -> Swept:
     """Edit and ask every cell, or take what is shipped and ask a part of it again.
 
     `wanted` are cells and parts. Of `seeds` the sets are found; without `sweep` only these are
-    asked again. `dtypes` are precisions of the edited model; for `grade` see
-    `mmlib.study.variants.record`.
+    asked again. `dtypes` are precisions of the edited model.
     """
     loading, models = Loading.of(given), {}
     for dtype in dict.fromkeys([loading.dtype, *dtypes]):
@@ -237,7 +235,7 @@ def swept(
     few = given["items"] if given["sweep"] else min(given["items"], given["audit_items"])
     whole, again = Asking.of(given), Asking.of(given, items=few)
     ask = again.ask(tokenizer)
-    compute = partial(sweep, models, sets, ask=ask, grade=grade)
+    compute = partial(sweep, models, sets, ask=ask, grade=grader(given))
     problems, asked_again = (
         pd.concat(asking.problems(code).assign(lang=code) for code in given["languages"])
         for asking in (whole, again)

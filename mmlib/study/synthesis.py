@@ -20,7 +20,7 @@ from mmlib.merging import update_magnitude
 from mmlib.models import decoder_layers
 from mmlib.neurons import overlap_with_english, ranges
 from mmlib.study.evidence import audit_values, read_evidence, shipped
-from mmlib.study.experts import MATH, Pair, Training, load_expert, load_pair
+from mmlib.study.experts import MATH, Pair, Training, load_pair
 from mmlib.study.firing import draw_questions, question_firing
 from mmlib.study.localisation import math_sets, set_tables
 from mmlib.study.settings import Loading, Sampling
@@ -95,7 +95,7 @@ def rows(given: Mapping[str, Any]) -> Layers:
     exchanged = exchanged_layers(pair.math, pair.language, answers[pair.target])
     exchanged = exchanged.assign(yardstick="take from the language expert", **names)
     if given["sweep"]:
-        tables = _sweep(loading, training, base, tokenizer, answers, given, run.model)
+        tables = _sweep(training, base, tokenizer, answers, given, run.model)
         tables = {kind: table.assign(**told) for kind, table in tables.items()}
     else:
         every, names = [targets, seeds, range(depth)], ["lang", "seed", "layer"]
@@ -121,7 +121,6 @@ def rows(given: Mapping[str, Any]) -> Layers:
 
 
 def _sweep(
-    loading: Loading,
     training: Training,
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -133,7 +132,6 @@ def _sweep(
     math, nonmath, targets = given["math"], given["nonmath"], given["targets"]
     roles, seeds = [MATH, *targets], given["seeds"]
     train = partial(training.expert, base, tokenizer, name=name)
-    paths = {(role, seed): train(role, seed=seed) for role in roles for seed in seeds}
     aside = {code: training.drawn(code, tokenizer, seed=seeds[0])[1] for code in targets}
     texts = {code: examples[: given["items"]] for code, examples in aside.items()}
     asking = {"number": given["num_questions"], "data_dir": given["data_dir"]}
@@ -144,7 +142,7 @@ def _sweep(
         asked = draw_questions(math, given["languages"], seed=sample, **asking)
         fired = question_firing(base, tokenizer, asked)
         rates = {code: firing.rates() for code, firing in fired.items()}
-        experts = {role: load_expert(loading, paths[role, seed])[0] for role in roles}
+        experts = {role: train(role, seed=seed).model for role in roles}
         moved = {role: update_magnitude(base, expert) for role, expert in experts.items()}
         of_math, expert = moved.pop(MATH), experts.pop(MATH)
         seen = layer_views(overlap[overlap.group == "layer"], rates, of_math, moved)

@@ -65,4 +65,4 @@ def test_chapter_18_trains_on_published_data_sets(borrowed, real_data, tmp_path,
     assert set(answers.system) == {"base", "math expert", "language expert", "swap"}
     assert set(answers.lang) == {"en", "sw"}
     assert (answers.correct.str.len() == 2).all()
-    assert len(list((tmp_path / "experts").glob("*/model.safetensors"))) == 2
+    assert len(list((tmp_path / "experts").glob("*/checkpoint/model.safetensors"))) == 2

@@ -151,7 +151,7 @@ def test_fractions_follow_their_seed_and_spread_over_the_whole_set(llama):
     mask = random_set(llama, density=0.5)
     found = []
     for seed in (1, 1, 2):
-        with pruned(llama, mask, fraction=0.5, seed=seed):
+        with scaled(llama, mask, factor=0.0, fraction=0.5, seed=seed):
             found.append(bits(llama))
             shares = [
                 float(m.weight[mask[n]].eq(0).float().mean())
@@ -201,7 +201,7 @@ def test_foreign_masks_change_nothing(llama):
 def test_offloaded_and_quantised_weights_are_refused(llama):
     mask = random_set(llama)
     offloaded = accelerate.cpu_offload(build("llama"), execution_device="cpu")
-    with pytest.raises(ValueError, match="offloaded or on meta"), pruned(offloaded, mask):
+    with pytest.raises(ValueError, match=r"offloaded.*cannot be changed"), pruned(offloaded, mask):
         pass
     name, module = list(linear_modules(llama).items())[-1]
     module.weight = torch.nn.Parameter(module.weight.to(torch.int8), requires_grad=False)

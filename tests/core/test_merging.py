@@ -4,7 +4,6 @@ import copy
 from types import SimpleNamespace
 
 import numpy as np
-import peft
 import pytest
 import torch
 from conftest import ARCHITECTURES, build
@@ -56,7 +55,6 @@ def test_bands_and_what_does_not_fit():
     assert LayerPlan.bands(4, 2, 2, transition=0).weights == (1, 1, 1, 1)
     assert LayerPlan.bands(4, 0, 1).weights == (0, 0, 0.5, 1)
     assert LayerPlan.bands(8, 0, 0).weights == (0,) * 8
-    assert LayerPlan.bands(5, 1, 1, transition=(2, 0)).weights == (1, 0.5, 0.5, 0, 1)
     ends = {n: LayerPlan.fitted(n).weights for n in (16, 24, 28, 36)}
     sizes = {n: (w.index(0.5), w[::-1].index(0.5)) for n, w in ends.items()}
     assert sizes == {16: (3, 1), 24: (4, 2), 28: (4, 2), 36: (6, 2)}
@@ -190,76 +188,6 @@ def test_experts_of_different_vocabularies_are_refused():
     check_vocabularies(tokenizer, SimpleNamespace(get_vocab=lambda: dict(vocabulary)))
     with pytest.raises(ValueError, match="different vocabularies"):
         check_vocabularies(tokenizer, SimpleNamespace(get_vocab=lambda: exchanged))
-
-
-def adapted(model, seed):
-    torch.manual_seed(seed)
-    config = peft.LoraConfig(
-        r=2, lora_alpha=6, target_modules=["q_proj", "up_proj"], init_lora_weights=False
-    )
-    return peft.get_peft_model(copy.deepcopy(model), config)
-
-
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-def test_lora_experts_are_mixed_by_their_deltas():
-    base = build("llama")
-    math, language = adapted(base, 1), adapted(base, 2)
-    whole = [m.merge_and_unload() for m in (copy.deepcopy(math), copy.deepcopy(language))]
-    by_delta, by_weight = merged(math, language, PLAN), merged(*whole, PLAN)
-    assert set(by_delta) == set(by_weight)
-    for name, tensor in by_delta.items():
-        assert torch.allclose(tensor, by_weight[name], atol=1e-6)
-    assert update_magnitude(base, math).query("share > 0").module.nunique() == 2
-
-
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-def test_deltas_of_lora_are_mixed_before_they_are_rounded():
-    """In bfloat16, whose steps near 1 are larger than these deltas: 1 + half of .006 is 1 again."""
-    base = build("llama").to(torch.bfloat16)
-    name = "model.layers.1.self_attn.q_proj"
-    base.get_submodule(name).weight.data.fill_(1.0)
-    math, language = adapted(base, 1), adapted(base, 2)
-    for expert, size in ((math, 0.006), (language, 0.002)):
-        module = expert.get_base_model().get_submodule(name)
-        module.lora_A["default"].weight.data.fill_(1.0)
-        module.lora_B["default"].weight.data.fill_(size / 6)  # alpha / r = 3, two columns
-    mixed = merged(math, language, LayerPlan((0.5,) * len(PLAN.weights)))[f"{name}.weight"]
-    deltas = [
-        e.get_base_model().get_submodule(name).get_delta_weight("default") for e in (math, language)
-    ]
-    expected = 1 + (deltas[0].float() + deltas[1].float()) / 2
-    assert torch.equal(mixed, expected)
-    assert (mixed > 1.003).all()
-    moved = update_magnitude(base, language).set_index("tensor").absolute
-    assert moved[f"{name}.weight"] == pytest.approx(0.002, rel=0.02)
-    with holding(base, merged(math, language, PLAN)):
-        assert base.dtype == torch.bfloat16
-
-
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"use_dora": True}, "use_dora"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"target_modules": ["q_proj", "embed_tokens"]}, "embedding"),
-    ],
-)
-def test_adapters_that_are_no_plain_deltas_are_refused(options, reason):
-    config = {"r": 2, "target_modules": ["q_proj"]} | options
-    model = peft.get_peft_model(
-        build("llama", tie_word_embeddings=False), peft.LoraConfig(**config)
-    )
-    with pytest.raises(ValueError, match=reason):
-        dense(model)
-
-
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-def test_a_merged_adapter_is_not_added_twice():
-    model = adapted(build("llama"), 1)
-    model.merge_adapter()
-    with pytest.raises(ValueError, match="is merged"):
-        dense(model)
 
 
 def test_soups(family):

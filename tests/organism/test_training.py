@@ -241,7 +241,7 @@ def test_same_seed_same_losses_and_resume_is_exact(trained, tmp_path):
 def test_unfinished_run_of_another_recipe_is_refused(tmp_path):
     organism.train(TINY, tmp_path / "run", compile=False, stop_at=1)
     other = dataclasses.replace(TINY, seed=2)
-    with pytest.raises(ValueError, match="resume=False"):
+    with pytest.raises(ValueError, match="another recipe"):
         organism.train(other, tmp_path / "run", compile=False)
 
 

@@ -20,7 +20,8 @@ from mmlib.study.ceilings import (
     published_chance,
     shuffled,
 )
-from mmlib.study.localisation import collect_scores, draw_samples, score_samples, set_tables
+from mmlib.study.localisation import collect_scores, score_samples, set_tables
+from mmlib.study.settings import Sampling
 
 TASKS = ["organism-math", "organism-reading"]
 
@@ -28,7 +29,7 @@ TASKS = ["organism-math", "organism-reading"]
 @pytest.fixture(scope="module")
 def scored():
     model, tokenizer = load_model("organism-skewed", dtype="float32")
-    samples = draw_samples(TASKS, ["en", "hi"], [1], num_samples=12)
+    samples = Sampling(*TASKS, ["en", "hi"], [1], num_samples=12).draw()
     return model, tokenizer, samples, score_samples(model, tokenizer, samples)
 
 

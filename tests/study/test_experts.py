@@ -5,16 +5,16 @@ import json
 import random
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from mmlib import finetune
 from mmlib.finetune import IGNORED, encode
 from mmlib.models import load_model
 from mmlib.organism.corpus import Mix, draw, frozen_items, is_heldout, render
 from mmlib.study import experts
-from mmlib.study.experts import Training, expert_examples, expert_recipe, load_pair
+from mmlib.study.experts import Training, expert_recipe, load_pair
 from mmlib.study.settings import Loading
 from mmlib.tasks.problems import load_problems
 
@@ -23,6 +23,11 @@ GIVEN |= {"language_tasks": ["organism-reading", "organism-generation"]}
 FAST = {k: v for k, v in GIVEN.items() if k != "number"} | {"steps": 2, "learning_rate": 1e-3}
 FAST |= {"train_batch": 2, "bf16": False}
 NAMED = {"name": "a/base", "seed": 1}
+
+
+def expert_examples(role, tokenizer, *, number, seed, **data):
+    training = Training(steps=1, learning_rate=1e-3, **data)
+    return training.drawn(role, tokenizer, number=number, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +40,8 @@ def trained(base, tmp_path_factory):
     """A math expert and a Swahili one after two steps, and their folders."""
     root = tmp_path_factory.mktemp("experts")
     training = Training(**FAST, experts_dir=str(root))
-    paths = {role: training.expert(*base, role, **NAMED) for role in ("math", "sw")}
-    return paths, {role: load_model(str(path), dtype="float32")[0] for role, path in paths.items()}
+    made = {role: training.expert(*base, role, **NAMED) for role in ("math", "sw")}
+    return {role: e.folder for role, e in made.items()}, {role: e.model for role, e in made.items()}
 
 
 def texts(problems):
@@ -171,6 +176,8 @@ def test_only_layers_move_and_the_base_does_not(base, trained):
     assert all(torch.equal(p.bfloat16(), fresh[n]) for n, p in model.named_parameters())
     plain = AutoModelForCausalLM.from_pretrained(trained[0]["sw"])
     assert plain.dtype == torch.float32
+    kept = trained[1]["sw"].state_dict()
+    assert all(torch.equal(p, kept[n]) for n, p in plain.named_parameters())
     moved = {n for n, p in plain.named_parameters() if not torch.equal(p, fresh[n].float())}
     assert moved
     assert all(".layers." in name for name in moved)
@@ -180,29 +187,29 @@ def test_only_layers_move_and_the_base_does_not(base, trained):
 def test_embeddings_move_on_demand(base, tmp_path):
     model, _ = base
     training = Training(**FAST, experts_dir=str(tmp_path), embeddings=True)
-    out = training.expert(*base, "sw", **NAMED)
-    assert out.name == "a-base_sw_2_0.001_embeddings_1"
-    there = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
-    assert not torch.equal(there.get_input_embeddings().weight, model.get_input_embeddings().weight)
+    expert = training.expert(*base, "sw", **NAMED)
+    assert expert.folder.parent.name == "a-base_sw_2_0.001_embeddings_1"
+    moved = expert.model.get_input_embeddings().weight
+    assert not torch.equal(moved, model.get_input_embeddings().weight)
 
 
-def test_a_finished_expert_is_not_trained_again(base, trained):
+def test_a_finished_expert_is_not_trained_again(base, trained, monkeypatch):
     path = trained[0]["math"]
     before = (path / "model.safetensors").stat().st_mtime_ns
+    monkeypatch.setattr(finetune, "_train", None)
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in FAST.items()}
-    training = Training(**given, experts_dir=str(path.parent))
-    assert training.expert(*base, "math", **NAMED) == path
+    training = Training(**given, experts_dir=str(path.parents[1]))
+    again = training.expert(*base, "math", **NAMED)
+    assert again.folder == path
     assert (path / "model.safetensors").stat().st_mtime_ns == before
-    assert {p.suffix for p in path.parent.iterdir()} <= {"", ".lock"} | {path.suffix}
+    kept = trained[1]["math"].state_dict()
+    assert all(torch.equal(p, kept[n]) for n, p in again.model.named_parameters())
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [({"train_batch": 3}, "batch_size"), ({"heldout": 6}, "heldout"), ({"bf16": True}, "bf16")],
-)
-def test_another_expert_is_not_taken_for_this_one(base, trained, change, told):
-    training = Training(**FAST | change, experts_dir=str(trained[0]["math"].parent))
-    with pytest.raises(ValueError, match=f"holds another expert, not of .'{told}'"):
+@pytest.mark.parametrize("change", [{"train_batch": 3}, {"heldout": 6}, {"bf16": True}])
+def test_another_expert_is_not_taken_for_this_one(base, trained, change):
+    training = Training(**FAST | change, experts_dir=str(trained[0]["math"].parents[1]))
+    with pytest.raises(ValueError, match="a run of another model, with other examples or settings"):
         training.expert(*base, "math", **NAMED)
 
 
@@ -210,21 +217,19 @@ def test_an_expert_of_another_base_is_not_taken_for_this_one(base, trained):
     other = copy.deepcopy(base[0])
     with torch.no_grad():
         other.lm_head.weight[0, 0] += 1
-    training = Training(**FAST, experts_dir=str(trained[0]["math"].parent))
-    with pytest.raises(ValueError, match="base_hash"):
+    training = Training(**FAST, experts_dir=str(trained[0]["math"].parents[1]))
+    with pytest.raises(ValueError, match="a run of another model"):
         training.expert(other, base[1], "math", **NAMED)
 
 
 def test_a_joint_expert_has_the_steps_of_both(base, tmp_path):
-    out = Training(**FAST, experts_dir=str(tmp_path)).expert(*base, "math+sw", **NAMED)
-    assert pd.read_csv(out / "training_log.csv").step.max() == 4
+    expert = Training(**FAST, experts_dir=str(tmp_path)).expert(*base, "math+sw", **NAMED)
+    assert expert.log.step.max() == 4
 
 
 def test_recipe(trained, tmp_path):
     told = expert_recipe(str(trained[0]["sw"]))
     assert (told["role"], told["seed"], told["steps"], told["embeddings"]) == ("sw", 1, 2, False)
-    log = pd.read_csv(trained[0]["sw"] / "training_log.csv")
-    assert log.step.max() == 2
     strange = tmp_path / "somebody-else"
     strange.mkdir()
     (strange / "config.json").write_text(json.dumps({}))

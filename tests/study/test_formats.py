@@ -19,16 +19,19 @@ from mmlib.study.formats import (
     reformat,
     variants,
 )
-from mmlib.study.localisation import draw_samples, math_sets, score_samples
+from mmlib.study.localisation import math_sets, score_samples
+from mmlib.study.settings import Sampling
 from mmlib.tasks.languages import parse_number
 
 LANGS = ["en", "de", "fr", "hi", "sw", "bn"]
 MATH = "organism-math"
+TASKS = (MATH, "organism-reading")
 
 
 @pytest.fixture(scope="module")
 def samples():
-    return draw_samples([MATH], LANGS, [1], num_samples=60)
+    drawn = Sampling(*TASKS, LANGS, [1], num_samples=60).draw()
+    return {key: sample for key, sample in drawn.items() if key.task == MATH}
 
 
 def both(samples, language, form):
@@ -127,7 +130,7 @@ def test_matched_samples_have_as_many_tokens(samples):
 
 
 def test_disjoint_samples_share_no_problem():
-    found = disjoint_samples([MATH], ["en", "de", "hi"], [1, 101], num_samples=50)
+    found = disjoint_samples(Sampling(*TASKS, ["en", "de", "hi"], [1, 101], num_samples=50))
     for seed in (1, 101):
         ids = [set(found[code, MATH, seed].ids) for code in ("en", "de", "hi")]
         assert [len(part) for part in ids] == [50] * 3
@@ -135,12 +138,12 @@ def test_disjoint_samples_share_no_problem():
         assert not ids[0] & ids[2]
         assert not ids[1] & ids[2]
     with pytest.raises(ValueError, match="without replacement"):
-        disjoint_samples([MATH], LANGS, [1], num_samples=500)
+        disjoint_samples(Sampling(*TASKS, LANGS, [1], num_samples=500))
 
 
 def test_effects_are_those_of_the_sets(samples):
     model, tokenizer = load_model("organism-skewed", dtype="float32")
-    drawn = draw_samples([MATH, "organism-reading"], ["en", "hi"], [1], num_samples=8)
+    drawn = Sampling(*TASKS, ["en", "hi"], [1], num_samples=8).draw()
     texts = variants(drawn, tokenizer, math=MATH, forms=["one line", "native digits"])
     assert list(texts) == ["as it is", "one line", "native digits", "as many tokens"]
     assert {key.lang for key in texts["native digits"]} == {"hi"}

@@ -12,10 +12,10 @@ from mmlib.models import load_model
 from mmlib.study.localisation import (
     Sample,
     collect_scores,
-    draw_samples,
     score_samples,
     set_tables,
 )
+from mmlib.study.settings import Sampling
 
 RATIOS = [0.05, 0.2]
 SEEDS = [1, 101, 201]
@@ -47,7 +47,9 @@ def test_samples_scored_together_are_those_scored_alone(tmp_path, monkeypatch):
     """Texts are repeated within samples, and shared by them."""
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path))
     model, tokenizer = load_model("organism-skewed", dtype="float32")
-    drawn = draw_samples(["organism-math"], ["en", "hi"], [1, 2, 3], num_samples=20)
+    tasks = ("organism-math", "organism-reading")
+    drawn = Sampling(*tasks, ["en", "hi"], [1, 2, 3], num_samples=20).draw()
+    drawn = {key: sample for key, sample in drawn.items() if key.task == tasks[0]}
     samples = {}
     for start, key in enumerate(drawn):
         pool = drawn[key._replace(seed=1)].texts  # of one seed, so that neighbours share most
@@ -110,6 +112,6 @@ def test_no_scores_have_empty_tables():
 
 def test_doubled_or_missing_values_are_refused():
     with pytest.raises(ValueError, match=r"languages=\['en', 'en'\]"):
-        draw_samples(["gsm8k", "mmlu"], ["en", "en"], [1])
+        Sampling("gsm8k", "mmlu", ["en", "en"], [1]).draw()
     with pytest.raises(ValueError, match=r"seeds=\[\]"):
-        draw_samples(["gsm8k", "mmlu"], ["en"], [])
+        Sampling("gsm8k", "mmlu", ["en"], []).draw()

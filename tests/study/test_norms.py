@@ -12,8 +12,9 @@ from mmlib.importance import ActivationNorms
 from mmlib.models import load_model, model_hash
 from mmlib.study import localisation, norms
 from mmlib.study.evidence import AuditError
-from mmlib.study.localisation import draw_samples, score_samples, set_tables
+from mmlib.study.localisation import score_samples, set_tables
 from mmlib.study.norms import audit_norms, cached_sample_norms, ship_norms, shipped_norms
+from mmlib.study.settings import Sampling
 from mmlib.study.tables import load_table
 
 TASKS = ["organism-math", "organism-reading"]
@@ -57,7 +58,7 @@ def test_the_cache_is_keyed_by_content(llama, prompts, tmp_path, monkeypatch):
 def made(tmp_path_factory):
     """Samples, how a model is scored on them, their scores, and the cache that has the norms."""
     model, tokenizer = load_model("organism-even", dtype="float32")
-    samples = draw_samples(TASKS, ["en", "hi"], [1, 2], num_samples=4)
+    samples = Sampling(*TASKS, ["en", "hi"], [1, 2], num_samples=4).draw()
     score = partial(score_samples, model, tokenizer)
     runs = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
@@ -100,7 +101,7 @@ def test_tables_of_shipped_norms_are_those_of_computed_ones(shipping, caplog, tm
 
 def test_what_is_not_shipped_is_computed(shipping, caplog, tmp_path):
     _, score, _, _ = shipping
-    (other,) = draw_samples(TASKS[:1], ["en"], [3], num_samples=4).items()
+    other, _ = Sampling(*TASKS, ["en"], [3], num_samples=4).draw().items()
     caplog.set_level("INFO", logger="mmlib")
     score(dict([other]))
     score(dict([other]))

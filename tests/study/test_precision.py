@@ -11,7 +11,7 @@ from mmlib.forward import batches
 from mmlib.importance import ActivationNorms, ImportanceScores, math_specific
 from mmlib.masks import jaccard
 from mmlib.models import linear_modules, load_model
-from mmlib.study.localisation import Sample, collect_scores, draw_samples, score_samples
+from mmlib.study.localisation import Sample, collect_scores, score_samples
 from mmlib.study.precision import (
     STORED,
     compare,
@@ -24,6 +24,7 @@ from mmlib.study.precision import (
     shifts,
     tied,
 )
+from mmlib.study.settings import Sampling
 
 TASKS = {"math": "organism-math", "nonmath": "organism-reading"}
 EN = Sample("en", "organism-math", 1)
@@ -32,7 +33,7 @@ EN = Sample("en", "organism-math", 1)
 @pytest.fixture(scope="module")
 def organism():
     model, tokenizer = load_model("organism-skewed", dtype="float32")
-    samples = draw_samples(list(TASKS.values()), ["en", "hi"], [1], num_samples=6)
+    samples = Sampling(*TASKS.values(), ["en", "hi"], [1], num_samples=6).draw()
     return model, tokenizer, samples
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from mmlib.masks import jaccard
 from mmlib.models import ORGANISMS, load_model
-from mmlib.study.localisation import draw_samples, math_sets, score_samples, set_tables
+from mmlib.study.localisation import math_sets, score_samples, set_tables
 from mmlib.study.profiles import (
     answer_losses,
     beyond_random,
@@ -41,7 +41,7 @@ def made():
 
 def test_a_profile_is_its_parts(made):
     model, tokenizer, tables = made
-    samples = draw_samples(list(TASKS.values()), LANGS, [1, 101], num_samples=6)
+    samples = Sampling(*TASKS.values(), LANGS, [1, 101], num_samples=6).draw()
     scores = score_samples(model, tokenizer, samples)
     sizes, overlap, reverse = set_tables(scores, *TASKS.values(), [0.1], reverse=True)[:3]
     pd.testing.assert_frame_equal(tables["sizes"].drop(columns="text_tokens"), sizes)
@@ -72,7 +72,7 @@ def test_edits_of_a_profile_travel_beside_random_ones(made):
     assert set(travel.index) == {
         (drawn, "hi", code) for drawn in ("", "matrices") for code in LANGS
     }
-    samples = draw_samples(list(TASKS.values()), LANGS, [1], num_samples=6)
+    samples = Sampling(*TASKS.values(), LANGS, [1], num_samples=6).draw()
     sets = math_sets(score_samples(model, tokenizer, samples), **TASKS, keep_ratio=0.01, seed=1)
     assert set(travel.n_weights) == {len(sets["hi"])}
     assert travel.jaccard["", "hi", "en"] == jaccard(sets["en"], sets["hi"])

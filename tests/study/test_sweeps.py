@@ -11,7 +11,8 @@ import torch
 from mmlib.edits import scaled
 from mmlib.models import linear_modules
 from mmlib.study import evidence, sweeps
-from mmlib.study.localisation import draw_samples, score_samples
+from mmlib.study.localisation import score_samples
+from mmlib.study.settings import Sampling
 from mmlib.study.tables import RunInfo, unpack_answers
 from mmlib.tasks.evaluation import choose_items, part_answers
 
@@ -23,7 +24,7 @@ def localised(checkpoint, heldout, tmp_path_factory):
     """Model, tokenizer, and scores on a few held-out texts."""
     folder = tmp_path_factory.mktemp("calibration")
     (folder / "calibration.jsonl.gz").write_bytes((heldout / "heldout.jsonl.gz").read_bytes())
-    samples = draw_samples(TASKS, ["en", "sw"], [1, 2], num_samples=6, data_dir=str(folder))
+    samples = Sampling(*TASKS, ["en", "sw"], [1, 2], num_samples=6, data_dir=str(folder)).draw()
     return *checkpoint, score_samples(*checkpoint, samples)
 
 

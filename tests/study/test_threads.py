@@ -7,7 +7,8 @@ from mmlib.importance import math_specific
 from mmlib.masks import jaccard
 from mmlib.models import load_model
 from mmlib.study import localisation, norms
-from mmlib.study.localisation import draw_samples, score_samples, set_tables
+from mmlib.study.localisation import score_samples, set_tables
+from mmlib.study.settings import Sampling
 
 TASKS = ["organism-math", "organism-reading"]
 ROUNDING = 1e-5
@@ -18,7 +19,7 @@ ROUNDING = 1e-5
 def made(tmp_path, monkeypatch):
     """A function from a number of threads to scores, computed anew."""
     model, tokenizer = load_model("organism-even", dtype="float32")
-    samples = draw_samples(TASKS, ["en", "hi"], [1], num_samples=6)
+    samples = Sampling(*TASKS, ["en", "hi"], [1], num_samples=6).draw()
     monkeypatch.setattr(norms, "SHIPPED", tmp_path / "none")
     monkeypatch.setattr(localisation, "_AUDITED", set())
     before = torch.get_num_threads()

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mmlib.masks import ParameterMask, jaccard
-from mmlib.study.localisation import draw_samples, score_samples
+from mmlib.study.localisation import score_samples
+from mmlib.study.settings import Sampling
 from mmlib.study.stats import equivalence
 from mmlib.study.tables import unpack_answers
 from mmlib.study.travel import (
@@ -155,7 +156,7 @@ def guesses(model, *, languages, parts):
 def test_edits_are_undone_and_matched(checkpoint):
     model, tokenizer = checkpoint
     scores = score_samples(
-        model, tokenizer, draw_samples(list(TASKS.values()), LANGS, [1], num_samples=8)
+        model, tokenizer, Sampling(*TASKS.values(), LANGS, [1], num_samples=8).draw()
     )
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     wanted = edits(languages=LANGS, keep_ratios=[0.1], seeds=[1], sample_seeds=[1])
