@@ -2,9 +2,11 @@
 
 import functools
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import datasets
 import torch
@@ -85,6 +87,10 @@ class _Harness(HFLM):
     """What all prompts that are asked now begin with; its keys and values are a batch of one."""
     _language: str | None = None
     """The language of all that is asked now, where it is one."""
+
+    def __init__(self, *, batch_size: int, **options):
+        super().__init__(batch_size=sys.maxsize, **options)  # it hands over all at once
+        self.rows = batch_size
 
     def generate_until(self, requests, disable_tqdm=False):
         prompts = self._prompts(requests)
@@ -177,8 +183,8 @@ class _Harness(HFLM):
             rows.setdefault((*context, *text[:-1]), []).append((index, text))
         answers: dict[int, tuple[float, bool]] = {}
         ordered = sorted(rows, key=lambda row: (-len(row), row))
-        for start in range(0, len(ordered), self.batch_size):
-            batch = ordered[start : start + self.batch_size]
+        for start in range(0, len(ordered), self.rows):
+            batch = ordered[start : start + self.rows]
             first = min(len(row) - len(text) for row in batch for _, text in rows[row])
             for row, logits in zip(batch, self._logits(batch, first), strict=True):
                 scores = logits.log_softmax(-1, dtype=self.softmax_dtype)
@@ -190,90 +196,113 @@ class _Harness(HFLM):
         return [answers[index] for index in range(len(requests))]
 
     def _model_generate(self, context, max_length, stop, attention_mask, **options):
-        """Greedy answers; padding moves from the left to where the shared tokens end."""
-        starts = (attention_mask == 0).sum(1).tolist()
-        rows = [row[start:].tolist() for row, start in zip(context, starts, strict=True)]
-        begun = self._begun(rows, min(map(len, rows)) - 1)
-        if begun:
-            end = begun.get_seq_length()
-            context, attention_mask = (
-                torch.stack(
-                    [
-                        torch.cat((row[start:][:end], row[:start], row[start:][end:]))
-                        for row, start in zip(part, starts, strict=True)
-                    ]
-                )
-                for part in (context, attention_mask)
-            )
-        cache, start = _cache(self.model, begun), context.shape[1]
-        eos = torch.tensor(self.model.generation_config.eos_token_id or [], dtype=torch.long)
-        shrinks = bool(cache.layers) and all(type(layer) is _Roomy for layer in cache.layers)
-        if cache.layers:
-            options["past_key_values"] = cache
-        options |= {"do_sample": False, "temperature": None, "max_length": max_length}
-        written = context.new_full((len(context), max_length), self.tokenizer.pad_token_id)
-        rows = torch.arange(len(context), device=context.device)
-        while len(rows):
-            ended = _Ended(self.tokenizer, stop, start, self._language, eos=eos, shrinks=shrinks)
-            context = self.model.generate(
-                context,
-                attention_mask=attention_mask,
-                stopping_criteria=StoppingCriteriaList([ended]),
-                pad_token_id=self.tokenizer.pad_token_id,
-                use_cache=True,
-                **options,
-            )
-            length = context.shape[1]
-            written[rows, :length] = context
-            left = (~ended.done).nonzero()[:, 0].to(rows.device)
-            left = left if length < max_length else left[:0]
-            rows, context, attention_mask = rows[left], context[left], attention_mask[left]
-            more = length - attention_mask.shape[1]
-            attention_mask = torch.nn.functional.pad(attention_mask, (0, more), value=1)
-            if len(rows):
-                cache.batch_select_indices(left)
-        return written
+        """Greedy answers, `rows` at a time: where some end, the next prompts take their places."""
+        prompts = zip(context, attention_mask.bool(), strict=True)
+        waiting = rows = [_Row(row[mask].tolist(), []) for row, mask in prompts]
+        begun = self._begun([row.prompt for row in rows], min(len(row.prompt) for row in rows) - 1)
+        end, room = begun.get_seq_length() if begun else 0, max_length - context.shape[1]
+        write = functools.partial(self._write, end=end, room=room, stop=stop, **options)
+        asked, cache, joins = [], None, _can_share(self.model)
+        while waiting or asked:
+            free, parts = self.rows - len(asked), [(asked, cache)]
+            if waiting and free and (joins or not asked):
+                new, waiting = waiting[:free], waiting[free:]
+                parts.append((new, _cache(self.model, begun)))
+                write(*parts[-1], most=1 if joins else room, enough=len(new))
+            else:
+                enough = max(len(asked) // 8, 1) if waiting else (len(asked) + 1) // 2
+                write(asked, cache, most=room, enough=enough)
+            asked, cache = _left(parts, end)
+        pad = [self.tokenizer.pad_token_id] * room
+        answers = [(row.answer + pad)[:room] for row in rows]
+        return torch.cat((context, torch.tensor(answers, device=self.device)), 1)
+
+    def _write(self, rows: "list[_Row]", cache, *, most, enough, end, room, stop, **options):
+        """Write `most` tokens after all rows, or until `enough` of them are at their end.
+
+        Padding is where the first `end` tokens end.
+        """
+        texts = [row.prompt + row.answer for row in rows]
+        width, pad = max(map(len, texts)), self.tokenizer.pad_token_id
+        gaps = [width - len(text) for text in texts]
+        pairs = zip(texts, gaps, strict=True)
+        context = [[*text[:end], *[pad] * gap, *text[end:]] for text, gap in pairs]
+        mask = [[1] * end + [0] * gap + [1] * (width - end - gap) for gap in gaps]
+        starts = [width - len(row.answer) for row in rows]
+        eos = self.model.generation_config.eos_token_id
+        ended = _Ended(self.tokenizer, stop, starts, self._language, eos=eos, enough=enough)
+        options |= {"past_key_values": cache} if cache.layers else {}
+        options |= {"do_sample": False, "temperature": None, "pad_token_id": pad}
+        whole = self.model.generate(
+            torch.tensor(context, device=self.device),
+            attention_mask=torch.tensor(mask, device=self.device),
+            max_length=min(width + most, min(starts) + room),
+            stopping_criteria=StoppingCriteriaList([ended]),
+            use_cache=True,
+            **options,
+        )
+        written = zip(rows, whole[:, width:].tolist(), ended.done.tolist(), strict=True)
+        for row, tokens, done in written:
+            row.answer += tokens
+            row.done = done or len(row.answer) == room
+
+
+@dataclass
+class _Row:
+    """A prompt and what is written after it."""
+
+    prompt: list[int]
+    answer: list[int]
+    done: bool = False
+
+
+def _left(parts: Sequence[tuple[list[_Row], Any]], end: int) -> tuple[list[_Row], Any]:
+    """The rows of all parts that are not done, and one cache of them."""
+    parts = [part for part in parts if not all(row.done for row in part[0])]
+    if not parts:
+        return [], None
+    places = [[place for place, row in enumerate(rows) if not row.done] for rows, _ in parts]
+    left = [row for rows, _ in parts for row in rows if not row.done]
+    width = max(len(row.prompt) + len(row.answer) for row in left) - 1  # the last is not read yet
+    for layers in zip(*(cache.layers for _, cache in parts), strict=True):
+        layers[0].take(layers, places, width, end)
+    return left, parts[0][1]
 
 
 class _Ended(StoppingCriteria):
-    """Ends every row by itself: at a stop, or where another turn follows its answer.
+    """Ends every row by itself: at a stop, or where nothing counts any more after its answer.
 
-    All rows stop where half of them are done, if they may: the others go on in a smaller batch.
+    All stop where `enough` of them have ended.
     """
 
     done: torch.Tensor | bool = False
     """Which rows are at their end."""
 
-    def __init__(
-        self,
-        tokenizer,
-        stops: Sequence[str],
-        start: int,
-        language: str | None,
-        *,
-        eos: torch.Tensor,
-        shrinks: bool,
-    ):
-        self.tokenizer, self.stops, self.start = tokenizer, stops, start
-        self.language, self.eos, self.shrinks = language and get_language(language), eos, shrinks
+    def __init__(self, tokenizer, stops, starts, language: str | None, *, eos, enough: int):
+        self.tokenizer, self.stops, self.starts = tokenizer, stops, starts
+        self.language, self.enough = language and get_language(language), enough
+        self.eos = torch.tensor(eos or [], dtype=torch.long)
         # A stop may be written in more tokens than it is encoded in; so may what opens a turn.
         sizes = (len(tokenizer.encode(stop, add_special_tokens=False)) for stop in stops)
         self.back = max([*sizes, TURN if self.language else 0]) + 2
 
     def __call__(self, input_ids, scores, **options):
-        written = input_ids[:, self.start :].cpu()
-        ends = self.tokenizer.batch_decode(written[:, -self.back :])
-        ended = [self._ends(*pair) for pair in zip(ends, written, strict=True)]
+        last = input_ids[:, -self.back :].tolist()
+        before = input_ids.shape[1] - len(last[0])
+        pairs = zip(last, self.starts, strict=True)
+        ends = self.tokenizer.batch_decode([row[max(at - before, 0) :] for row, at in pairs])
+        rows = zip(ends, input_ids, self.starts, strict=True)
+        ended = [self._ends(end, row[start:]) for end, row, start in rows]
         self.done = self.done | torch.tensor(ended) | torch.isin(input_ids[:, -1].cpu(), self.eos)
-        half = self.shrinks and 2 * int(self.done.sum()) >= len(self.done)
-        return (self.done | half).to(input_ids.device)
+        enough = int(self.done.sum()) >= self.enough
+        return (self.done | enough).to(input_ids.device)
 
     def _ends(self, end: str, written: torch.Tensor) -> bool:
         """Whether a row that ends so is at its end; its whole text is read only where it may be."""
         if any(stop in end for stop in self.stops):
             return True
-        turn = self.language is not None and self.language.has_turn(end)
-        return turn and self.language.ended(self.tokenizer.decode(written))
+        may = self.language is not None and self.language.may_end(end)
+        return may and self.language.ended(self.tokenizer.decode(written))
 
 
 def _common(rows: Sequence[list[int]]) -> list[int]:
@@ -313,24 +342,31 @@ class _Roomy(DynamicLayer):
             self.room = [begun.keys, begun.values]
             self.keys, self.values = self.room
 
-    def batch_select_indices(self, indices):
-        self.room = [part[indices] for part in self.room]
-        self.keys, self.values = (part[..., : self.get_seq_length(), :] for part in self.room)
+    def take(self, layers: Sequence[Self], places, width: int, end: int, new: int = 0) -> None:
+        """Take these rows of some layers, with room for `new` tokens; padding follows `end`."""
+        rows, length = sum(map(len, places)), width + new + 64
+        old, self.room = [(layer.keys, layer.values) for layer in layers], []
+        for parts in zip(*old, strict=True):
+            _, heads, _, size = parts[0].shape
+            self.room.append(parts[0].new_zeros(rows, heads, length, size))
+            blocks = self.room[-1].split([len(kept) for kept in places])
+            for block, part, kept in zip(blocks, parts, places, strict=True):
+                rest = min(part.shape[2], width) - end
+                block[:, :, :end] = part[kept, :, :end]
+                block[:, :, width - rest : width] = part[kept, :, part.shape[2] - rest :]
+        self.keys, self.values = (part[:, :, :width] for part in self.room)
 
     def update(self, key_states, value_states, *args, **kwargs):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        before = self.get_seq_length()
-        after = before + key_states.shape[-2]
-        if not before or after > self.room[0].shape[-2]:
-            old, self.room = (self.keys, self.values), []
-            for part, new in zip(old, (key_states, value_states), strict=True):
-                self.room.append(new.new_empty(*new.shape[:-2], after + 64, new.shape[-1]))
-                if before:
-                    self.room[-1][..., :before, :] = part
-        for room, new in zip(self.room, (key_states, value_states), strict=True):
-            room[..., before:after, :] = new
-        self.keys, self.values = (room[..., :after, :] for room in self.room)
+            self.keys, self.values = self.room = key_states[:, :, :0], value_states[:, :, :0]
+        before, (rows, _, new, _) = self.get_seq_length(), key_states.shape
+        if before + new > self.room[0].shape[2]:
+            kept = [0] * rows if len(self.keys) == 1 else list(range(rows))
+            self.take([self], [kept], before, before, new)
+        for room, states in zip(self.room, (key_states, value_states), strict=True):
+            room[:, :, before : before + new] = states
+        self.keys, self.values = (room[:, :, : before + new] for room in self.room)
         return self.keys, self.values
 
 

@@ -20,7 +20,7 @@ WINDOWS = ("mistral", "gemma3_text")
 EXAMPLES = "How many apples are there?\nAnswer: 3 + 4 = 7. The answer is 7.\n"
 QUESTIONS = ("One?", "Two apples and three?", "How many pears does Luke have?\nAnswer:", "One")
 STOPS = ["a", "1", " t"]
-ALONE = {"eos": torch.tensor([1]), "shrinks": False}
+ALONE = {"eos": 1, "enough": 1}
 """How a row ends that is asked alone."""
 
 
@@ -139,36 +139,44 @@ def test_a_row_ends_with_its_own_answer(checkpoint):
         "The answer is 7. Question: How": True,
         "The answer is 7. Luke": False,
         "Question: 7": False,
+        "The answer is 7. " * 4: True,
+        "The answer is 7. " * 3: False,
         "It is 7.\n": True,
     }
     rows = tokenizer(list(texts), add_special_tokens=False).input_ids
-    for language, rule in (("en", texts.values()), (None, [*[False] * 4, True])):
+    for language, rule in (("en", texts.values()), (None, [*[False] * 6, True])):
         found = [
-            bool(asking._Ended(tokenizer, ["\n"], 2, language, **ALONE)(ids, None))
+            bool(asking._Ended(tokenizer, ["\n"], [2], language, **ALONE)(ids, None))
             for ids in (torch.tensor([[5, 5, *row]]) for row in rows)
         ]
         assert found == list(rule)
     prompt = tokenizer("The answer is 7. Human:\n", return_tensors="pt").input_ids
-    assert not asking._Ended(tokenizer, ["\n"], prompt.shape[1], "en", **ALONE)(prompt, None)
+    assert not asking._Ended(tokenizer, ["\n"], [prompt.shape[1]], "en", **ALONE)(prompt, None)
 
 
-def test_rows_that_are_done_leave_the_batch(checkpoint, built):
+@pytest.mark.parametrize("rows", [8, 3])
+def test_rows_that_are_done_make_place_for_the_next(rows, checkpoint, built):
     model, tokenizer = built("qwen2"), checkpoint[1]
-    options = {"pretrained": model, "tokenizer": tokenizer, "batch_size": 8}
+    options = {"pretrained": model, "tokenizer": tokenizer, "batch_size": rows}
     kwargs = {"until": STOPS, "max_gen_toks": 60, "do_sample": False}
     asked = [
         Instance(
             "generate_until", {"id": text}, (EXAMPLES * 4 + text, kwargs), 0, ("many in en", 0, 1)
         )
-        for text in map("{} pears".format, range(8))
+        for text in (f"{number} pears{' more' * (number % 3)}" for number in range(8))
     ]
-    batches, embed = [], model.get_input_embeddings()
-    with embed.register_forward_hook(lambda _, given, __: batches.append(len(given[0]))):
+    shapes, embed = [], model.get_input_embeddings()
+    with embed.register_forward_hook(lambda _, given, __: shapes.append(given[0].shape)):
         found = asking._Harness(**options).generate_until(asked, True)
     assert found == asking.HFLM(**options).generate_until(asked, True)
-    assert batches[:2] == [1, 8]  # what they share, and their first tokens
-    assert sorted(batches[1:], reverse=True) == batches[1:]
-    assert len(set(batches[1:])) > 1
+    assert len({*map(len, found)}) > 2
+    read = [place for place, (_, tokens) in enumerate(shapes) if tokens > 1]
+    assert read[:2] == [0, 1]  # what they share, and the first prompts
+    assert sum(shapes[place][0] for place in read[1:]) == 8
+    batches = [batch for batch, tokens in shapes if tokens == 1]
+    assert set(batches[: read[-1] - len(read) + 1]) <= {rows}  # none is empty while prompts wait
+    assert sorted(batches, reverse=True) == batches
+    assert len(set(batches)) > 1
 
 
 # --- gold likelihood ---
