@@ -25,7 +25,7 @@ from mmlib.study.moves import layer_shares, swapped_shares
 from mmlib.study.pairs import draw_pairs, translation_prompt
 from mmlib.study.selective import SOLUTION, START, Asked, Measured, losses
 from mmlib.study.settings import Steps
-from mmlib.study.stats import seed_means
+from mmlib.study.stats import seed_interval, seed_means
 from mmlib.study.swaps import mergers, named_plans, select
 from mmlib.study.systems import Examples, Texts, align
 from mmlib.study.tables import RunInfo, item_costs
@@ -247,3 +247,16 @@ def told(found: Swapped) -> dict[str, Any]:
     of_math = outer.index.get_level_values("role") == MATH
     numbers |= {"outer_math": outer[of_math].mean(), "outer_language": outer[~of_math].mean()}
     return {f"swap_{name}": value for name, value in (numbers | {"outer_even": even}).items()}
+
+
+def told_reading() -> dict[str, Any]:
+    """Of `reading`, solutions of problems that are asked in the language.
+
+    Gains of the mergers, and that of the language expert with a 95 % t interval over the problems.
+    """
+    table = gains(reading())
+    asked = table[table.measure == "asked in the language"]
+    means = asked.groupby("system").gain.mean().rename(lambda name: name.replace(" ", "_"))
+    gate = seed_interval(asked[asked.system == "language expert"].gain)
+    numbers = {**means, "mean": gate.mean, "low": gate.low, "high": gate.high}
+    return {f"reading_{name}": value for name, value in numbers.items()}
