@@ -44,7 +44,7 @@ def asked(model, tokenizer, work, kind, options):
         if "harness" in kind:
             changes.enter_context(patch.object(asking, "_Harness", kind["harness"]))
         if "turns" in kind:
-            changes.enter_context(patch.object(Language, "may_end", kind["turns"]))
+            changes.enter_context(patch.object(Language, "has_turn", kind["turns"]))
         hook = model.get_input_embeddings().register_forward_hook(
             lambda _, ids, __: read.append(ids[0].shape)
         )

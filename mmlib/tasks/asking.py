@@ -270,7 +270,7 @@ def _left(parts: Sequence[tuple[list[_Row], Any]], end: int) -> tuple[list[_Row]
 
 
 class _Ended(StoppingCriteria):
-    """Ends every row by itself: at a stop, or where nothing counts any more after its answer.
+    """Ends every row by itself: at a stop, or where another turn follows its answer.
 
     All stop where `enough` of them have ended.
     """
@@ -301,8 +301,8 @@ class _Ended(StoppingCriteria):
         """Whether a row that ends so is at its end; its whole text is read only where it may be."""
         if any(stop in end for stop in self.stops):
             return True
-        may = self.language is not None and self.language.may_end(end)
-        return may and self.language.ended(self.tokenizer.decode(written))
+        turn = self.language is not None and self.language.has_turn(end)
+        return turn and self.language.ended(self.tokenizer.decode(written))
 
 
 def _common(rows: Sequence[list[int]]) -> list[int]:

@@ -112,14 +112,12 @@ class Language:
     def _closes(self, text: str) -> list[tuple[str, int, Fraction]]:
         """The closing phrases of a normalised text: words, end and value of the number.
 
-        Another turn after the first one ends the answer, and so does saying it a fourth time.
+        Another turn after the first one ends the answer.
         """
         closes = []
         for match in self._opening.finditer(text):
             start, sign = match.end(), 1
             if closes and self._turn.search(text, closes[0][1], match.start()):
-                break
-            if _repeats(closes):
                 break
             if not re.search("[:：\n]", match[0]) and re.match(r"[-–−] (?=\S)", text[start:]):
                 start, sign = start + 2, -1
@@ -132,22 +130,20 @@ class Language:
 
         It is written as by `mmlib.tasks.numbers.write_number`: "2125" for "२,१२५". A closing
         phrase may stand within a sentence, and `\boxed{}` is one in every language. What follows
-        in another turn ("Human: ...") does not count, nor what follows three equal closes.
+        in another turn ("Human: ...") does not count.
         """
         closes = self._closes(normalised(text))
         return write_number(closes[-1][2]) if closes else None
 
-    def may_end(self, end: str) -> bool:
-        """Whether something in the last words of a text opens another turn, or two closes."""
-        end = normalised(end)
-        return bool(self._turn.search(end)) or len(self._opening.findall(end)) > 1
+    def has_turn(self, text: str) -> bool:
+        """Whether something in `text` opens another turn."""
+        return bool(self._turn.search(normalised(text)))
 
     def ended(self, text: str) -> bool:
-        """Whether nothing counts after `text`: another turn follows its answer, or it repeats."""
+        """Whether another turn follows the answer that `text` gives, after which nothing counts."""
         text = normalised(text)
         closes = self._closes(text)
-        again = _repeats(closes) and self._opening.search(text, closes[-1][1])
-        return bool(again or (closes and self._turn.search(text, closes[0][1])))
+        return bool(closes and self._turn.search(text, closes[0][1]))
 
     def extract_last_number(self, text: str) -> str | None:
         """Return the last number of `text`, or None (flexible extraction).
@@ -184,11 +180,6 @@ class Language:
             if found := re.search(f"{re.escape(head)}(.+?){end}", text, re.IGNORECASE):
                 return found[1].strip() or None
         return None
-
-
-def _repeats(closes: list[tuple[str, int, Fraction]]) -> bool:
-    """Whether the last three closing phrases are the same words with the same number."""
-    return len(closes) > 2 and len({close[::2] for close in closes[-3:]}) == 1
 
 
 def _labelled(label: str, text: str) -> str:

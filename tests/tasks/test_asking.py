@@ -139,12 +139,10 @@ def test_a_row_ends_with_its_own_answer(checkpoint):
         "The answer is 7. Question: How": True,
         "The answer is 7. Luke": False,
         "Question: 7": False,
-        "The answer is 7. " * 4: True,
-        "The answer is 7. " * 3: False,
         "It is 7.\n": True,
     }
     rows = tokenizer(list(texts), add_special_tokens=False).input_ids
-    for language, rule in (("en", texts.values()), (None, [*[False] * 6, True])):
+    for language, rule in (("en", texts.values()), (None, [*[False] * 4, True])):
         found = [
             bool(asking._Ended(tokenizer, ["\n"], [2], language, **ALONE)(ids, None))
             for ids in (torch.tensor([[5, 5, *row]]) for row in rows)

@@ -160,14 +160,11 @@ def test_a_record_without_a_field_is_named_with_its_file():
         ("3 + 4 = 7. The answer is 7. Human: It", True),
         ("The answer is 7\n\nQuestion: Luke has 3", True),
         ("The answer is 7. Then 3 more.", False),
-        ("The answer is 7. " * 3 + "The answer is", True),
-        ("The answer is 7. " * 3, False),
-        ("The answer is 8. " + "The answer is 7. " * 3, False),
         ("Question: 3", False),
         ("", False),
     ],
 )
-def test_another_turn_or_a_loop_ends_an_answer_and_nothing_after_it_counts(text, ended):
+def test_another_turn_ends_an_answer_and_nothing_after_it_counts(text, ended):
     record = LANGUAGES["en"]
     assert record.ended(text) == ended
     if ended:
