@@ -38,30 +38,36 @@ def need(model: str, *, revision: str = "", dtype: str = "auto") -> Need:
 
     Raises:
         ChapterError: The model is gated and this account may not read it, or there is none of that
-            name; the message says what to accept and which variable to set.
-        OSError, httpx.HTTPError: The hub does not answer.
+            name or revision; the message says what to accept and which variable to set. Or an
+            unknown dtype.
+        OSError, httpx2.HTTPError: The hub does not answer.
     """
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub import HfApi, errors, try_to_load_from_cache
 
+    if dtype not in BYTES:
+        raise ChapterError(f"unknown dtype {dtype!r}: choose from {', '.join(BYTES)}")
+    at = {"revision": revision or None}
     api, place = HfApi(), f"https://huggingface.co/{model}"
     try:
-        info = api.model_info(model, revision=revision or None, files_metadata=True)
+        info = api.model_info(model, files_metadata=True, **at)
         api.auth_check(model)
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         raise ChapterError(
             f"{model} is gated: accept its terms at {place}, make a token that may read it, and "
             "set HF_TOKEN to it (or call `hf auth login`)"
         ) from error
-    except RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         raise ChapterError(
             f"the hub has no model {model}, or one that this account may not see: look at {place}, "
             "and set HF_TOKEN if it is private"
         ) from error
+    except errors.RevisionNotFoundError as error:
+        told = f"{model} has no revision {revision!r}: {place}/commits/main lists them"
+        raise ChapterError(told) from error
     if info.safetensors is None:
         raise ChapterError(f"{model} has no weights in safetensors, the only ones that are read")
     weights = [f for f in info.siblings if f.rfilename.endswith(".safetensors")]
-    there = [isinstance(try_to_load_from_cache(model, f.rfilename), str) for f in weights]
+    there = [isinstance(try_to_load_from_cache(model, f.rfilename, **at), str) for f in weights]
     download = sum(f.size for f, known in zip(weights, there, strict=True) if not known)
     parameters = info.safetensors.total
     return Need(model, parameters, download, int(ROOM * BYTES[dtype] * parameters))
@@ -80,7 +86,7 @@ def check(given: Mapping[str, Any]) -> list[str]:
     if not on_hub(model):
         return []
     dtype = str(given.get("dtype", "auto"))
-    from httpx import HTTPError
+    from httpx2 import HTTPError  # of the hub's client
 
     try:
         wanted = need(model, revision=str(given.get("revision", "")), dtype=dtype)

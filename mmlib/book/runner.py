@@ -338,6 +338,8 @@ def _rewrite(task: Task, path: Path, record: Mapping[str, Any]) -> None:
         # papermill adds an empty list of tags; both kinds of metadata hold the time of day.
         kept = {k: v for k, v in cell.metadata.items() if v and k not in ("papermill", "execution")}
         cell.metadata = nbformat.from_dict(kept)
+        if "injected-parameters" in kept.get("tags", ()):
+            cell.id = "injected-parameters"  # papermill draws one
         if cell.cell_type == "code":
             cell.outputs = nbformat.from_dict(_substitute(cell.outputs, substitutions))
     nbformat.write(notebook, path)

@@ -93,7 +93,7 @@ def read_submission(path: Path) -> Submission:
 
 def _find(project: Project, name: str) -> tuple[Path, Path]:
     """The executed notebook of a run, and the folder of its tables."""
-    for folder in (Path(name), project.runs / name):
+    for folder in (Path(name).resolve(), project.runs / name):  # "." has no name
         notebooks = sorted(folder.glob("*.ipynb")) if folder.is_dir() else []
         if len(notebooks) == 1:
             return notebooks[0], folder

@@ -3,10 +3,10 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-import httpx
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils._http import httpx2  # whatever the hub's client is
 
 from mmlib.book import preflight
 from mmlib.book.chapters import ChapterError, Project
@@ -28,7 +28,7 @@ def hub(monkeypatch):
 
         class Api:
             def model_info(self, model, **options):
-                if isinstance(error, httpx.HTTPError):
+                if isinstance(error, httpx2.HTTPError):
                     raise error
                 return info
 
@@ -37,13 +37,13 @@ def hub(monkeypatch):
                     raise error
 
         monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
 
     return answers
 
 
 def refusal(kind):
-    response = httpx.Response(403, request=httpx.Request("GET", "https://hub"))
+    response = httpx2.Response(403, request=httpx2.Request("GET", "https://hub"))
     return kind("not for you", response=response)
 
 
@@ -80,6 +80,7 @@ def test_time_follows_texts_and_weights(monkeypatch):
         ({"size": 10**15}, "make room, or set HF_HOME"),
         ({"error": refusal(GatedRepoError)}, f"accept its terms at https://huggingface.co/{LLAMA}"),
         ({"error": refusal(RepositoryNotFoundError)}, "no model meta-llama/.* set HF_TOKEN"),
+        ({"error": refusal(RevisionNotFoundError)}, "no revision ''"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(hub, what, told):
@@ -88,8 +89,14 @@ def test_what_cannot_be_is_refused_before_any_work(hub, what, told):
         preflight.check(RUN)
 
 
+def test_an_unknown_dtype_is_refused(hub):
+    hub()
+    with pytest.raises(ChapterError, match="unknown dtype 'fp16': choose from float32, bfloat16"):
+        preflight.check(RUN | {"dtype": "fp16"})
+
+
 def test_without_a_hub_nothing_is_looked_at(hub):
-    hub(error=httpx.ConnectError("no route"))
+    hub(error=httpx2.ConnectError("no route"))
     (line,) = preflight.check(RUN)
     assert "the hub does not answer (ConnectError)" in line
 

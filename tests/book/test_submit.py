@@ -48,10 +48,12 @@ def finished(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("by", ["id", "folder"])
-def test_a_finished_run_is_one_file_that_gives_its_tables_back(finished, capsys, by):
+@pytest.mark.parametrize("by", ["id", "folder", "the folder that one is in"])
+def test_a_finished_run_is_one_file_that_gives_its_tables_back(finished, capsys, monkeypatch, by):
     project, folder = finished()
-    name = folder.name if by == "id" else str(folder)
+    name = {"id": folder.name, "folder": str(folder)}.get(by, ".")
+    if name == ".":
+        monkeypatch.chdir(folder)
     assert main(["--root", str(project.root), "submit", name]) == 0
     path = project.runs / "submissions" / "01_toy-abc.json"
     assert capsys.readouterr().out == f"{path}\n"
