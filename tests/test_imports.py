@@ -137,7 +137,7 @@ def test_works_without_torch(module):
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-CEILING = {"mmlib": 25155, "core": 2928, "Makefile": 60}
+CEILING = {"mmlib": 25263, "core": 2928, "Makefile": 60}
 """Most lines that there may be. They may fall, and what adds some takes others away: raise a number
 only for a new experiment."""
 
