@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from html import escape
 from itertools import count, cycle
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -699,34 +698,6 @@ def training_curve(log: pd.DataFrame, *, columns: Sequence[str] = ("loss",)) -> 
     about = f"Training over {log['tokens'].max() / 1e6:.3g} million tokens"
     key = looks if len(looks) > 1 else {}
     return _figure(about, groups, draw, key, xlabel="million tokens seen")
-
-
-def ratios(table: pd.DataFrame) -> Figure:
-    """Draw measured ratios beside what was aimed at.
-
-    Args:
-        table: `quantity, ratio` and, where known, `low, high` (spread), `aim` and `direction`
-            ("at most" or "at least").
-    """
-    _need(table, "ratios", "quantity", "ratio")
-    columns = ["quantity", "ratio", "low", "high", "aim", "direction"]
-    table = table.reindex(columns=columns).rename(columns={"ratio": "mean"})
-
-    def draw(axes: Axes, rows: pd.DataFrame) -> str:
-        names, notes = list(rows["quantity"]), []
-        _dots(axes, names, rows, "quantity", **_DOT)
-        axes.plot(rows["aim"], range(len(rows)), ls="", ms=11, **_TICK)
-        for y, row in enumerate(rows.itertuples()):
-            aim = f" (aim: {row.direction} {row.aim:g})" if pd.notna(row.aim) else ""
-            notes.append(f"{row.quantity}: {row.mean:.3g}{aim}")
-            across = axes.get_yaxis_transform()
-            axes.text(0.01, y - 0.15, fill(notes[-1], 46), transform=across, va="bottom")
-        _name_rows(axes, [""] * len(names), height=0.6)
-        axes.set_ylim(len(names) - 0.5, -0.8)
-        _plain(axes, rows[["mean", "aim"]].stack())
-        return "; ".join(notes)
-
-    return _figure("Ratios", [("", table)], draw, {"measured": _DOT, "aim": _TICK}, xlabel="ratio")
 
 
 def token_lengths(table: pd.DataFrame) -> Figure:

@@ -29,7 +29,6 @@ from mmlib.book.figures import (  # noqa: F401
     matrix,
     overlap_heatmap,
     overlap_pairs,
-    ratios,
     scatter,
     set_sizes,
     shared_by_layer,

@@ -6,16 +6,17 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.optimize import brentq
+from scipy.stats import linregress, t
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mmlib.edits import pruned
@@ -23,9 +24,8 @@ from mmlib.forward import pad
 from mmlib.importance import Batch, ImportanceScores, collect_norms, largest, selection_size
 from mmlib.masks import ParameterMask
 from mmlib.models import linear_modules, load_model
-from mmlib.overlap import overlap_sweep
 from mmlib.study.evidence import read_evidence
-from mmlib.study.localisation import Sample, collect_scores, set_tables
+from mmlib.study.localisation import Sample, SetTables, collect_scores, set_tables
 from mmlib.study.settings import Settings
 from mmlib.study.tables import RunInfo
 from mmlib.tasks import skills
@@ -33,6 +33,8 @@ from mmlib.tasks.evaluation import evaluate
 
 SHAPES = {
     "1M": (128, 256, 4, 4, 4, 32, 1_000, True),
+    "3M": (192, 512, 6, 6, 6, 32, 2_000, True),
+    "9M": (320, 896, 6, 10, 10, 32, 4_000, True),
     "30M": (512, 1408, 8, 8, 8, 64, 8_000, True),
     "170M": (1024, 2816, 12, 16, 16, 64, 16_000, True),
     "0.5B": (896, 4864, 24, 14, 2, 64, 151_936, True),
@@ -97,11 +99,11 @@ class Setup(Settings):
             dtype = getattr(torch, self.dtype)
             return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 
-    def batches(self, *, single: bool = False, lengths: Sequence[int] | None = None) -> list[Batch]:
-        """Prompts, longest first, right-padded; `single`: one by one; `lengths`: other ones."""
-        generator = torch.Generator().manual_seed(0)
-        ordered = sorted(self.lengths if lengths is None else lengths, reverse=True)
+    def batches(self, *, single: bool = False, seed: int = 0) -> list[Batch]:
+        """Prompts, longest first, right-padded; `single`: one by one."""
+        generator = torch.Generator().manual_seed(seed)
         size, vocabulary = 1 if single else self.batch_size, SHAPES[self.shape][6]
+        ordered = sorted(self.lengths, reverse=True)
         rows = [torch.randint(3, vocabulary, (n,), generator=generator) for n in ordered]
         return [pad(rows[start : start + size]) for start in range(0, len(rows), size)]
 
@@ -168,40 +170,63 @@ def usable_ratios(model: PreTrainedModel) -> list[float]:
     return [ratio for ratio in KEEP_RATIOS if smallest * ratio >= 1]
 
 
-def selection_cost(setup: Setup, model: PreTrainedModel) -> pd.DataFrame:
-    """Time the top-K sets of the whole model at all keep ratios of the published grid."""
-    scores = collect_norms(model, setup.batches(lengths=setup.lengths[:1])).scores(model)
-    ratios = usable_ratios(model)
-
-    def select() -> None:
-        for name in scores.weights:
-            scores.top_of(name, ratios)
-
-    return interleaved({"top_k": select}, model.device, repeats=2)
+def _shortest(setup: Setup) -> Setup:
+    """Its first prompt alone."""
+    return replace(setup, lengths=setup.lengths[:1])
 
 
-def _samples(setup: Setup, model: PreTrainedModel) -> dict[Sample, ImportanceScores]:
-    """Scores on two tasks in four languages, on one random prompt each."""
-    cycle = itertools.islice(itertools.cycle(setup.lengths), 2 * len(LANGUAGES))
-    batches = setup.batches(single=True, lengths=list(cycle))
-    keys = itertools.starmap(Sample, itertools.product(LANGUAGES, ("math", "nonmath"), (1,)))
+def _samples(
+    setup: Setup, model: PreTrainedModel, languages: Sequence[str] = LANGUAGES
+) -> dict[Sample, ImportanceScores]:
+    """Scores on two tasks in some languages, on prompts of their own."""
+    keys = itertools.starmap(Sample, itertools.product(languages, ("math", "nonmath"), (1,)))
     return {
-        key: collect_norms(model, [batch]).scores(model)
-        for key, batch in zip(keys, batches, strict=True)
+        key: collect_norms(model, setup.batches(seed=seed)).scores(model)
+        for seed, key in enumerate(keys)
     }
 
 
-def _tables(model: PreTrainedModel, samples: Mapping[Sample, ImportanceScores]) -> None:
-    set_tables(samples, "math", "nonmath", usable_ratios(model)[-8:])
+def _tables(samples: Mapping[Sample, ImportanceScores], ratios: Sequence[float]) -> SetTables:
+    return set_tables(samples, "math", "nonmath", ratios)
 
 
-def stored_bytes(setup: Setup, model: PreTrainedModel) -> dict[str, int]:
-    """Bytes on disk of one calibration: our norms, against the published score matrices in bf16."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "norms.safetensors"
-        collect_norms(model, setup.batches(lengths=setup.lengths[:1])).save(path)
-        matrices = 2 * sum(m.weight.numel() for m in linear_modules(model).values())
-        return {"norms": path.stat().st_size, "matrices": matrices}
+def bare_passes(setup: Setup, model: PreTrainedModel, _: Sequence[float], languages: Sequence[str]):
+    """The forward passes of `localised`, and nothing else."""
+    for _ in 2 * languages:
+        bare_forward(model, setup.batches())
+
+
+def localised(
+    setup: Setup, model: PreTrainedModel, ratios: Sequence[float], languages: Sequence[str]
+) -> SetTables:
+    """Sizes and overlaps of all sets our way: two calibrations per language, then one selection."""
+    return _tables(_samples(setup, model, languages), ratios)
+
+
+def localised_as_published(
+    setup: Setup, model: PreTrainedModel, ratios: Sequence[float], languages: Sequence[str]
+) -> None:
+    """The same sets the published way: all of it for every keep ratio anew, without overlaps."""
+    prompts = setup.batches(single=True)
+    for ratio, _ in itertools.product(ratios, languages):
+        pair = [collect_scores(model, prompts, accumulation="as-published") for _ in range(2)]
+        for name in pair[0].weights:
+            sums = [scores.weights[name].flatten() for scores in pair]
+            size = selection_size(len(sums[0]), ratio)
+            math, nonmath = (largest(flat, [size], "topk")[0] for flat in sums)
+            math & ~nonmath
+
+
+def stored_bytes(shape: str) -> dict[str, int]:
+    """How many weights a shape has in its matrices, and the bytes that a calibration leaves.
+
+    `norms` are our float32 vectors, one per distinct input; `matrices` are the published scores, in
+    bfloat16.
+    """
+    width, inner, depth, heads, kv_heads, head, *_ = SHAPES[shape]
+    inputs = depth * (2 * width + heads * head + inner)  # q, k and v share one; so do gate and up
+    weights = depth * (2 * width * head * (heads + kv_heads) + 3 * width * inner)
+    return {"weights": weights, "norms": 4 * inputs, "matrices": 2 * weights}
 
 
 def peak_memory(works: Sequence[str], setup: Setup) -> dict[str, int]:
@@ -219,7 +244,7 @@ def peak_memory(works: Sequence[str], setup: Setup) -> dict[str, int]:
 
 def _peak(work: str, setup: Setup) -> int:
     model, batches = setup.model(), setup.batches(single=work == "as_published")
-    samples = _samples(setup, model) if work == "tables" else {}
+    samples = _samples(_shortest(setup), model) if work == "tables" else {}
     cuda = model.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -228,7 +253,7 @@ def _peak(work: str, setup: Setup) -> int:
     if work == "forward":
         bare_forward(model, batches)
     elif work == "tables":
-        _tables(model, samples)
+        _tables(samples, usable_ratios(model)[-8:])
     elif work != "none":
         accumulation = {"localisation": "float32", "as_published": "as-published"}[work]
         collect_scores(model, batches, accumulation=accumulation)
@@ -255,7 +280,7 @@ def report(setup: Setup, sweep_lengths: Sequence[int]) -> pd.DataFrame:
 
     Returns:
         One row per quantity: `shape`, `device`, `dtype`, `prompts`, `tokens`, `quantity`, `value`,
-        `low`, `high`, `n`, `unit` (ratio, s, bytes), `aim`, `direction`.
+        `low`, `high`, `n`, `unit` (ratio, bytes), `aim`, `direction`.
     """
     model = setup.model()
     times = localisation_cost(setup, model)
@@ -268,12 +293,6 @@ def report(setup: Setup, sweep_lengths: Sequence[int]) -> pd.DataFrame:
     }
     if sweep_lengths:
         rows |= _sweep_rows(setup, model, times, sweep_lengths)
-    top_k, stored = selection_cost(setup, model).seconds, stored_bytes(setup, model)
-    rows["top-K at all keep ratios"] = {"value": float(top_k.median()), "n": 2, "unit": "s"}
-    rows["stored per calibration, published / ours"] = {
-        "value": stored["matrices"] / stored["norms"]
-    }
-    rows["stored per calibration"] = {"value": stored["norms"], "unit": "bytes"}
     del model
     memory = peak_memory(("forward", "localisation", "as_published"), setup)
     for work in ("localisation", "as_published"):
@@ -292,10 +311,10 @@ def selection_report(setup: Setup) -> pd.DataFrame:
         As in `report`.
     """
     model, prompts = setup.model(), setup.batches()
-    samples = _samples(setup, model)
+    samples, ratios = _samples(_shortest(setup), model), usable_ratios(model)[-8:]
     works = {
         "forward": lambda: bare_forward(model, prompts),
-        "tables": lambda: _tables(model, samples),
+        "tables": lambda: _tables(samples, ratios),
     }
     times = interleaved(works, model.device, repeats=setup.repeats)
     ratio = paired_ratio(times, "tables", "forward")
@@ -322,31 +341,15 @@ def _told(rows: Mapping[str, dict], **columns: Any) -> pd.DataFrame:
 def _sweep_rows(
     setup: Setup, model: PreTrainedModel, times: pd.DataFrame, lengths: Sequence[int]
 ) -> dict[str, dict]:
-    """The sweep of all keep ratios and languages, our way and the published way, in full.
+    """The sweep of all keep ratios and languages, `localised` and `localised_as_published`.
 
-    Ours: two passes per language, then one selection per matrix for all keep ratios, and all
-    overlaps. Published: for every keep ratio and language the two accumulations again, a top-K
-    per matrix, and the set difference (no overlaps). As measured on some prompts per sample, and
-    carried on to 500 at the measured rates.
+    As measured on some prompts per sample, and carried on to 500 at the measured rates.
     """
-    together, single = (setup.batches(single=one, lengths=lengths) for one in (False, True))
-    ratios = usable_ratios(model)
-
-    def sweep() -> None:
-        norms = [[collect_norms(model, together) for _ in range(2)] for _ in LANGUAGES]
-        pairs = zip(LANGUAGES, norms, strict=True)
-        overlap_sweep({code: tuple(n.scores(model) for n in pair) for code, pair in pairs}, ratios)
-
-    def as_published() -> None:
-        for ratio, _ in itertools.product(ratios, LANGUAGES):
-            pair = [collect_scores(model, single, accumulation="as-published") for _ in range(2)]
-            for name in pair[0].weights:
-                sums = [scores.weights[name].flatten() for scores in pair]
-                size = selection_size(len(sums[0]), ratio)
-                math, nonmath = (largest(flat, [size], "topk")[0] for flat in sums)
-                math & ~nonmath
-
-    ours, theirs = (seconds(work, model.device) for work in (sweep, as_published))
+    few, ratios = replace(setup, lengths=lengths), usable_ratios(model)
+    ours, theirs = (
+        seconds(partial(way, few, model, ratios, LANGUAGES), model.device)
+        for way in (localised, localised_as_published)
+    )
     rate = times.groupby("work").seconds.median() / len(setup.lengths)
     passes = 2 * len(LANGUAGES) * (500 - len(lengths))
     all_ours = ours + passes * rate["localisation"]
@@ -356,6 +359,126 @@ def _sweep_rows(
         f"sweep, published / ours ({len(lengths)} prompts, measured)": {"value": theirs / ours},
         "sweep, published / ours (500 prompts, projected)": {"value": all_theirs / all_ours} | aim,
     }
+
+
+# --- growth -------------------------------------------------------------------------------------
+
+SIZES = ("1M", "3M", "9M", "30M")
+"""Shapes along which the cost is followed."""
+
+GROWING = ("prompts", "keep ratios", "languages")
+"""What else there may be more of."""
+
+WAYS = {
+    "bare forward passes": bare_passes,
+    "ours": localised,
+    "as published": localised_as_published,
+}
+
+
+def growth(setup: Setup) -> pd.DataFrame:
+    """Time a localisation with more and more of one thing, all else as small as it is here.
+
+    The smallest is one language at one keep ratio, on the prompts and the shape of `setup`, which
+    is the first of `SIZES`.
+
+    Returns:
+        One row per thing that grows, amount, way and repeat: `grows` (weights, or one of
+        `GROWING`), `times` (how much more of it), `way`, `repeat`, `seconds`, and `cost` (over the
+        median of ours at the smallest).
+    """
+    models = {shape: replace(setup, shape=shape).model() for shape in SIZES}
+    weights = {shape: stored_bytes(shape)["weights"] for shape in SIZES}
+    points = [("weights", weights[shape] / weights[setup.shape], shape) for shape in SIZES]
+    points += [(name, n, setup.shape) for name in GROWING for n in (1, 2, 4, 8)]
+    works = {}
+    for grows, times, shape in points:
+        prompts, ratios, languages = (times if grows == name else 1 for name in GROWING)
+        given = replace(setup, shape=shape, lengths=[*setup.lengths] * prompts), models[shape]
+        wanted = KEEP_RATIOS[-ratios:], [*map(str, range(languages))]
+        works |= {(grows, times, way): partial(WAYS[way], *given, *wanted) for way in WAYS}
+    for key in [key for key in works if key[1] == 1]:  # a warm-up
+        works[key]()
+    rows = [
+        (*key, repeat, seconds(work, models[setup.shape].device))
+        for repeat in range(setup.repeats)
+        for key, work in works.items()
+    ]
+    table = pd.DataFrame(rows, columns=["grows", "times", "way", "repeat", "seconds"])
+    least = table[(table.times == 1) & (table.way == "ours")].seconds.median()
+    return table.assign(cost=table.seconds / least)
+
+
+def memory_growth(setup: Setup) -> pd.DataFrame:
+    """Peak memory along `SIZES`, in bfloat16 as the published code loads its models.
+
+    Returns:
+        One row per shape and way: `shape`, `weights`, `way`, `process` (the model alone, with all
+        that Python has loaded) and `memory` (what comes on top), in bytes.
+    """
+    works = {"ours": "localisation", "as published": "as_published"}
+    rows = []
+    for shape in SIZES:
+        peak = peak_memory(("none", *works.values()), replace(setup, shape=shape, dtype="bfloat16"))
+        about = {"shape": shape, "weights": stored_bytes(shape)["weights"], "process": peak["none"]}
+        rows += [about | {"way": w, "memory": peak[n] - peak["none"]} for w, n in works.items()]
+    return pd.DataFrame(rows)
+
+
+def power(x: pd.Series, y: pd.Series) -> dict[str, float]:
+    """Fit y = factor · x^exponent by least squares on logarithms.
+
+    Returns:
+        exponent, its 95 % interval (low, high), factor, n; values have to be positive, n above 2.
+    """
+    fit, n = linregress(np.log(x.astype(float)), np.log(y.astype(float))), len(x)
+    half = t.ppf(0.975, n - 2) * fit.stderr
+    interval = {"exponent": fit.slope, "low": fit.slope - half, "high": fit.slope + half}
+    return interval | {"factor": np.exp(fit.intercept), "n": n}
+
+
+def exponents(grown: pd.DataFrame, memory: pd.DataFrame) -> pd.DataFrame:
+    """Fit time, memory and stored bytes, see `growth` and `memory_growth`.
+
+    Returns:
+        One row per quantity, thing that grows and way: `quantity`, `grows`, `way`, `exponent`,
+        `low`, `high`, `n`. Stored bytes are those of all `SHAPES`, which are known exactly.
+    """
+    stored = pd.DataFrame(map(stored_bytes, SHAPES))
+    groups = grown.groupby(["grows", "way"], sort=False)
+    found = {("time", *key): power(rows.times, rows.seconds) for key, rows in groups}
+    for way, kept in (("ours", "norms"), ("as published", "matrices")):
+        rows = memory[memory.way == way]
+        found["memory beside the model", "weights", way] = power(rows.weights, rows.memory)
+        found["stored bytes", "weights", way] = power(stored.weights, stored[kept])
+    names = pd.DataFrame([*found], columns=["quantity", "grows", "way"])
+    return names.join(pd.DataFrame(found.values()).drop(columns="factor"))
+
+
+def largest_models(memory: pd.DataFrame, gib: Sequence[float]) -> pd.DataFrame:
+    """The largest model in bfloat16 that can be localised in so much memory.
+
+    What comes on top of the model is carried on as fitted on ours; the published way has two more
+    matrices in bfloat16 for each of the model's, |W| and the sums.
+
+    Args:
+        memory: Result of `memory_growth`.
+        gib: Memory of some machines, in GiB.
+
+    Returns:
+        One row per machine: `memory_gib`, and in billions of weights `ours` and `as_published`.
+    """
+    ours = memory[memory.way == "ours"]
+    fit, process = power(ours.weights, ours.memory), memory.process.min()
+
+    def left(n: float, size: float, per_weight: int) -> float:
+        return size * 2**30 - process - per_weight * n - fit["factor"] * n ** fit["exponent"]
+
+    ways = {"ours": 2, "as_published": 6}
+    rows = [
+        {w: brentq(left, 1, 1e12, args=(size, n)) / 1e9 for w, n in ways.items()} for size in gib
+    ]
+    return pd.DataFrame(rows).assign(memory_gib=gib)[["memory_gib", *ways]]
 
 
 # --- editing and grading ------------------------------------------------------------------------
@@ -455,8 +578,12 @@ def pipeline_cost(
 class Costs(NamedTuple):
     """What `rows` gives; tables with the columns of `report`."""
 
-    tiny: pd.DataFrame
-    """A model of a million parameters, measured now."""
+    grown: pd.DataFrame
+    """Result of `growth`, measured now."""
+    exponents: pd.DataFrame
+    """Result of `exponents`."""
+    largest: pd.DataFrame
+    """Result of `largest_models`, from memory measured now."""
     asked: pd.DataFrame
     """Result of `pipeline_cost`, measured now."""
     larger: pd.DataFrame
@@ -473,7 +600,8 @@ def rows(given: Mapping[str, Any]) -> Costs:
     where = {name: given[name] for name in ("device", "dtype")}
     setup, items = partial(Setup.of, given), given["graded"]
     run = RunInfo.collect("random weights", dtype=given["dtype"], parameters=given)
-    tiny = report(setup(shape="1M"), [])
+    small = setup(shape=SIZES[0], lengths=given["lengths"][::3], repeats=min(given["repeats"], 2))
+    grown, memory = growth(small), memory_growth(small)
     asked = pipeline_cost(items=items, repeats=min(given["repeats"], 3), **where)
     asked = asked.assign(shape="organism", **where, prompts=items)
     few = given["lengths"][: given["sweep_prompts"]]
@@ -485,4 +613,5 @@ def rows(given: Mapping[str, Any]) -> Costs:
         larger, manifest = read_evidence("localisation_cost")
         hardware = manifest["run"]["hardware"]
     selection = pd.concat(selected) if selected else read_evidence("selection_cost")[0]
-    return Costs(tiny, asked, larger, selection, hardware, run)
+    fitted, machines = exponents(grown, memory), largest_models(memory, (8, 16, 24, 48, 80))
+    return Costs(grown, fitted, machines, asked, larger, selection, hardware, run)

@@ -318,6 +318,7 @@ def told(views: pd.DataFrame, among: pd.DataFrame, against: pd.DataFrame) -> dic
     seeing, blind = counts[counts.left != "depth"], counts[counts.left == "depth"]
     best = seeing.loc[seeing.rho.abs().idxmax()]
     counted = among[(among.left != "depth") & (among.right != "depth")]
+    pair = counted.loc[counted.rho.abs().idxmax()]
     numbers = {
         "depth": views.layer.nunique(),
         "chance": chance_rank_correlation(views.layer.nunique()),
@@ -327,6 +328,7 @@ def told(views: pd.DataFrame, among: pd.DataFrame, against: pd.DataFrame) -> dic
         "n_seen": int(seeing["beyond chance"].sum()),
         "n_yards": len(blind),
         "n_depth": int(blind["beyond chance"].sum()),
+        **{"pair_left": pair.left, "pair_right": pair.right, "pair_rho": pair.rho},
         **{"best_view": best.left, "best_yard": best.right, "best_rho": best.rho},
     }
     answer = "{n_agree} of {n_among} pairs of views agree beyond chance, and {n_seen} of {n_pairs}"

@@ -54,14 +54,6 @@ def texts():
     return pd.DataFrame({"lang": CODES * 60, "task": ["math", "reading"] * 120, "tokens": tokens})
 
 
-def measured():
-    return pd.DataFrame({
-        "quantity": ["localisation over the bare forward pass", "sweep over published procedure"],
-        "ratio": [1.11, 27.0], "aim": [1.2, 20], "direction": ["at most", "at least"],
-        "low": [1.05, np.nan], "high": [1.2, np.nan],
-    })  # fmt: skip
-
-
 def travelled():
     """Losses of every ordered pair of languages, by two kinds of weights."""
     rows = [
@@ -91,7 +83,6 @@ FIGURES = {
         pd.concat([overlaps(), overlaps(same=True)])
     ),
     "training_curve": lambda: plotting.training_curve(log(), columns=["loss", "lr"]),
-    "ratios": lambda: plotting.ratios(measured()),
     "token_lengths": lambda: plotting.token_lengths(texts()),
     "dots": lambda: plotting.dots(travelled(), "Loss", y="lang", x="loss", look="weights"),
     "matrix": lambda: plotting.matrix(travelled(), "Loss", **PAIRS, value="loss", panel="weights"),

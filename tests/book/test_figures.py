@@ -9,7 +9,6 @@ from drawings import (
     answers,
     controls,
     log,
-    measured,
     overlaps,
     rgb,
     sizes,
@@ -337,13 +336,6 @@ def test_scatter_draws_the_points_and_tells_their_correlation():
     rho = stats.spearmanr(rows.jaccard, rows.loss).statistic
     assert f"rank correlation {rho:.2f}" in figure.alt
     assert "correlation" not in plotting.scatter(travelled(), "A map", **drawn).alt
-
-
-def test_ratios_draws_measured_and_aim():
-    axes = plotting.ratios(measured()).panels[0].axes[0]
-    assert points(axes, color=plotting.COLOURS[0]) == [(1.11, 0), (27, 1)]
-    assert points(axes, color=plotting.INK) == [(1.2, 0), (20, 1)]
-    plotting.ratios(measured()[["quantity", "ratio"]])
 
 
 # --- bad input ----------------------------------------------------------------------------------

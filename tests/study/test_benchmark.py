@@ -1,14 +1,24 @@
+import numpy as np
+import pandas as pd
 import pytest
+import statsmodels.api as sm
 import torch
 
+from mmlib.importance import collect_norms
 from mmlib.models import linear_modules
+from mmlib.study import benchmark
 from mmlib.study.benchmark import (
     KEEP_RATIOS,
     SHAPES,
     Setup,
+    growth,
     interleaved,
+    largest_models,
+    localised,
+    localised_as_published,
     paired_ratio,
     pipeline_cost,
+    power,
     report,
     selection_report,
     some_weights,
@@ -40,14 +50,84 @@ def test_ratios_are_paired_by_repeat():
     assert paired_ratio(times, "a", "b") == {"value": 3.0, "low": 2.0, "high": 4.0, "n": 3}
 
 
-def test_stored_bytes_are_one_vector_per_input_against_a_matrix_per_weight():
-    setup = Setup("1M", [4], batch_size=1, repeats=1, dtype="float32")
+@pytest.mark.parametrize("shape", ["1M", "3M"])
+def test_stored_bytes_are_those_of_a_calibration_and_of_a_matrix_per_weight(shape, tmp_path):
+    setup = Setup(shape, [4], batch_size=1, repeats=1, dtype="float32")
     model = setup.model()
-    stored = stored_bytes(setup, model)
-    width, inner, depth = SHAPES["1M"][:3]
-    floats = depth * (3 * width + inner)
-    assert 4 * floats < stored["norms"] < 4 * floats + 6_000
-    assert stored["matrices"] == 2 * sum(m.weight.numel() for m in linear_modules(model).values())
+    norms = collect_norms(model, setup.batches())
+    stored = stored_bytes(shape)
+    assert stored["norms"] == sum(vector.nbytes for vector in norms.vectors.values())
+    assert stored["weights"] == sum(m.weight.numel() for m in linear_modules(model).values())
+    assert stored["matrices"] == 2 * stored["weights"]
+    norms.save(tmp_path / "norms.safetensors")
+    assert 0 < (tmp_path / "norms.safetensors").stat().st_size - stored["norms"] < 9_000  # names
+
+
+def test_stored_bytes_know_grouped_keys_and_values():
+    """Numbers of Llama-3.1-8B: 32 layers, 4096 wide, 14336 within, 32 and 8 heads of 128."""
+    weights = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14_336)
+    assert stored_bytes("8B")["weights"] == weights
+    assert stored_bytes("8B")["norms"] == 4 * 32 * (3 * 4096 + 14_336)
+
+
+def test_both_ways_make_the_sets_of_every_language_and_keep_ratio(monkeypatch):
+    setup = Setup("1M", [5, 3], batch_size=2, repeats=1, dtype="float32")
+    model, ratios = setup.model(), [0.05, 0.1]
+    sizes = localised(setup, model, ratios, ["0", "1"]).sizes.query("group == 'global'")
+    assert len(sizes) == 4
+    assert (sizes.n_math_specific > 0).all()  # math and other text differ
+    passes = []
+    kept = benchmark.collect_scores
+    monkeypatch.setattr(
+        benchmark, "collect_scores", lambda *a, **k: passes.append(len(a[1])) or kept(*a, **k)
+    )
+    localised_as_published(setup, model, ratios, ["0", "1"])
+    assert passes == [2] * 8  # two ratios, two languages, two texts; prompts one by one
+
+
+def test_growth_follows_one_thing_at_a_time(monkeypatch):
+    """With a clock that counts what is asked for, every exponent is known."""
+    monkeypatch.setattr(benchmark, "SIZES", ("1M", "3M"))
+    calls = []
+    ways = {"a": lambda setup, model, ratios, languages: calls.append(
+        (setup.shape, len(setup.lengths), len(ratios), len(languages))
+    )}  # fmt: skip
+    monkeypatch.setattr(benchmark, "WAYS", ways | {"ours": ways["a"]})
+
+    def product_of_all(work, _):
+        work()
+        shape, *counts = calls[-1]
+        return float(np.prod(counts)) * stored_bytes(shape)["weights"]
+
+    monkeypatch.setattr(benchmark, "seconds", product_of_all)
+    grown = growth(Setup("1M", [5, 3, 4], batch_size=2, repeats=2, dtype="float32"))
+    assert np.allclose(grown.cost, grown.times)
+    assert len(grown) == 2 * 2 * (2 + 3 * 4)
+    for _, rows in grown.groupby(["grows", "way"]):
+        fit = power(rows.times, rows.seconds)
+        assert fit["exponent"] == pytest.approx(1)
+        assert fit["n"] == len(rows)
+
+
+def test_a_power_has_the_interval_of_a_regression():
+    rng = np.random.default_rng(0)
+    x = pd.Series([1, 2, 4, 8, 16])
+    y = 3 * x**0.7 * np.exp(0.1 * rng.standard_normal(5))
+    fit = power(x, y)
+    model = sm.OLS(np.log(y), sm.add_constant(np.log(x))).fit()
+    assert fit["exponent"] == pytest.approx(model.params.iloc[1])
+    assert [fit["low"], fit["high"]] == pytest.approx(model.conf_int().iloc[1].to_list())
+    assert fit["factor"] == pytest.approx(np.exp(model.params.iloc[0]))
+
+
+def test_the_largest_model_fills_the_memory():
+    weights = pd.Series([1e6, 4e6, 16e6])
+    memory = pd.DataFrame({"weights": weights, "memory": 1e3 * weights**0.5, "way": "ours"})
+    found = largest_models(memory.assign(process=2**30), [8, 16])
+    for row in found.itertuples():
+        for per_weight, billions in ((2, row.ours), (6, row.as_published)):
+            n = billions * 1e9
+            assert 2**30 + per_weight * n + 1e3 * n**0.5 == pytest.approx(row.memory_gib * 2**30)
 
 
 def test_a_report_has_every_quantity_the_book_names(monkeypatch):
@@ -57,7 +137,7 @@ def test_a_report_has_every_quantity_the_book_names(monkeypatch):
         lambda works, *_, **__: dict.fromkeys(works, 1),
     )
     table = report(Setup("1M", [5, 3], batch_size=2, repeats=1), [4]).set_index("quantity")
-    assert set(table.unit) == {"ratio", "s", "bytes"}
+    assert set(table.unit) == {"ratio", "bytes"}
     assert (table.query("unit == 'ratio'").value > 0).all()
     assert table.aim.dropna().to_dict() == {
         "localisation / forward pass": 1.2,
