@@ -92,8 +92,8 @@ FAULTS = {
     "four decimals": r"-?(\d*[1-9]\d*\.\d{4,}|0\.0?[1-9]\d{3,})",
 }
 UNITS = re.compile(
-    r"share|percent|points|nats|Jaccard|weights?\b|steps|seconds|minutes|MB|tokens|characters|ratio|"
-    r"times|correlation|rank|kappa|R²|accuracy|absolute|measured|unit|thousands|^p$",
+    r"share|percent|points|nats|[Jj]accard|weights?\b|steps|seconds|minutes|MB|tokens|characters|ratio|"
+    r"times|correlation|exponent|rank|kappa|R²|accuracy|absolute|measured|unit|thousands|^p$",
     re.M,
 )
 """What the head of a table, or of its rows, calls its numbers by."""
@@ -111,5 +111,6 @@ def test_every_table_of_a_page_is_in_that_style(name):
             found = {f: t for t in texts for f, like in FAULTS.items() if re.fullmatch(like, t)}
             assert found == {}
             heads = "\n".join(head.get_text(strip=True) for head in table.select("th"))
-            numbers = [text for text in texts if re.fullmatch(r"-?[\d,]*\.\d+", text)]
+            values = [cell.get_text(strip=True) for cell in table.select("td")]
+            numbers = [text for text in values if re.fullmatch(r"-?[\d,]*\.\d+", text)]
             assert not numbers or UNITS.search(heads), heads

@@ -109,7 +109,7 @@ def test_untrained_control_on_real_text_can_be_recomputed(kind, real_data, tmp_p
 
 def test_layers_of_the_real_llm_add_up_to_its_sets():
     sizes = sets.desk_sizes()
-    named = ["lang", "seed", "keep_ratio"]
+    named = ["model", "lang", "seed", "keep_ratio"]
     assert not sizes.duplicated([*named, "group", "layer"]).any()
     whole, layers = (
         sizes[sizes.group == group].groupby(named)[["n_math_specific", "n_scored"]].sum()
