@@ -107,7 +107,7 @@ def without_times(path):
 
 @pytest.mark.slow
 @pytest.mark.notebook
-@pytest.mark.parametrize("name", ["01_problems", "04_overlap", "12_data", "15_neurons"])
+@pytest.mark.parametrize("name", ["01_problems", "04_overlap", "12_data", "15_neurons", "17_moves"])
 def test_a_chapter_is_the_same_when_it_is_run_again(borrowed, tmp_path, monkeypatch, name):
     """Two kernels of their own, with other seeds of hashes and nothing in the cache."""
     made = []

@@ -46,6 +46,7 @@ SHAPES = {
 8B are the shapes of the three published models, 0.5B that of Qwen2.5-0.5B."""
 
 LANGUAGES = ("en", "de", "fr", "hi")
+TASKS = ("math", "nonmath")
 """Languages of the sweeps that are timed, as published."""
 
 KEEP_RATIOS = (1e-6, 1e-5, 1e-4, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15)
@@ -179,20 +180,18 @@ def _samples(
     setup: Setup, model: PreTrainedModel, languages: Sequence[str] = LANGUAGES
 ) -> dict[Sample, ImportanceScores]:
     """Scores on two tasks in some languages, on prompts of their own."""
-    keys = itertools.starmap(Sample, itertools.product(languages, ("math", "nonmath"), (1,)))
+    keys = itertools.starmap(Sample, itertools.product(languages, TASKS, (1,)))
     return {
         key: collect_norms(model, setup.batches(seed=seed)).scores(model)
         for seed, key in enumerate(keys)
     }
 
 
-def _tables(samples: Mapping[Sample, ImportanceScores], ratios: Sequence[float]) -> SetTables:
-    return set_tables(samples, "math", "nonmath", ratios)
-
-
-def bare_passes(setup: Setup, model: PreTrainedModel, _: Sequence[float], languages: Sequence[str]):
-    """The forward passes of `localised`, and nothing else."""
-    for _ in 2 * languages:
+def bare_passes(
+    setup: Setup, model: PreTrainedModel, ratios: Sequence[float], languages: Sequence[str]
+) -> None:
+    """The forward passes of `localised`, which are the same at all ratios, and nothing else."""
+    for _ in range(2 * len(languages)):
         bare_forward(model, setup.batches())
 
 
@@ -200,7 +199,7 @@ def localised(
     setup: Setup, model: PreTrainedModel, ratios: Sequence[float], languages: Sequence[str]
 ) -> SetTables:
     """Sizes and overlaps of all sets our way: two calibrations per language, then one selection."""
-    return _tables(_samples(setup, model, languages), ratios)
+    return set_tables(_samples(setup, model, languages), *TASKS, ratios)
 
 
 def localised_as_published(
@@ -253,7 +252,7 @@ def _peak(work: str, setup: Setup) -> int:
     if work == "forward":
         bare_forward(model, batches)
     elif work == "tables":
-        _tables(samples, usable_ratios(model)[-8:])
+        set_tables(samples, *TASKS, usable_ratios(model)[-8:])
     elif work != "none":
         accumulation = {"localisation": "float32", "as_published": "as-published"}[work]
         collect_scores(model, batches, accumulation=accumulation)
@@ -314,7 +313,7 @@ def selection_report(setup: Setup) -> pd.DataFrame:
     samples, ratios = _samples(_shortest(setup), model), usable_ratios(model)[-8:]
     works = {
         "forward": lambda: bare_forward(model, prompts),
-        "tables": lambda: _tables(samples, ratios),
+        "tables": lambda: set_tables(samples, *TASKS, ratios),
     }
     times = interleaved(works, model.device, repeats=setup.repeats)
     ratio = paired_ratio(times, "tables", "forward")

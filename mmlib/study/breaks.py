@@ -130,14 +130,14 @@ def desk_scaling() -> pd.DataFrame:
     return seed_intervals(costs, ["task", "factor"])
 
 
-def desk_answers() -> pd.DataFrame:
+def desk_edits() -> pd.DataFrame:
     """What a real LLM answers, unedited and with a set pruned: packed, strictly read."""
     return read_evidence("desk_edits")[0].drop_duplicates()
 
 
-def desk_edits() -> pd.DataFrame:
-    """Accuracy of `desk_answers` by condition and keep_ratio, see `summarize`."""
-    return summarize(item_grades(desk_answers()), by=["condition", "keep_ratio"])
+def desk_accuracy() -> pd.DataFrame:
+    """Accuracy of `desk_edits` by condition and keep_ratio, see `summarize`."""
+    return summarize(item_grades(desk_edits()), by=["condition", "keep_ratio"])
 
 
 def published_curves() -> pd.DataFrame:

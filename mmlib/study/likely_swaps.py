@@ -174,12 +174,10 @@ def rows(given: Mapping[str, Any]) -> Swapped:
             if given["systems"]:
                 for kind, table in bench.swapped(math, expert, code, seed).items():
                     tables[kind].append(table)
-    joined = {
-        kind: pd.concat(parts, ignore_index=True).assign(**bench.recipe)
-        if parts
-        else pd.DataFrame()
-        for kind, parts in tables.items()
-    }
+    joined = dict.fromkeys(tables, pd.DataFrame())
+    for kind, parts in tables.items():
+        if parts:
+            joined[kind] = pd.concat(parts, ignore_index=True).assign(**bench.recipe)
     return Swapped(**joined, run=bench.run)
 
 

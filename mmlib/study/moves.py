@@ -1,7 +1,5 @@
 """What fine-tuning moves: how far every tensor of an expert is from its base."""
 
-import copy
-import tempfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +11,7 @@ from mmlib.merging import LayerPlan, update_magnitude
 from mmlib.study.evidence import audit_values, read_evidence, shipped
 from mmlib.study.experts import Examples, Training, expert_recipe, load_expert
 from mmlib.study.settings import Loading
-from mmlib.study.systems import align
+from mmlib.study.systems import begin
 from mmlib.study.tables import RunInfo
 
 MADE_WITH = ("dtype", "math_tasks", "language_tasks", "data_dir", "train_batch")
@@ -125,12 +123,10 @@ def _begun(
     role, seed = given["roles"][0], given["seeds"][0]
     plan = training.plan(training.learning_rate, seed=seed, stop=given["audit_steps"])
     stage = training.stage(base, role)
-    with tempfile.TemporaryDirectory() as folder:  # in the precision of the log, unlike `begin`
-        _, begun, _ = align(copy.deepcopy(base), [stage], examples, folder, {stage.kind: plan})
-    begun = begun.query("step > 0").dropna(subset="loss").assign(role=role, seed=seed)
+    begun, _ = begin(base, [stage], examples, {stage.kind: plan}, exact=False)
+    again, on = begun.assign(role=role, seed=seed), ["role", "seed", "step"]
     kept = log[(log[list(told)] == pd.Series(told)).all(axis=1)]
-    on = ["role", "seed", "step"]
-    return audit_values(kept, begun, on=on, values=["loss"], tolerance=0.05)
+    return audit_values(kept, again, on=on, values=["loss"], tolerance=0.05)
 
 
 def layer_shares(updates: pd.DataFrame) -> pd.Series:

@@ -69,8 +69,6 @@ class Layers(NamedTuple):
     """The pair in the evidence (see `mmlib.study.evidence.audit_values`); or empty."""
     made: dict[str, pd.DataFrame]
     """Tables of a sweep, by name."""
-    depth: int
-    """Decoder layers."""
     run: RunInfo
 
 
@@ -117,7 +115,7 @@ def rows(given: Mapping[str, Any]) -> Layers:
     beyond = (sides["prune math"] - sides["prune random"]).rename("value")
     changes = pd.concat([changes, beyond.reset_index().assign(name="beyond random")])
     made = {EVIDENCE[kind]: table for kind, table in tables.items() if given["sweep"]}
-    return Layers(exchanged, views, changes, audited, made, depth, run)
+    return Layers(exchanged, views, changes, audited, made, run)
 
 
 def _sweep(
@@ -194,8 +192,7 @@ def desk(keep_ratio: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     changes = {"prune math": costs["math-specific"], "prune random": costs["random"]}
     changes["beyond random"] = changes["prune math"] - changes["prune random"]
     tables = (pd.concat(kind, names=["name"]).rename("value") for kind in (views, changes))
-    first, second = (table.reset_index().assign(lang="") for table in tables)
-    return first, second
+    return tuple(table.reset_index().assign(lang="") for table in tables)
 
 
 def mean_ranks(profiles: pd.DataFrame) -> pd.DataFrame:
@@ -295,11 +292,10 @@ def compared(views: pd.DataFrame, changes: pd.DataFrame) -> tuple[pd.DataFrame, 
     among = rank_agreement(views, views)
     methods = [among[side].map(METHOD) for side in ("left", "right")]
     among = among[(among.left < among.right) & (methods[0] != methods[1])]
-    first, second = (
+    return tuple(
         table.assign(**{"beyond chance": beyond_chance(table, least)})
         for table in (among, rank_agreement(views, changes))
     )
-    return first, second
 
 
 def in_words(against: pd.DataFrame) -> pd.DataFrame:
@@ -328,12 +324,16 @@ def told(views: pd.DataFrame, among: pd.DataFrame, against: pd.DataFrame) -> dic
         "n_seen": int(seeing["beyond chance"].sum()),
         "n_yards": len(blind),
         "n_depth": int(blind["beyond chance"].sum()),
-        **{"pair_left": pair.left, "pair_right": pair.right, "pair_rho": pair.rho},
-        **{"best_view": best.left, "best_yard": best.right, "best_rho": best.rho},
+        "pair_left": pair.left,
+        "pair_right": pair.right,
+        "pair_rho": pair.rho,
+        "best_view": best.left,
+        "best_yard": best.right,
+        "best_rho": best.rho,
     }
-    answer = "{n_agree} of {n_among} pairs of views agree beyond chance, and {n_seen} of {n_pairs}"
-    answer += " pairs of a view and a yardstick"
-    return numbers | {"answer_views": answer.format(**numbers)}
+    answer = f"{numbers['n_agree']} of {len(counted)} pairs of views agree beyond chance, and "
+    answer += f"{numbers['n_seen']} of {len(seeing)} pairs of a view and a yardstick"
+    return numbers | {"answer_views": answer}
 
 
 def beyond_chance(agreement: pd.DataFrame, least: float) -> pd.Series:

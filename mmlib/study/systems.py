@@ -182,15 +182,16 @@ def begin(
     plans: Plans,
     *,
     heldout: Examples = (),
+    exact: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train a copy of a model as far as the plans of its stages go, and forget it; see `align`.
 
-    On a CPU, where units for bfloat16 are rare, the steps are computed in float32.
+    If `exact`, the steps are computed in float32 on a CPU, where units for bfloat16 are rare.
 
     Returns:
         The rows of its log that have a loss, and its costs.
     """
-    if model.device.type == "cpu":
+    if exact and model.device.type == "cpu":
         plans = replan(plans, bf16=False)
     with tempfile.TemporaryDirectory() as folder:
         copied = copy.deepcopy(model)

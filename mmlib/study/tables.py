@@ -125,14 +125,17 @@ def hardware() -> str:
     return f"{cores} x {name or 'unknown CPU'}{unit}, {memory():.0f} GiB, {gpus}"
 
 
-def _portable(value: Any) -> Any:
-    """Keep the last part of a path: where a folder lies is nobody else's business."""
+def _portable(value: Any, *, folder: bool = False) -> Any:
+    """Keep the last part of a path: where a folder lies is nobody else's business.
+
+    A relative one that is not there may be a hub id, if it is no `folder`.
+    """
     if isinstance(value, list | tuple):
-        return [_portable(part) for part in value]
+        return [_portable(part, folder=folder) for part in value]
     if not isinstance(value, str | Path) or not value:
         return value
     path = Path(value)
-    return path.name if path.is_absolute() or path.is_dir() else value
+    return path.name if folder or path.is_absolute() or path.is_dir() else value
 
 
 RANDOM = "random"
@@ -168,7 +171,10 @@ class RunInfo:
             versions={"python": platform.python_version(), **packages},
             hardware=hardware(),
             date=datetime.now(UTC).date().isoformat(),
-            parameters={key: _portable(value) for key, value in (parameters or {}).items()},
+            parameters={
+                key: _portable(value, folder=key.endswith("_dir"))
+                for key, value in (parameters or {}).items()
+            },
             **known,
         )
 

@@ -173,6 +173,19 @@ def test_a_folder_is_known_by_its_name_wherever_it_lies(tmp_path, monkeypatch):
     assert results.RunInfo.collect("org/my-model").model == "org/my-model"
 
 
+def test_a_folder_that_is_not_there_yet_has_the_same_name_in_a_record(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {"experts_dir": "runs/experts", "task": "runs/experts", "data_dir": ""}
+    before = RunInfo.collect("a/hub-id", parameters=given)
+    (tmp_path / "runs" / "experts").mkdir(parents=True)
+    after = RunInfo.collect("a/hub-id", parameters=given)
+    assert before.model == after.model == "a/hub-id"
+    wanted = {"experts_dir": "experts", "data_dir": ""}
+    for run in (before, after):
+        assert {name: run.parameters[name] for name in wanted} == wanted
+    assert before.parameters["task"] == "runs/experts"  # no folder by its name
+
+
 def test_a_commit_says_whether_the_package_is_what_it_names(tmp_path, monkeypatch):
     (tmp_path / ".git").mkdir()
     monkeypatch.setattr(results, "PACKAGE", tmp_path / "mmlib")
