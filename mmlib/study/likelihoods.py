@@ -6,6 +6,7 @@ the problems can be asked too.
 
 import random
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -133,8 +134,9 @@ class Bench(NamedTuple):
     def example(self, packed: pd.DataFrame) -> pd.DataFrame:
         """Answers to one problem in all languages, with the sets of some of them pruned.
 
-        The problem is the one that pruning the first language's set costs the median, in that
-        language (of an even number the lower one): neither the best nor the worst to show.
+        Of the problems that the unedited model solves in the first language (of all, where it
+        solves none), it is the one that pruning this language's set costs the median there (of an
+        even number the lower one): neither the best nor the worst to show.
 
         `packed` are losses of this model, perhaps the shipped ones.
 
@@ -144,7 +146,13 @@ class Bench(NamedTuple):
         """
         given, (first, *_) = self.given, self.given["languages"]
         task, data_dir = given["tasks"][0], given["data_dir"] or None
-        document = skills.documents(task, first, data_dir)[median_problem(packed, task, first)]
+        options = {"tasks": task, "data_dir": data_dir, "batch_size": given["batch_size"]}
+        ask = partial(evaluate, tokenizer=self.tokenizer, **options)
+        costs = problem_costs(packed, task, first)
+        plain = ask(self.model, languages=[first], limit=max(costs.index) + 1)
+        right = plain[plain.extraction == "strict"].correct.to_numpy()
+        ordered = costs[right[costs.index]] if right[costs.index].any() else costs
+        document = skills.documents(task, first, data_dir)[ordered.index[(len(ordered) - 1) // 2]]
         sets = planned(given | {"seeds": given["seeds"][:1]})
         sets = sets[(sets.keep_ratio == given["keep_ratios"][0]) | (sets.condition == "none")]
         chosen = (sets.condition == "math-specific") & sets.edited.isin(given["example_sets"])
@@ -158,7 +166,7 @@ class Bench(NamedTuple):
         asked = {"languages": given["languages"], "only": {task: {document["id"]}}}
 
         def answer(model: PreTrainedModel, **_: Any) -> dict[str, pd.DataFrame]:
-            return {"answers": evaluate(model, self.tokenizer, task, data_dir=data_dir, **asked)}
+            return {"answers": ask(model, **asked)}
 
         table = measured(self._states(wanted), answer)["answers"].query("extraction == 'strict'")
         told = ["lang", "problem_id", "target", "response", "prediction", "correct"]
@@ -203,13 +211,15 @@ def audit(packed: pd.DataFrame, run: RunInfo) -> pd.DataFrame:
     return pd.concat([losses, sizes], ignore_index=True)
 
 
-def median_problem(packed: pd.DataFrame, task: str, lang: str) -> int:
-    """Place of the problem that pruning the set of its language costs the median, over samples."""
+def problem_costs(packed: pd.DataFrame, task: str, lang: str) -> pd.Series:
+    """What pruning the set of its language costs every problem, mean over samples, by its place.
+
+    The cheapest comes first.
+    """
     table = item_costs(packed)
     table = table[(table.condition == "math-specific") & (table.task == task)]
     table = table[(table.edited == lang) & (table.lang == lang)]
-    means = table.groupby("place", sort=False).cost.mean().sort_values(kind="stable")
-    return int(means.index[(len(means) - 1) // 2])
+    return table.groupby("place", sort=False).cost.mean().sort_values(kind="stable")
 
 
 def summary(packed: pd.DataFrame) -> pd.DataFrame:

@@ -179,14 +179,23 @@ def test_states_that_solve_are_graded_like_the_model_itself(bench):
     assert set(table.condition) == {"none", "random"}
 
 
-def test_the_example_is_the_median_problem_in_every_state(bench, packed):
+@pytest.mark.parametrize("solved", [(0, 2, 3), ()])
+def test_the_example_is_the_median_of_what_is_solved(bench, packed, monkeypatch, solved):
+    """Of all, where nothing is solved."""
+
+    def grades(model, tokenizer, tasks, **asked):
+        rows = evaluate(model, tokenizer, tasks, **asked)
+        return rows.assign(correct=[row.Index // 2 in solved for row in rows.itertuples()])
+
+    monkeypatch.setattr(likelihoods, "evaluate", grades)
     table = bench.example(packed)
     states = [("none", ""), ("math-specific", "hi"), ("random", "en")]
     assert list(table[["condition", "edited"]].drop_duplicates().itertuples(index=False)) == states
     assert table.groupby("condition").lang.agg(list).map(sorted).tolist() == 3 * [["en", "hi"]]
     costs = item_costs(packed).query("condition == 'math-specific' and edited == 'en'")
     means = costs[costs.task == "organism-math"].groupby("problem").cost.mean()
-    place = int(means.sort_values().index[1].split()[1])  # the lower median of four
+    means.index = [int(problem.split()[1]) for problem in means.index]
+    place = means[list(solved) or means.index].sort_values().index[1]  # of four the lower
     asked = {"languages": ["en"], "limit": 4}
     answers = evaluate(bench.model, bench.tokenizer, "organism-math", **asked)
     plain = answers[answers.extraction == "strict"].iloc[place]
