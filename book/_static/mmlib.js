@@ -4,6 +4,9 @@ document.addEventListener("DOMContentLoaded", () => {
   // A name that differs from the words that are seen is of no use to who speaks to the page.
   document.querySelectorAll("summary[aria-label], .search-button-field[aria-label]").forEach((e) =>
     e.removeAttribute("aria-label"));
+  document.querySelectorAll(".theme-switch-button [title]").forEach((e) => e.removeAttribute("title"));
+  // Roles that the standard has taken back, in a list that has none of the items it promises.
+  document.querySelectorAll(".citation-list, .citation-list [role]").forEach((e) => e.removeAttribute("role"));
   const boxes = [...document.querySelectorAll(
     "main pre, .bd-content div.cell_output div.output, .bd-content mjx-container[display=true], .pst-scrollable-table-container")];
   const reach = () => boxes.forEach((box) => {

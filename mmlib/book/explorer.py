@@ -29,11 +29,6 @@ ACCURACY = {"unit": "points of accuracy", "scale": 100, "digits": 1, "worse": "l
 NATS = {"unit": "nats per token", "scale": 1, "digits": 2, "worse": "right", **_TOLD}
 
 
-def _plain(ratio: float) -> str:
-    """A keep ratio in decimals, as in the figures: `0.000001`."""
-    return np.format_float_positional(ratio)
-
-
 def _named(model: str, kind: str, page: str) -> dict[str, Any]:
     return {"id": model.rsplit("/")[-1], "kind": kind, "page": f"chapters/{page}"}
 
@@ -81,7 +76,7 @@ def _overlaps(kind: str, table: pd.DataFrame, controls: pd.DataFrame | None = No
             part = part.droplevel(by[:4]).reindex(range(depth + 1))
             n = int(part.pop("n").max())
             lists = part if control == "pair" else part[["mean"]]
-            cell = values.setdefault(_plain(ratio), {}).setdefault(pair, {})
+            cell = values.setdefault(np.format_float_positional(ratio), {}).setdefault(pair, {})
             cell[control] = {**lists.dropna(axis=1, how="all").to_dict("list"), "n": n}
         yield {**_named(model, kind, "04_overlap"), "depth": depth, "values": values}
 
@@ -91,7 +86,8 @@ def _edits(named: dict[str, Any], told: dict[str, Any], rows: pd.DataFrame) -> d
     values: dict[str, dict] = {edit: {} for edit in rows.edit.unique()}
     for row in rows.sort_values("keep_ratio", kind="stable").to_dict("records"):
         ratios = values[row["edit"]].setdefault(row["measure"], {})
-        ratios.setdefault(_plain(row["keep_ratio"]), {})[row["lang"]] = [row[c] for c in NUMBERS]
+        cells = ratios.setdefault(np.format_float_positional(row["keep_ratio"]), {})
+        cells[row["lang"]] = [row[c] for c in NUMBERS]
     random = {edit: f"{edit.partition(':')[0]}: random" for edit in values}
     controls = {edit: name for edit, name in random.items() if name in values and name != edit}
     languages = [code for code in LANGUAGES if code in set(rows.lang)]

@@ -21,6 +21,7 @@ import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -135,6 +136,7 @@ skewed / even / latin
 overlap / math-1 / reading-mixed / width 32 / width 64 / width 96 / width 192
 other languages / ceiling / - / - / - / - / - / chance
 math / random layers / math in English / other skills / whole
+exploratory yes / no / yes / not testable here / exploratory no / - / undecided
 """
 _PLACES = {
     name: place
@@ -264,6 +266,9 @@ def _figure(
         axes.set(title=title.rsplit("/", 1)[-1])
         notes.append(f"{axes.get_title()}: {draw(axes, rows)}".removeprefix(": "))
         axes.set(**{"xlabel": "", "ylabel": ""} | labels)  # seaborn writes names of columns
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() != "linear":
+                _plain(axis)
     key = [
         (MARKERS[look["marker"]] if "marker" in look else look["ls"], look["color"], _name(meaning))
         for meaning, look in (looks or {}).items()
@@ -340,23 +345,16 @@ def _name_rows(axes: Axes, labels: Sequence[str], *, height: float = 0.23) -> No
     axes.set(ylim=(len(labels) - 0.5, -0.5), yticks=range(len(labels)), yticklabels=labels)
 
 
-def _plain(axes: Axes, values: pd.Series, *, zero: bool = False) -> None:
-    """Make the x axis logarithmic, labelled with plain decimals at powers of ten.
-
-    With `zero` there is a place for 0, left of the smallest of the positive values.
-    """
-    ticks = [10.0**n for n in range(-8, 5) if values.min() / 3 <= 10.0**n <= values.max() * 3]
-    if zero:
-        axes.set_xscale("symlog", linthresh=values.min(), linscale=0.3)
-        axes.set_xlim(left=-0.3 * values.min())
-        ticks = [0.0, *(tick for tick in ticks if tick >= values.min())]
-    else:
-        axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda x, _: f"{x:.9f}".rstrip("0").rstrip(".") or "0")
-    )
+def _plain(axis: Axis) -> None:
+    """Label a logarithmic axis with plain decimals: powers of ten, on a short one 2 and 5 too."""
+    zero, (low, high) = [], axis.get_view_interval()
+    if low < 0:  # there is a place for 0, left of the smallest of the positive values
+        zero, low = [0.0], axis.get_transform().linthresh
+    steps = (1,) if high >= 100 * low else (1, 2, 5)
+    ticks = [step * 10.0**n for n in range(-8, 9) for step in steps]
+    axis.set_major_locator(FixedLocator([*zero, *(tick for tick in ticks if low <= tick <= high)]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.9f}".rstrip("0").rstrip(".") or "0"))
 
 
 def _depth(layer: pd.Series) -> pd.Series:
@@ -398,7 +396,7 @@ def set_sizes(
         _lines(axes, table, "keep_ratio", "share", "lang", looks, _seeds)
         mine = floor[floor["model"] == table["model"].iloc[0]]
         axes.plot(mine.groupby("keep_ratio")["share"].mean(), **dotted)
-        _plain(axes, rows["keep_ratio"])
+        axes.set_xscale("log")
         axes.set_ylim(0)
         largest = rows["keep_ratio"].max()
         top = rows[rows["keep_ratio"] == largest].set_index("lang")["mean"].reindex(list(looks))
@@ -564,7 +562,7 @@ def matrix(
         names = part[rows].astype(str) + " " + part[columns].astype(str)
         return _listed(names, part[value], "z.2f")
 
-    return _figure(about, table.groupby(panel, sort=False), draw)
+    return _figure(about, table.groupby(panel, sort=False), draw, **labels)
 
 
 def scatter(
@@ -631,8 +629,11 @@ def curves(
             notes.append(f"{name} {_listed(ends.index.map('{:g}'.format), ends, 'z.2f')}")
         if levels and rows[panel].iloc[0] in levels:
             axes.axhline(levels[rows[panel].iloc[0]], color=INK, ls="--", lw=0.8)
-        if logarithmic:
-            _plain(axes, positive, zero=bool((table[x] == 0).any()))
+        if logarithmic and (table[x] == 0).any():
+            axes.set_xscale("symlog", linthresh=positive.min(), linscale=0.3)
+            axes.set_xlim(left=-0.3 * positive.min())
+        elif logarithmic:
+            axes.set_xscale("log")
         return ", ".join(notes)
 
     key = looks if len(looks) > 1 else {}
@@ -672,6 +673,34 @@ def dots(
     return _figure(about, groups, draw, looks if len(looks) > 1 else {}, **labels)
 
 
+def bars(
+    table: pd.DataFrame, about: str, *, y: str, x: str, look: str, panel: str, **labels
+) -> Figure:
+    """Draw amounts end to end, a bar per name and a part of it per kind.
+
+    Args:
+        table: One row per amount.
+        about: What is drawn, as the beginning of the description.
+        y: Column of the names, top to bottom in their order.
+        x: Column of the amounts.
+        look: Column of the kinds, left to right in their order.
+        panel: Column of which every value has a panel.
+        **labels: Properties of the axes, such as `xlabel`.
+    """
+    _need(table, "bars", y, x, look, panel)
+    looks = {kind: look | {"marker": "s"} for kind, look in styles(table[look].unique()).items()}
+
+    def draw(axes: Axes, rows: pd.DataFrame) -> str:
+        wide = rows.pivot(index=y, columns=look, values=x)
+        wide = wide.reindex(index=rows[y].unique(), columns=list(looks)).fillna(0)
+        colours = {kind: each["color"] for kind, each in looks.items()}
+        wide.plot.barh(stacked=True, ax=axes, color=colours, width=0.7, legend=False)
+        _name_rows(axes, list(wide.index))
+        return "; ".join(f"{kind}: {_listed(wide.index, wide[kind], 'g')}" for kind in looks)
+
+    return _figure(about, table.groupby(panel, sort=False), draw, looks, **labels)
+
+
 def training_curve(log: pd.DataFrame, *, columns: Sequence[str] = ("loss",)) -> Figure:
     """Draw columns of a training log against `tokens`, one panel each and a line per `model`.
 
@@ -698,26 +727,3 @@ def training_curve(log: pd.DataFrame, *, columns: Sequence[str] = ("loss",)) -> 
     about = f"Training over {log['tokens'].max() / 1e6:.3g} million tokens"
     key = looks if len(looks) > 1 else {}
     return _figure(about, groups, draw, key, xlabel="million tokens seen")
-
-
-def token_lengths(table: pd.DataFrame) -> Figure:
-    """Draw how long texts are in each language, one panel per task.
-
-    Args:
-        table: One row per text: `lang, task, tokens`. Drawn are the median, the middle half (box)
-            and the 5th to 95th percentile (whiskers).
-    """
-    _need(table, "token_lengths", "lang", "task", "tokens")
-
-    def draw(axes: Axes, rows: pd.DataFrame) -> str:
-        langs = _languages(rows["lang"])
-        look = {"whis": (5, 95), "showfliers": False, "linecolor": INK, "width": 0.5}
-        look |= {"palette": {lang: look["color"] for lang, look in styles(langs).items()}}
-        kinds = {"y": "lang", "order": langs, "hue": "lang", "hue_order": langs, "legend": False}
-        sns.boxplot(rows, x="tokens", ax=axes, linewidth=1, **kinds, **look)
-        _name_rows(axes, [_name(lang) for lang in langs])
-        axes.set_xlim(0, None)
-        return _listed(langs, rows.groupby("lang")["tokens"].median()[langs], "g")
-
-    tasks = table.groupby("task", sort=False)
-    return _figure("Median tokens by language", tasks, draw, xlabel="tokens")

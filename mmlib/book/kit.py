@@ -55,10 +55,9 @@ def write_kit(project: Project, out: Path) -> dict[str, int]:
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     note = NOTE.format(python=python, platform=sys.platform, extras=",".join(EXTRAS))
     (out / "README.md").write_text(note, encoding="utf-8")
-    parts = ("wheels", "student", "slides", "book")
     return {
         part: sum(path.stat().st_size for path in (out / part).rglob("*") if path.is_file())
-        for part in parts
+        for part in ("wheels", "student", "slides", "book")
     }
 
 

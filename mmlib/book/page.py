@@ -23,6 +23,7 @@ from IPython.display import HTML
 from mmlib.book.exercises import Exercise  # noqa: F401
 from mmlib.book.figures import (  # noqa: F401
     Figure,
+    bars,
     curves,
     dots,
     layer_profile,
@@ -32,7 +33,6 @@ from mmlib.book.figures import (  # noqa: F401
     scatter,
     set_sizes,
     shared_by_layer,
-    token_lengths,
     training_curve,
 )
 from mmlib.book.tables import install as show_tables
@@ -216,14 +216,13 @@ class Page:
         """
         from mmlib.models import is_trained, model_hash  # brings torch
 
-        known = {
-            name: self.parameters[name] for name in ("revision", "dtype") if name in self.parameters
-        }
+        given = self.parameters
+        known = {name: given[name] for name in ("revision", "dtype") if name in given}
         if model is not None:
             known["checkpoint_hash"] = model_hash(model)
             known["weights"] = "" if is_trained(model) else RANDOM
-        name = name or self.parameters.get("model", "")
-        return RunInfo.collect(name, parameters=self.parameters, **known)
+        name = name or given.get("model", "")
+        return RunInfo.collect(name, parameters=given, **known)
 
 
 def open(namespace: Mapping[str, Any]) -> Page:

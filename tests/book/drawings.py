@@ -49,11 +49,6 @@ def answers():
     return pd.concat([table.assign(task="math"), table.assign(task="reading", accuracy=0.5)])
 
 
-def texts():
-    tokens = RNG.integers(20, 200, 240)
-    return pd.DataFrame({"lang": CODES * 60, "task": ["math", "reading"] * 120, "tokens": tokens})
-
-
 def travelled():
     """Losses of every ordered pair of languages, by two kinds of weights."""
     rows = [
@@ -83,7 +78,7 @@ FIGURES = {
         pd.concat([overlaps(), overlaps(same=True)])
     ),
     "training_curve": lambda: plotting.training_curve(log(), columns=["loss", "lr"]),
-    "token_lengths": lambda: plotting.token_lengths(texts()),
+    "bars": lambda: plotting.bars(travelled(), "Loss", **BARS),
     "dots": lambda: plotting.dots(travelled(), "Loss", y="lang", x="loss", look="weights"),
     "matrix": lambda: plotting.matrix(travelled(), "Loss", **PAIRS, value="loss", panel="weights"),
     "scatter": lambda: plotting.scatter(
@@ -92,6 +87,7 @@ FIGURES = {
 }
 
 
+BARS = {"y": "lang", "x": "loss", "look": "edited", "panel": "weights"}
 PAIRS = {"rows": "edited", "columns": "lang"}
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawings import (
+    BARS,
     CODES,
     PAIRS,
     answers,
@@ -12,7 +13,6 @@ from drawings import (
     overlaps,
     rgb,
     sizes,
-    texts,
     travelled,
 )
 from hypothesis import given, settings
@@ -211,17 +211,24 @@ def test_cells_say_no_minus_nothing_and_count_without_decimals():
         assert "-0.0" not in figure.alt
 
 
-def test_token_lengths_draws_quantiles():
-    table = texts()
-    math = plotting.token_lengths(table).panels[0].axes[0]
-    rows = table[table["task"] == "math"]
-    expected = sorted(np.median(g["tokens"]) for _, g in rows.groupby("lang"))
-    upright = {x[0] for x in (line.get_xdata() for line in math.lines) if len({*x}) == 1}
-    assert upright >= set(expected)
-    first = rows.loc[rows["lang"] == "en", "tokens"].to_numpy()
-    low, high = np.percentile(first, [5, 95])
-    inside = first[(first >= low) & (first <= high)]  # whiskers end at a text
-    assert upright >= {inside.min(), inside.max()}
+def test_bars_put_the_parts_of_a_name_end_to_end():
+    table = travelled().sample(frac=1, random_state=1).query("lang != 'hi' or edited != 'de'")
+    figure = plotting.bars(table, "Loss", **BARS)
+    for panel in figure.panels:
+        (axes,) = panel.axes
+        part = table[table.weights == axes.get_title()]
+        names = [tick.get_text() for tick in axes.get_yticklabels()]
+        assert names == list(part.lang.unique())
+        ends = dict.fromkeys(names, 0.0)
+        kinds = [(name, colour) for _, colour, name in figure.key]
+        assert [name for name, _ in kinds] == [plotting._name(c) for c in table.edited.unique()]
+        for patches, (kind, colour) in zip(axes.containers, kinds, strict=True):
+            for name, patch in zip(names, patches, strict=True):
+                here = part[(part.lang == name) & (part.edited.map(plotting._name) == kind)]
+                assert to_hex(patch.get_facecolor()) == colour
+                assert patch.get_width() == pytest.approx(here.loss.sum())
+                assert patch.get_x() == pytest.approx(ends[name])
+                ends[name] += here.loss.sum()
 
 
 def test_several_models_stand_beside_each_other_and_are_named():
@@ -291,31 +298,16 @@ def test_dots_draws_every_value_with_its_bar():
     assert "whole: en 0.30, de 0.32" in figure.alt
 
 
-def test_a_step_of_zero_has_its_place_on_a_logarithmic_axis():
-    names = {"x": "keep_ratio", "y": "accuracy", "panel": "skill", "line": "condition"}
-    untouched = swept().query("keep_ratio == .001").assign(keep_ratio=0.0, accuracy=0.95)
-    for table, ticks in ((swept(), [0.001, 0.01, 0.1]), (untouched, None)):
-        if ticks is None:
-            table, ticks = pd.concat([swept(), untouched]), [0.0, 0.001, 0.01, 0.1]
-        axes = plotting.curves(table, "Accuracy", **names).panels[0].axes[0]
-        assert axes.get_xticks().tolist() == pytest.approx(ticks)
-        assert drawn_lines(axes)[0].get_xdata().tolist() == pytest.approx(ticks)
-        # an equal factor is an equal distance, and all is in view
-        places = axes.transData.transform([(x, 0.5) for x in ticks])[:, 0]
-        assert np.diff(places)[-2:] == pytest.approx(np.diff(places)[-1], rel=0.15)
-        assert 0 <= axes.transAxes.inverted().transform((places[0], 0))[0] < 0.1
-    labels = [tick.get_text() for tick in axes.get_xticklabels()]
-    assert labels == ["0", "0.001", "0.01", "0.1"]
-
-
 def test_matrix_puts_each_number_at_its_pair():
-    figure = plotting.matrix(travelled(), "Loss", **PAIRS, value="loss", panel="weights")
+    named = {"value": "loss", "panel": "weights", "xlabel": "asked", "ylabel": "set of"}
+    figure = plotting.matrix(travelled(), "Loss", **PAIRS, **named)
     whole, own = (panel.axes[0] for panel in figure.panels)
     texts = [text.get_text() for text in whole.texts]
     assert texts[:4] == ["0.30", "0.32", "0.34", "0.36"]
     assert texts[4] == "0.40"
     assert [t.get_text() for t in own.get_yticklabels()] == CODES
     for axes in (whole, own):
+        assert (axes.get_xlabel(), axes.get_ylabel()) == ("asked", "set of")
         assert axes.collections[0].get_clim() == pytest.approx((0.0, 0.66))
     names = dict(zip(CODES, ["9", "11", "8", "10"], strict=True))  # not in the order of letters
     layers = travelled().assign(edited=lambda table: table.edited.map(names))
