@@ -482,9 +482,8 @@ def told(row: Mapping[str, Any], prefix: str = "") -> str:
     outcome = {field.name: row.get(prefix + field.name) for field in fields(Outcome)}
     cells, complying = outcome["cells"], outcome["complying"]
     parts = []
-    if cells > 1:
-        many = {0: "none of", cells: "all"}.get(complying, f"{complying} of")
-        parts.append(f"holds in {many} {cells} cells")
+    if cells:
+        parts.append(f"holds in {complying} of {cells} {'cells' if cells > 1 else 'cell'}")
     if value := effect(row, prefix):
         whose = f"the one that decides ({outcome['cell']})" if outcome["cell"] else "the effect"
         limit = f"{'±' if row['test'] == 'equal' else ''}{row['threshold']:.3g}"

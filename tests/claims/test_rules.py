@@ -163,9 +163,11 @@ def test_what_came_out_is_told_words_first(recorded):
     assert rules.told(row).startswith("holds in 1 of 2 cells; the one that decides (de) is -0.")
     assert rules.effect(row) == f"{row['effect']:.3g} ({row['low']:.3g} to {row['high']:.3g})"
     assert f"{rules.effect(row)} against 0, over " in rules.told(row)
-    nothing = row | {"cells": 1, "effect": np.nan, "detectable": np.nan, "reason": ""}
+    nothing = row | {"cells": 0, "effect": np.nan, "detectable": np.nan, "reason": ""}
     assert rules.effect(nothing) == rules.told(nothing) == ""
     assert rules.effect(row | {"effect": -0.0, "low": np.nan}) == "0"
+    (alone,) = rules.verdicts(["X1"], {"toy": table([0.5])}).to_dict("records")
+    assert rules.told(alone).startswith("holds in 1 of 1 cell; the effect is ")
 
 
 def test_tables_that_are_not_there_mean_no_run(recorded):
