@@ -140,17 +140,13 @@ def _organism(results: Path) -> Iterator[dict]:
     table = load_table("transfer", results)[0].query("weights == 'whole' and drawn == ''")
     edit = "prune: the set of " + table.edited.map(lambda code: LANGUAGES[code].name)
     table = table.assign(edit=edit, measure=table.part.fillna("math"))
-    # There a loss is positive.
-    change = {"mean": -table.difference, "low": -table.high, "high": -table.low}
-    blocks = table.assign(before=table.control, items=table.n, **change).groupby(
-        ["edit", "measure", "keep_ratio", "lang"], sort=False
-    )
-    table = blocks.agg({"before": "mean", "mean": "mean", "low": "min", "high": "max"})
-    table = table.assign(items=blocks["items"].first(), samples=blocks.size()).reset_index()
-    told |= {
-        "before": "as many random weights",
-        "interval": "outermost 90\u00a0% intervals over problems, of every calibration block",
-    }
+    blocks = table.groupby(["edit", "measure", "keep_ratio", "lang"], sort=False)
+    change = {"mean": ("difference", "mean"), "low": ("high", "max"), "high": ("low", "min")}
+    others = {"before": ("control", "mean"), "items": ("n", "first"), "samples": ("n", "size")}
+    table = blocks.agg(**change, **others).reset_index()
+    table[list(change)] *= -1  # there a loss is positive
+    told |= {"before": "as many random weights"}
+    told |= {"interval": "outermost 90\u00a0% intervals over problems, of every block"}
     named = _named(model, f"{SMALL}, one set for all languages", "10_travel")
     yield _edits(named | {"id": f"{model}-travel"}, told, table)
 

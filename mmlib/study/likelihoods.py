@@ -302,16 +302,4 @@ def told(desk: Desk, keep_ratio: float) -> dict[str, Any]:
         for end, place in {"low": 0, "high": -1}.items():
             numbers[f"{name}_{end}"] = means.iloc[place] if len(means) else float("nan")
             numbers[f"{name}_{end}_lang"] = means.index[place] if len(means) else "none"
-    numbers["calculate"] = _calculations(desk.examples)
     return {f"desk_{name}": value for name, value in numbers.items()}
-
-
-def _calculations(answers: pd.DataFrame | None) -> str:
-    """How many answers of each state have a calculation (an equals sign), in words."""
-    if answers is None:
-        return "none was asked"
-    parts = []
-    for (condition, whose), rows in answers.groupby(["condition", "edited"], sort=False):
-        state = f"without {condition} weights of {whose}" if whose else "unedited"
-        parts.append(f"{rows.response.str.contains('=').sum()} of {len(rows)} {state}")
-    return ", ".join(parts)

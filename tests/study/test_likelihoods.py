@@ -229,11 +229,6 @@ def test_numbers_of_the_page_are_those_of_the_table(packed):
         solutions.idxmax(),
     )
     assert (told["desk_blocks"], told["desk_problems"], told["desk_k"]) == (2, 4, 0.1)
-    assert told["desk_calculate"] == "none was asked"
-    rows = [("none", "", "1 + 1 = 2"), ("none", "", "two"), ("random", "en", "3")]
-    answers = pd.DataFrame(rows, columns=["condition", "edited", "response"])
-    of_answers = likelihoods.told(likelihoods.Desk(packed, None, answers, 6), 0.1)["desk_calculate"]
-    assert of_answers == "1 of 2 unedited, 0 of 1 without random weights of en"
     no_texts = likelihoods.Desk(packed[packed.task == "organism-math"], None, None, 6)
     assert math.isnan(likelihoods.told(no_texts, 0.1)["desk_text_low"])
 
