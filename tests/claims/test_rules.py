@@ -193,7 +193,7 @@ def test_every_claim_says_what_decides_it():
         assert rule.check is None or (rule.unit in rules.UNITS and rule.check.__doc__), name
         assert rule.check is None or (rule.committed and rule.needs), name
         assert rule.check is not None or rule.reason, name
-        assert rule.words and rule.restatement and rule.paper and rule.where and rule.figure, name
+        assert all([rule.words, rule.restatement, rule.paper, rule.where, rule.figure]), name
         assert rule.changed or rule.seen >= rule.committed, f"{name} was written after a look"
         assert not rule.precondition or rule.precondition.__doc__, name
     assert len({rule.check for rule in CLAIMS.values() if rule.check}) == sum(
