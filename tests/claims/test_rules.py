@@ -167,7 +167,7 @@ def test_what_came_out_is_told_words_first(recorded):
     assert rules.effect(nothing) == rules.told(nothing) == ""
     assert rules.effect(row | {"effect": -0.0, "low": np.nan}) == "0"
     (alone,) = rules.verdicts(["X1"], {"toy": table([0.5])}).to_dict("records")
-    assert rules.told(alone).startswith("holds in 1 of 1 cell; the effect is ")
+    assert rules.told(alone).startswith("holds in 1 of 1 cells; the effect is ")
 
 
 def test_tables_that_are_not_there_mean_no_run(recorded):
