@@ -214,6 +214,14 @@ def test_a_page_ends_with_its_summary_and_the_next_step(name):
 # --- the published copies
 
 
+@pytest.mark.parametrize("name", ["16_align", "16b_forgetting", "18_swap"])
+def test_an_unfit_laboratory_is_told_in_the_first_line(name):
+    text = cells(PROJECT.source(name), "markdown")[0]["source"]
+    assert "laboratory was unfit" in re.search("^- .*", text, re.M)[0]
+    assert "_llm.ipynb)" in text  # where a real LLM is asked in its place
+    assert "```{include} ../_static/unfit.md" in text
+
+
 def test_copies_are_up_to_date():
     stale = {row.chapter.name: row.reasons for row in runner.status(PROJECT) if row.reasons}
     assert stale == {}, "python -m mmlib run --stale"

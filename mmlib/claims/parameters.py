@@ -18,6 +18,7 @@ from mmlib.claims.rules import (
     CELL,
     DAYS,
     PUBLISHED,
+    NoRunError,
     NotTestableError,
     Tables,
     ours,
@@ -205,11 +206,8 @@ def _set_sizes(tables: Tables, *needed: str, name: str = "set_sizes") -> pd.Data
     """Set sizes of whole models: one column per language, one row per `CELL`."""
     t = _rows(tables, name, "global", "lang n_topk n_math_specific")
     wide = t.pivot(index=CELL, columns="lang", values="n_math_specific")
-    return _complete(wide, *needed or wide.columns)
-
-
-def _complete(wide: pd.DataFrame, *languages: str) -> pd.DataFrame:
-    if absent := [lang for lang in languages if lang not in wide or wide[lang].isna().any()]:
+    wide = wide.reindex(columns=needed or None)
+    if absent := list(wide.columns[wide.isna().any()]):
         raise NotTestableError(f"needs {', '.join(absent)} in every model, K and seed")
     return wide.astype(float)
 
@@ -365,7 +363,7 @@ def _unedited(tables: Tables) -> pd.DataFrame:
     """Grades of the unedited model in math, one row per problem."""
     plain = _precision(tables, _MATH).query("condition == 'none'")
     if plain.empty:
-        raise NotTestableError("needs the math answers of the unedited model")
+        raise NoRunError("needs the math answers of the unedited model")
     return item_grades(plain)
 
 
@@ -379,12 +377,16 @@ def _edits(tables: Tables, wanted: str, parts: list[str] = _MATH) -> pd.DataFram
 
     Returns:
         Index `_EDITED`; of packed answers also seed and problem, with the grades of both.
+
+    Raises:
+        NoRunError: Nobody asked after such an edit.
     """
     t = _precision(tables, parts)
     t = t if "nonmath" in t else t.assign(nonmath="")
     edits = t[t.condition != "none"].query(wanted)
     if edits.empty:
-        raise NotTestableError(f"needs answers of an edited model to {', '.join(parts)}: {wanted}")
+        edit = wanted.replace(" == ", " ").replace("'", "")
+        raise NoRunError(f"needs answers to {' or '.join(parts)} after an edit: {edit}")
     if "problems" in t:
         plain = item_grades(t[t.condition == "none"]).rename(columns={"correct": "base"})
         plain = plain.set_index(["model", "lang", "part", "problem"])[["base", "grade"]]

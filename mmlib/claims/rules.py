@@ -55,11 +55,8 @@ TESTS = {
     "equal": "TOST: yes if the 90 % interval of every cell lies within the margin; no if some cell "
     "lies outside it, by Holm over the cells",
 }
-_OPEN = {
-    "every": "not every cell complies, and none fails by Holm",
-    "some": "no cell complies by Holm, and not all fail",
-}
-_OPEN["equal"] = _OPEN["every"]
+_OPEN = dict.fromkeys(TESTS, "not every cell complies, and none fails by Holm")
+_OPEN["some"] = "no cell complies by Holm, and not all fail"
 """Why a claim about several cells is undecided."""
 FEWEST = 3
 """With fewer trainings, or calibration blocks, a verdict about them is undecided: they describe."""
@@ -155,6 +152,10 @@ DAYS = {"committed": "2026-11-21", "seen": "2026-11-21"}
 
 class NotTestableError(Exception):
     """These tables cannot decide the claim; the message is the ledger's reason."""
+
+
+class NoRunError(NotTestableError):
+    """No run asked what the claim is about; the message says what is missing."""
 
 
 def table_of(tables: Tables, name: str, *columns: str) -> pd.DataFrame:
@@ -296,10 +297,8 @@ def decide(claim: Claim, effects: pd.Series | pd.DataFrame) -> Outcome:
     test = partial(cell_tests, effects, level=level, reach=claim.reach)
     tests = test(limit).reset_index(drop=True)
     still, alpha = tests.se == 0, (1 - level) / 2
-    beyond, short = (
-        (tests.low > limit) | (still & (tests.above <= alpha)),
-        (tests.high < limit) | (still & (tests.below <= alpha)),
-    )
+    beyond = (tests.low > limit) | (still & (tests.above <= alpha))
+    short = (tests.high < limit) | (still & (tests.below <= alpha))
     size, against, complies = tests.effect, _falls(tests.below), beyond
     if equal:
         other = test(-limit).reset_index(drop=True)
@@ -385,10 +384,11 @@ def judge(name: str, tables: Tables | None) -> Outcome:
         unfit = claim.precondition(chosen) if claim.precondition else ""
         outcome = decide(claim, claim.check(chosen))
     except NotTestableError as error:
-        outcome = Outcome(NOT_TESTABLE, reason=str(error))
+        verdict = NO_RUN if isinstance(error, NoRunError) else NOT_TESTABLE
+        outcome = Outcome(verdict, reason=str(error))
     if claim.changed and outcome.verdict in EXPLORATORY:
         outcome = replace(outcome, verdict=EXPLORATORY[outcome.verdict], reason=claim.changed)
-    if not unfit:
+    if not unfit or outcome.verdict == NO_RUN:
         return outcome
     alone = outcome.reason if outcome.verdict == NOT_TESTABLE else outcome.verdict
     reason = f"laboratory unfit: {unfit} (the test alone: {alone})"
@@ -480,10 +480,9 @@ def told(row: Mapping[str, Any], prefix: str = "") -> str:
     The arguments are those of `effect`.
     """
     outcome = {field.name: row.get(prefix + field.name) for field in fields(Outcome)}
-    cells, complying = outcome["cells"], outcome["complying"]
     parts = []
-    if cells:
-        parts.append(f"holds in {complying} of {cells} {'cells' if cells > 1 else 'cell'}")
+    if cells := outcome["cells"]:
+        parts.append(f"holds in {outcome['complying']} of {cells} cells")
     if value := effect(row, prefix):
         whose = f"the one that decides ({outcome['cell']})" if outcome["cell"] else "the effect"
         limit = f"{'±' if row['test'] == 'equal' else ''}{row['threshold']:.3g}"

@@ -167,7 +167,7 @@ def test_what_came_out_is_told_words_first(recorded):
     assert rules.effect(nothing) == rules.told(nothing) == ""
     assert rules.effect(row | {"effect": -0.0, "low": np.nan}) == "0"
     (alone,) = rules.verdicts(["X1"], {"toy": table([0.5])}).to_dict("records")
-    assert rules.told(alone).startswith("holds in 1 of 1 cell; the effect is ")
+    assert rules.told(alone).startswith("holds in 1 of 1 cells; the effect is ")
 
 
 def test_tables_that_are_not_there_mean_no_run(recorded):
@@ -193,6 +193,8 @@ def test_every_claim_says_what_decides_it():
         assert rule.check is None or (rule.unit in rules.UNITS and rule.check.__doc__), name
         assert rule.check is None or (rule.committed and rule.needs), name
         assert rule.check is not None or rule.reason, name
+        assert all([rule.words, rule.restatement, rule.paper, rule.where, rule.figure]), name
+        assert rule.changed or rule.seen >= rule.committed, f"{name} was written after a look"
         assert not rule.precondition or rule.precondition.__doc__, name
     assert len({rule.check for rule in CLAIMS.values() if rule.check}) == sum(
         rule.check is not None for rule in CLAIMS.values()
