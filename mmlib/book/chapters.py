@@ -100,7 +100,7 @@ class Project:
         name = Path(name).name.removesuffix(".ipynb")
         if name not in self.chapters:
             raise ChapterError(
-                f"no chapter {name!r}{_suggest(name, self.chapters)}. Chapters are "
+                f"no chapter {name!r}{_suggest(name, self.chapters)} Chapters are "
                 f"{', '.join(self.chapters)} (notebooks/chapters.yml)"
             )
         if not self.source(name).exists():
@@ -110,7 +110,7 @@ class Project:
 
 def _suggest(word: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(choices), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {close[0]!r}?" if close else "."
 
 
 def read_notebook(path: Path) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def resolve(
     for key, value in {**(project.chapter(name).checkpoint if real else {}), **given}.items():
         if key not in known:
             raise ChapterError(
-                f"{name} has no parameter {key!r}{_suggest(key, known)}. It has "
+                f"{name} has no parameter {key!r}{_suggest(key, known)} It has "
                 f"{', '.join(known) or 'none'}; `python -m mmlib list {name}` explains them"
             )
         try:

@@ -40,9 +40,11 @@ def test_a_damaged_checkpoint_is_told(fetched, damage):
 
 
 def test_another_version_and_a_missing_package_are_told(monkeypatch):
-    monkeypatch.setattr(doctor, "requires", lambda _: ["numpy==0.1", "no-such-package==1"])
+    lines = ["numpy==0.1", "no-such-package==1", 'no-such-tests==1 ; extra == "test"']
+    monkeypatch.setattr(doctor, "requires", lambda _: lines)
     check = doctor._packages()
     assert "in place of ==0.1; no-such-package nothing in place of ==1" in check.told
+    assert "no-such-tests" not in check.told
     assert "pip install" in check.mend
 
 
