@@ -82,7 +82,10 @@ class Benchmark:
         if splits and split not in splits:
             raise ValueError(f"{self.name} has no split {split!r}: choose from {', '.join(splits)}")
         folder = Path(data_dir).expanduser() if data_dir else None
-        rows = self.reader(language, self.splits.get(split, split), folder)
+        try:
+            rows = self.reader(language, self.splits.get(split, split), folder)
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"{self.name} in {language}: a value is no text: {error}") from error
         return parted(rows, split, self.asked(rows)) if self.asked else rows
 
 

@@ -156,3 +156,27 @@ def test_a_folder_below_home_is_found(write, monkeypatch):
     with pytest.raises(FileNotFoundError, match=str(folder)):
         skills.config("mgsm", "en", short)
     assert resolve(f"{short}/model") == str(folder / "model")
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "message"),
+    [
+        (
+            "null",
+            '"2 #### 2"',
+            r"test\.jsonl row 1 has no value in one of \['question', 'answer'\]",
+        ),
+        ("NaN", '"2 #### 2"', r"test\.jsonl row 1 has no value"),
+        ('"2?"', "null", r"test\.jsonl row 1 has no value"),
+        ('["2?"]', '"2 #### 2"', "gsm8k in en: a value is no text"),
+        ('"2?"', "2", "gsm8k in en: a value is no text"),
+        ('"2?"', '"#### Infinity"', r"test\.jsonl row 1: the gold 'Infinity' is not a number"),
+    ],
+)
+def test_a_value_that_is_missing_or_no_text_is_refused(tmp_path, question, answer, message):
+    path = tmp_path / "gsm8k" / "test.jsonl"
+    path.parent.mkdir()
+    rows = [('"1?"', '"1 #### 1"'), (question, answer)]
+    path.write_text("".join(f'{{"question": {q}, "answer": {a}}}\n' for q, a in rows))
+    with pytest.raises(ValueError, match=message):
+        read("gsm8k", "en", "test", tmp_path)
