@@ -82,10 +82,7 @@ class Benchmark:
         if splits and split not in splits:
             raise ValueError(f"{self.name} has no split {split!r}: choose from {', '.join(splits)}")
         folder = Path(data_dir).expanduser() if data_dir else None
-        try:
-            rows = self.reader(language, self.splits.get(split, split), folder)
-        except (AttributeError, TypeError) as error:
-            raise ValueError(f"{self.name} in {language}: a value is no text: {error}") from error
+        rows = self.reader(language, self.splits.get(split, split), folder)
         return parted(rows, split, self.asked(rows)) if self.asked else rows
 
 
