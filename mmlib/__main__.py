@@ -7,7 +7,7 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -124,17 +124,16 @@ def _changeable(command: argparse.ArgumentParser, told: str) -> None:
     )
 
 
-def _list(project: Project, arguments: argparse.Namespace) -> int:
+def _list(project: Project, arguments: argparse.Namespace) -> None:
     if not arguments.chapter:
         for name, chapter in project.chapters.items():
             print(f"{name:<20} {chapter.title}")
-        return 0
+        return
     chapter = project.chapter(arguments.chapter)
     print(f"{chapter.name}: {chapter.title}")
     for parameter in parameters(project, chapter.name).values():
         print(f"  {parameter.name}: {parameter.type} = {parameter.default!r}")
         print(f"      {parameter.help}")
-    return 0
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, str]:
@@ -185,12 +184,10 @@ def _sweep(project: Project, arguments: argparse.Namespace) -> int:
         return 0
     if arguments.job:
         return _job(project, arguments.job, grids)
-    for grid in grids:
-        sweep.runs(project, grid)  # a wrong parameter is refused before the first hour
-    for grid in grids:
-        if arguments.dry_run:
-            sweep.explain(project, grid, force=arguments.force)
-            continue
+    for grid in grids if arguments.dry_run else ():
+        sweep.explain(project, grid, force=arguments.force)
+    sweep.check(project, grids)
+    for grid in () if arguments.dry_run else grids:
         sweep.execute(project, grid, workers=arguments.workers, force=arguments.force)
         _keep(project, grid, grids)
     return 0
@@ -229,7 +226,7 @@ def _status(project: Project, arguments: argparse.Namespace) -> int:
     return int(any(row.reasons for row in rows))
 
 
-def _train(project: Project, arguments: argparse.Namespace) -> int:
+def _train(project: Project, arguments: argparse.Namespace) -> None:
     from mmlib import models
     from mmlib.organism import training as organism
     from mmlib.study.stats import summarize
@@ -249,22 +246,19 @@ def _train(project: Project, arguments: argparse.Namespace) -> int:
         asking = {"languages": list(recipe.mix.languages), "items": arguments.items}
         answers = evaluation.part_answers(model, tokenizer, data_dir=folder, **asking)
         organism.describe(folder, summarize(answers, by=["part", "lang"]))
-    return 0
 
 
-def _fetch(project: Project, arguments: argparse.Namespace) -> int:
+def _fetch(project: Project, arguments: argparse.Namespace) -> None:
     from mmlib.book.fetch import fetch
 
     for name in arguments.names:
         fetch(name, arguments.source, accept=arguments.accept)
-    return 0
 
 
-def _submit(project: Project, arguments: argparse.Namespace) -> int:
+def _submit(project: Project, arguments: argparse.Namespace) -> None:
     from mmlib.book.submit import submit
 
     print(submit(project, arguments.finished))
-    return 0
 
 
 def _doctor(project: Project, arguments: argparse.Namespace) -> int:
@@ -279,37 +273,33 @@ def _doctor(project: Project, arguments: argparse.Namespace) -> int:
     return int(bool(mends))
 
 
-def _student(project: Project, arguments: argparse.Namespace) -> int:
+def _student(project: Project, arguments: argparse.Namespace) -> None:
     from mmlib.book.student import write_copies
 
     copies = write_copies(project, arguments.out.resolve())
     print(f"{len(copies)} chapters without answers in {arguments.out}")
-    return 0
 
 
-def _slides(project: Project, arguments: argparse.Namespace) -> int:
+def _slides(project: Project, arguments: argparse.Namespace) -> None:
     from mmlib.book.slides import write_slides
 
     print(*write_slides(project, arguments.out), sep="\n")
-    return 0
 
 
-def _kit(project: Project, arguments: argparse.Namespace) -> int:
+def _kit(project: Project, arguments: argparse.Namespace) -> None:
     from mmlib.book.kit import write_kit
 
     for name, size in write_kit(project, arguments.out.resolve()).items():
         print(f"{size:>14,} bytes  {name}")
-    return 0
 
 
-def _norms(project: Project, arguments: argparse.Namespace) -> int:
+def _norms(project: Project, arguments: argparse.Namespace) -> None:
     from mmlib.study.norms import ship_norms
 
     print(ship_norms(arguments.cache, project.places["evidence"] / "norms"))
-    return 0
 
 
-def _random_model(project: Project, arguments: argparse.Namespace) -> int:
+def _random_model(project: Project, arguments: argparse.Namespace) -> None:
     from mmlib.organism import training as organism
     from mmlib.tasks import problems as data
 
@@ -323,18 +313,17 @@ def _random_model(project: Project, arguments: argparse.Namespace) -> int:
     ]
     sizes = {key: value for key, value in options.items() if key not in ("root", "command", "out")}
     organism.random_checkpoint(arguments.out, texts=texts, **sizes)
-    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command; wrong input is one message, never a traceback."""
     arguments = parser().parse_args(argv)
-    commands = {"list": _list, "run": _run, "sweep": _sweep, "status": _status, "train": _train}
-    commands |= {"fetch": _fetch, "doctor": _doctor, "norms": _norms, "random-model": _random_model}
-    commands |= {"student": _student, "slides": _slides, "kit": _kit, "submit": _submit}
-    command = commands[arguments.command]
-    try:
-        return command(Project(arguments.root.resolve()), arguments)
+    commands: dict[str, Callable[..., int | None]] = {"list": _list, "run": _run, "sweep": _sweep}
+    commands |= {"status": _status, "train": _train, "random-model": _random_model, "kit": _kit}
+    commands |= {"fetch": _fetch, "doctor": _doctor, "norms": _norms, "submit": _submit}
+    commands |= {"student": _student, "slides": _slides}
+    try:  # most commands fail by an error, and return nothing
+        return commands[arguments.command](Project(arguments.root.resolve()), arguments) or 0
     except runner.ChapterFailedError as error:
         print(error, file=sys.stderr)
         return 1

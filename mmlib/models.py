@@ -112,15 +112,10 @@ def load_model(
         raise ValueError(_adapter(name))
     check_files(Path(path))
     delta = Path(path) / DELTA
+    start, first = (resolve(_base(name, delta)), "float32") if delta.is_file() else (path, dtype)
+    how = {"revision": revision, "device_map": device_map, "output_loading_info": True}
     model, missing = _load(
-        name,
-        "weights",
-        AutoModelForCausalLM,
-        resolve(_base(name, delta)) if delta.is_file() else path,
-        revision=revision,
-        dtype="float32" if delta.is_file() else dtype,
-        device_map=device_map,
-        output_loading_info=True,
+        name, "weights", AutoModelForCausalLM, start, dtype=first, use_safetensors=True, **how
     )
     if missing := sorted({*missing["missing_keys"], *missing["mismatched_keys"]}):
         raise OSError(
@@ -218,7 +213,7 @@ def model_hash(model: PreTrainedModel) -> str:
 def _load(name: str, part: str, kind: Any, path: str, **options: object) -> Any:
     """`kind.from_pretrained`, with errors that say which part of which checkpoint is at fault."""
     try:
-        return kind.from_pretrained(path, **options)
+        return kind.from_pretrained(path, trust_remote_code=False, **options)  # unset, it asks
     except OSError as error:
         raise OSError(
             f"cannot load the {part} of {name!r}: {error}\nGive an organism name, a folder in hub "

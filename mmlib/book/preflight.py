@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmlib.book.chapters import ChapterError
 from mmlib.study.tables import memory
@@ -13,19 +13,10 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
 """Of a weight, by the precision of a run."""
 ROOM = 1.15
 """Memory over that of the weights: activations of a batch, and one matrix of scores."""
+LOADED = ("model", "revision", "dtype", "device_map")
+"""Parameters that say what is loaded, and where to."""
 TOKENS = 250
 """Of a calibration prompt, with its worked solution, in a language of many tokens."""
-
-
-class Need(NamedTuple):
-    """What a model on the hub needs; sizes in bytes."""
-
-    model: str
-    parameters: int
-    download: int
-    """What is not in the cache of the hub yet."""
-    memory: int
-    """For weights and a batch."""
 
 
 def on_hub(model: str) -> bool:
@@ -33,8 +24,12 @@ def on_hub(model: str) -> bool:
     return "/" in model and model[0] not in "./~" and not Path(model).is_dir()
 
 
-def need(model: str, *, revision: str = "", dtype: str = "auto") -> Need:
+def need(model: str, *, revision: str = "", dtype: str = "auto") -> tuple[int, int, int]:
     """Ask the hub for a model's sizes.
+
+    Returns:
+        Its parameters, and in bytes what is not in the cache of the hub yet, and the memory for its
+        weights and a batch.
 
     Raises:
         ChapterError: The model is gated and this account may not read it, or there is none of that
@@ -70,7 +65,7 @@ def need(model: str, *, revision: str = "", dtype: str = "auto") -> Need:
     there = [isinstance(try_to_load_from_cache(model, f.rfilename, **at), str) for f in weights]
     download = sum(f.size for f, known in zip(weights, there, strict=True) if not known)
     parameters = info.safetensors.total
-    return Need(model, parameters, download, int(ROOM * BYTES[dtype] * parameters))
+    return parameters, download, int(ROOM * BYTES[dtype] * parameters)
 
 
 def check(given: Mapping[str, Any]) -> list[str]:
@@ -85,11 +80,11 @@ def check(given: Mapping[str, Any]) -> list[str]:
     model = str(given.get("model", ""))
     if not on_hub(model):
         return []
-    dtype = str(given.get("dtype", "auto"))
+    revision, dtype = str(given.get("revision", "")), str(given.get("dtype", "auto"))
     from httpx2 import HTTPError  # of the hub's client
 
     try:
-        wanted = need(model, revision=str(given.get("revision", "")), dtype=dtype)
+        parameters, download, wanted = need(model, revision=revision, dtype=dtype)
     except (OSError, HTTPError) as error:
         return [f"{model}: the hub does not answer ({type(error).__name__}), nothing was looked at"]
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -99,18 +94,18 @@ def check(given: Mapping[str, Any]) -> list[str]:
     )
     free, (place, room) = shutil.disk_usage(cache).free, _room(str(given.get("device_map", "")))
     told = (
-        f"{model}: {wanted.parameters / 1e9:.2f} billion parameters, "
-        f"{wanted.download / 1e9:.1f} GB to download ({free / 1e9:.0f} GB free), "
-        f"{wanted.memory / 1e9:.1f} GB of memory in {dtype} ({room / 1e9:.0f} GB on {place})"
+        f"{model}: {parameters / 1e9:.2f} billion parameters, "
+        f"{download / 1e9:.1f} GB to download ({free / 1e9:.0f} GB free), "
+        f"{wanted / 1e9:.1f} GB of memory in {dtype} ({room / 1e9:.0f} GB on {place})"
     )
-    if wanted.download > free:
+    if download > free:
         raise ChapterError(f"{told}: make room, or set HF_HOME to a folder on another disk")
-    if wanted.memory > room:
+    if wanted > room:
         raise ChapterError(
             f"{told}: it does not fit. Give device_map=auto on a machine with more GPUs, dtype="
             "bfloat16, or a smaller model"
         )
-    return [told, f"{model}: about {_minutes(given, wanted.parameters):.0f} min of forward passes"]
+    return [told, f"{model}: about {_minutes(given, parameters):.0f} min of forward passes"]
 
 
 def _room(device_map: str) -> tuple[str, int]:

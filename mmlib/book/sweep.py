@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from mmlib.book import pool, runner
+from mmlib.book import pool, preflight, runner
 from mmlib.book.chapters import ChapterError, Project, resolve
 from mmlib.book.pool import Job
 
@@ -264,6 +264,26 @@ def runs(project: Project, grid: Grid) -> list[Run]:
     if len({run.id for run in planned}) < len(planned):
         raise ChapterError(f"{grid.path} has two runs with the same parameters")
     return planned
+
+
+def check(project: Project, grids: Iterable[Grid]) -> None:
+    """Say what the models of all runs need, each once, before the first hour of any.
+
+    Raises:
+        ChapterError: Wrong parameters, or models that are refused: see `preflight.check`.
+    """
+    waiting = [run for grid in grids for run in runs(project, grid) if run.reasons]
+    asked = [resolve(project, run.chapter, run.given)[0] for run in waiting]
+    models = {tuple(map(values.get, preflight.LOADED)): values for values in asked}
+    refused = []
+    for values in models.values():
+        try:
+            for line in preflight.check(values):
+                print(line, flush=True)
+        except ChapterError as error:
+            refused.append(str(error))
+    if refused:
+        raise ChapterError("\n".join(refused))
 
 
 def _filled(project: Project, grid: Grid) -> set[str]:

@@ -119,16 +119,12 @@ def bare_forward(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
     """Wall time of one call, with the device's queue drained before and after."""
-    _drain(device)
+    drain = partial(torch.get_device_module(device).synchronize, device)
+    drain()
     start = time.perf_counter()
     work()
-    _drain(device)
+    drain()
     return time.perf_counter() - start
-
-
-def _drain(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def interleaved(
@@ -269,13 +265,8 @@ def paired_ratio(times: pd.DataFrame, top: str, bottom: str) -> dict[str, float]
     return {"value": float(np.median(values)), "low": low, "high": high, "n": len(values)}
 
 
-def report(setup: Setup, sweep_lengths: Sequence[int]) -> pd.DataFrame:
-    """Measure everything this module knows on one shape.
-
-    Args:
-        setup: What is measured.
-        sweep_lengths: Tokens of each prompt of the sweep, which repeats two calibrations per
-            language and keep ratio the published way; empty leaves the sweep out.
+def report(setup: Setup) -> pd.DataFrame:
+    """Measure what a calibration costs on one shape.
 
     Returns:
         One row per quantity: `shape`, `device`, `dtype`, `prompts`, `tokens`, `quantity`, `value`,
@@ -290,8 +281,6 @@ def report(setup: Setup, sweep_lengths: Sequence[int]) -> pd.DataFrame:
             times, "as_published", "forward_single"
         ),
     }
-    if sweep_lengths:
-        rows |= _sweep_rows(setup, model, times, sweep_lengths)
     del model
     memory = peak_memory(("forward", "localisation", "as_published"), setup)
     for work in ("localisation", "as_published"):
@@ -335,29 +324,6 @@ def _told(rows: Mapping[str, dict], **columns: Any) -> pd.DataFrame:
     names = ["quantity", "value", "low", "high", "n", "unit", "aim", "direction"]
     blank = {"unit": "ratio", "direction": "", "n": 1}
     return table.reindex(columns=names).fillna(blank).astype({"n": int}).assign(**columns)
-
-
-def _sweep_rows(
-    setup: Setup, model: PreTrainedModel, times: pd.DataFrame, lengths: Sequence[int]
-) -> dict[str, dict]:
-    """The sweep of all keep ratios and languages, `localised` and `localised_as_published`.
-
-    As measured on some prompts per sample, and carried on to 500 at the measured rates.
-    """
-    few, ratios = replace(setup, lengths=lengths), usable_ratios(model)
-    ours, theirs = (
-        seconds(partial(way, few, model, ratios, LANGUAGES), model.device)
-        for way in (localised, localised_as_published)
-    )
-    rate = times.groupby("work").seconds.median() / len(setup.lengths)
-    passes = 2 * len(LANGUAGES) * (500 - len(lengths))
-    all_ours = ours + passes * rate["localisation"]
-    all_theirs = theirs + passes * len(ratios) * rate["as_published"]
-    aim = {"aim": 20, "direction": "at least"}
-    return {
-        f"sweep, published / ours ({len(lengths)} prompts, measured)": {"value": theirs / ours},
-        "sweep, published / ours (500 prompts, projected)": {"value": all_theirs / all_ours} | aim,
-    }
 
 
 # --- growth -------------------------------------------------------------------------------------
@@ -603,8 +569,7 @@ def rows(given: Mapping[str, Any]) -> Costs:
     grown, memory = growth(small), memory_growth(small)
     asked = pipeline_cost(items=items, repeats=min(given["repeats"], 3), **where)
     asked = asked.assign(shape="organism", **where, prompts=items)
-    few = given["lengths"][: given["sweep_prompts"]]
-    measured = [report(setup(shape=shape), few) for shape in given["shapes"]]
+    measured = [report(setup(shape=shape)) for shape in given["shapes"]]
     selected = [selection_report(setup(shape=shape)) for shape in given["selection_shapes"]]
     if measured:
         larger, hardware = pd.concat(measured), run.hardware

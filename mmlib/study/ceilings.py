@@ -17,7 +17,7 @@ from mmlib.models import untrained_like
 from mmlib.overlap import OVERLAP_COUNTS
 from mmlib.study.evidence import made_by, read_evidence
 from mmlib.study.localisation import Sample, score_samples, set_tables
-from mmlib.study.settings import Loading, Sampling
+from mmlib.study.settings import Loading, Sampling, check_comparison
 from mmlib.study.stats import seed_intervals
 from mmlib.study.tables import RunInfo
 from mmlib.tasks.problems import Calibration
@@ -173,7 +173,13 @@ class Ceilings(NamedTuple):
 
 
 def rows(given: Mapping[str, Any]) -> Ceilings:
-    """Overlaps of all languages, and everything that they are to be compared with."""
+    """Overlaps of all languages, and everything that they are to be compared with.
+
+    Raises:
+        ValueError: A single language or seed, or a `keep_ratio` that a table of the page lacks.
+    """
+    ratios = {*given["keep_ratios"]} & {*drawings().keep_ratio}
+    check_comparison(given, ratios, "of keep_ratios, and shipped", languages=2, seeds=2)
     loading, sampling, ratio = Loading.of(given), Sampling.of(given), given["keep_ratio"]
     model, tokenizer = loading.load()
     run = loading.run(model, given)

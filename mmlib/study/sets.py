@@ -11,9 +11,9 @@ from mmlib.importance import ImportanceScores, check_keep_ratios
 from mmlib.models import layer_index, linear_modules, untrained_like
 from mmlib.study.evidence import made_by, read_evidence
 from mmlib.study.localisation import Sample, score_samples, set_tables
-from mmlib.study.settings import Loading, Sampling
+from mmlib.study.settings import Loading, Sampling, check_comparison
 from mmlib.study.stats import summarize
-from mmlib.study.tables import MATH_PARTS, RunInfo, item_grades, published
+from mmlib.study.tables import MATH_PARTS, RunInfo, item_grades
 
 
 class Localised(NamedTuple):
@@ -37,6 +37,18 @@ class Localised(NamedTuple):
     scores: Mapping[Sample, ImportanceScores]
     """See `localisation.score_samples`."""
     run: RunInfo
+
+
+def overlaps(given: Mapping[str, Any]) -> Localised:
+    """`rows` of a page that compares languages, and shows a real LLM beside them.
+
+    Raises:
+        ValueError: A single language, or a `keep_ratio` that no table of the real LLM has.
+    """
+    shown = desk().overlap.keep_ratio if given["real_control"] else [given["keep_ratio"]]
+    why = "those of the real LLM that is shown beside it, or leave it out by real_control=false"
+    check_comparison(given, shown, why, languages=2)
+    return rows(given)
 
 
 def rows(given: Mapping[str, Any]) -> Localised:
@@ -117,11 +129,6 @@ def math_accuracy(model: str) -> dict[str, pd.DataFrame]:
         return {}
     graded = item_grades(rows).assign(task="organism-math")
     return {"accuracy": summarize(graded)}
-
-
-def published_overlap() -> pd.DataFrame:
-    """Overlaps of the papers' sets."""
-    return published("mathlang_overlap")
 
 
 class Desk(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,6 +36,24 @@ class Settings:
         """
         names = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in given.items() if name in names} | others)
+
+
+def check_comparison(
+    given: Mapping[str, Any], keep_ratios: Iterable[float], why: str, **least: int
+) -> None:
+    """Refuse, before any work, what would leave a page of overlaps without a row to show.
+
+    Its `keep_ratio` has to be one of `keep_ratios`, for the reason `why`; `least` says how many
+    values a parameter has to have.
+
+    Raises:
+        ValueError: Too few values, or another keep ratio.
+    """
+    for name, number in least.items():
+        if len(given[name]) < number:
+            raise ValueError(f"{name}={given[name]}: give {number} or more, which are compared")
+    if given["keep_ratio"] not in (known := sorted(set(keep_ratios))):
+        raise ValueError(f"keep_ratio={given['keep_ratio']}: choose one of {known}, {why}")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def rows(given: Mapping[str, Any]) -> Texts:
     problems = pd.DataFrame(
         [item for pair in pairs for item in load_problems(*pair, data_dir=folder)]
     )
-    tokenizer = AutoTokenizer.from_pretrained(resolve(given["model"]))
+    tokenizer = AutoTokenizer.from_pretrained(resolve(given["model"]), trust_remote_code=False)
     texts = (problems.prompt + problems.response).tolist()
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     lengths = problems[["task", "id"]].assign(lang=problems.language, tokens=list(map(len, ids)))

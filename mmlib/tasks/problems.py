@@ -111,7 +111,10 @@ def load_problems(
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(TASKS)}")
     code = get_language(language).code
-    return TASKS[task].lay_out(task, code, read(task, code, split, data_dir))
+    try:
+        return TASKS[task].lay_out(task, code, read(task, code, split, data_dir))
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{task} in {code}: a value is no text: {error}") from error
 
 
 def calibration(

@@ -162,6 +162,8 @@ def _checked(table: pd.DataFrame, columns: Sequence[str], where: str) -> pd.Data
         raise ValueError(f"{where} lacks the columns {missing}: it has {list(table.columns)}")
     if table.empty:
         raise ValueError(f"{where} has no rows")
+    if (absent := table[list(columns)].isna().any(axis=1)).any():
+        raise ValueError(f"{where} row {absent.idxmax()} has no value in one of {list(columns)}")
     table.attrs["where"] = where
     return table
 

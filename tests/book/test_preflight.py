@@ -8,7 +8,8 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils._http import httpx2  # whatever the hub's client is
 
-from mmlib.book import preflight
+from mmlib.__main__ import main
+from mmlib.book import preflight, sweep
 from mmlib.book.chapters import ChapterError, Project
 from mmlib.book.sweep import read, runs
 
@@ -61,7 +62,7 @@ def test_needs_are_told(hub):
     assert "0.00 billion parameters, 0.0 GB to download" in sizes
     assert "min of forward passes" in time
     wanted = preflight.need(LLAMA, dtype="float32")
-    assert (wanted.download, wanted.memory) == (2 * 10**6, int(1.15 * 4 * 10**6))
+    assert wanted == (10**6, 2 * 10**6, int(1.15 * 4 * 10**6))
 
 
 def test_time_follows_texts_and_weights(monkeypatch):
@@ -99,6 +100,31 @@ def test_without_a_hub_nothing_is_looked_at(hub):
     hub(error=httpx2.ConnectError("no route"))
     (line,) = preflight.check(RUN)
     assert "the hub does not answer (ConnectError)" in line
+
+
+def test_a_sweep_tells_every_model_once_and_refuses_before_the_first_run(hub, capsys, monkeypatch):
+    """One that fits, one that is gated and one that does not fit."""
+    path = "notebooks/grids/paper/what_breaks.yml"
+    big, gated = "Qwen/Qwen3-4B-Instruct-2507", "meta-llama/Llama-3.1-8B-Instruct"
+    hub()
+    look = preflight.need
+
+    def need(model, **about):
+        if model == gated:
+            hub(error=refusal(GatedRepoError))
+        sizes = look(model, **about)
+        return (10**13, 1, 10**14) if model == big else sizes
+
+    monkeypatch.setattr(preflight, "need", need)
+    monkeypatch.setattr(sweep, "execute", lambda *_, **__: pytest.fail("a run has begun"))
+    for more in ([], ["--dry-run"]):
+        hub()
+        assert main(["--root", str(ROOT), "sweep", path, *more]) == 2
+        told, refused = capsys.readouterr()
+        assert told.count(f"{LLAMA}: 0.00 billion parameters") == 1
+        assert told.count("never run") == (24 if more else 0)
+        assert f"{gated} is gated: accept its terms" in refused
+        assert f"{big}: 10000.00 billion parameters" in refused
 
 
 @pytest.mark.parametrize("name", ["overlap", "what_breaks", "all_or_few"])

@@ -28,3 +28,17 @@ def test_05_in_miniature(miniature):
     fits = tables["largest_models"]
     assert (fits.as_published < fits.ours).all()
     assert (fits.ours < fits.memory_gib * 2**30 / 2 / 1e9).all()  # two bytes a weight
+    grid = tables["grid_hours"].set_index("GPUs")
+    assert grid.index.to_list() == [1, 8, 64]
+    assert (grid.diff().dropna() <= 0).all().all()
+    assert (grid.loc[1] <= 64 * grid.loc[64]).all()
+    costs = tables["localisation_cost"].set_index("quantity")
+    costs = costs[costs["shape"] == "170M"].value
+    ratio = costs["published accumulation / forward pass"] / costs["localisation / forward pass"]
+    # Both texts anew for two other texts and ten keep ratios, where ours reads three texts once.
+    times = grid.at[1, "sets, as published"] / grid.at[1, "sets, ours"]
+    assert times == pytest.approx(ratio * 2 * 2 * 10 / 3)
+    layer = 2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14_336
+    tokens = 4 * 3 * 3 * 500 * np.mean(given["lengths"])
+    alone = 2 * 32 * layer / 4e14 * tokens * costs["localisation / forward pass"] / 3600
+    assert grid.at[64, "sets, ours"] == pytest.approx(alone)  # of the largest model, in one run

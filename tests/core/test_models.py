@@ -1,3 +1,5 @@
+import contextlib
+import json
 import re
 
 import pytest
@@ -215,3 +217,40 @@ def test_a_sharded_checkpoint_is_the_same_model(organism_copy, tmp_path):
     tokenizer.save_pretrained(tmp_path / "shards")
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
     assert model_hash(load_model(str(tmp_path / "shards"))[0]) == model_hash(model)
+
+
+CODE = """
+from pathlib import Path
+from transformers import LlamaConfig as Config, LlamaForCausalLM as Model
+Path(r"{}").touch()
+"""
+
+
+@pytest.mark.parametrize("part", ["model", "tokenizer"])
+def test_code_of_a_checkpoint_is_never_run_and_nobody_is_asked(
+    tmp_path, checkpoint, monkeypatch, part
+):
+    for each in checkpoint:
+        each.save_pretrained(tmp_path)
+    (tmp_path / "code.py").write_text(CODE.format(tmp_path / "hacked"))
+    names = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
+    changes = {"model_type": "other", "auto_map": names}
+    if part == "tokenizer":
+        changes = {"tokenizer_class": "Other", "auto_map": {"AutoTokenizer": ["code.T", None]}}
+    path = tmp_path / ("config.json" if part == "model" else "tokenizer_config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody is asked"))
+    with contextlib.suppress(OSError):  # a tokenizer that is known without its code may be taken
+        load_model(str(tmp_path))
+        assert part == "tokenizer"
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_pickled_weights_are_not_read(tmp_path, checkpoint):
+    model, tokenizer = checkpoint
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+        load_model(str(tmp_path))

@@ -8,7 +8,6 @@ from mmlib.importance import collect_norms
 from mmlib.models import linear_modules
 from mmlib.study import benchmark
 from mmlib.study.benchmark import (
-    KEEP_RATIOS,
     SHAPES,
     Setup,
     growth,
@@ -131,18 +130,14 @@ def test_the_largest_model_fills_the_memory():
 
 
 def test_a_report_has_every_quantity_the_book_names(monkeypatch):
-    monkeypatch.setattr("mmlib.study.benchmark.KEEP_RATIOS", KEEP_RATIOS[-2:])
     monkeypatch.setattr(
         "mmlib.study.benchmark.peak_memory",
         lambda works, *_, **__: dict.fromkeys(works, 1),
     )
-    table = report(Setup("1M", [5, 3], batch_size=2, repeats=1), [4]).set_index("quantity")
+    table = report(Setup("1M", [5, 3], batch_size=2, repeats=1)).set_index("quantity")
     assert set(table.unit) == {"ratio", "bytes"}
     assert (table.query("unit == 'ratio'").value > 0).all()
-    assert table.aim.dropna().to_dict() == {
-        "localisation / forward pass": 1.2,
-        "sweep, published / ours (500 prompts, projected)": 20,
-    }
+    assert table.aim.dropna().to_dict() == {"localisation / forward pass": 1.2}
 
 
 def test_selection_is_told_as_a_share_of_400_prompts(monkeypatch):

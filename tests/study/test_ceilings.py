@@ -1,16 +1,19 @@
 """Laws of the controls of an overlap, against direct counts and simulations."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from mmlib.book.chapters import Project, resolve
 from mmlib.forward import batches
 from mmlib.masks import ParameterMask, jaccard, random_mask
 from mmlib.models import load_model
 from mmlib.overlap import overlap_table
+from mmlib.study import ceilings, sets
 from mmlib.study.ceilings import (
     by_part,
     chance,
@@ -21,7 +24,7 @@ from mmlib.study.ceilings import (
     shuffled,
 )
 from mmlib.study.localisation import collect_scores, score_samples, set_tables
-from mmlib.study.settings import Sampling
+from mmlib.study.settings import Loading, Sampling
 
 TASKS = ["organism-math", "organism-reading"]
 
@@ -165,3 +168,30 @@ def test_lines_of_a_pair_are_means_over_seeds_beside_chance():
         ("en-de", "untrained"): pytest.approx(0.1),
         ("en-de", "chance, same sizes"): pytest.approx(5 / 45),
     }
+
+
+REFUSED = {
+    ("04_overlap", "languages"): (["en"], r"languages=\['en'\]: give 2 or more"),
+    ("04_overlap", "keep_ratio"): (0.07, r"keep_ratio=0\.07: .* 0\.15\], .* real_control=false"),
+    ("09_ceilings", "languages"): (["en"], "give 2 or more"),
+    ("09_ceilings", "seeds"): ([1], r"seeds=\[1\]: give 2 or more"),
+    ("09_ceilings", "keep_ratio"): (0.05, r"choose one of \[0\.01, 0\.1\]"),
+}
+
+
+@pytest.mark.parametrize(("page", "name"), REFUSED)
+def test_what_leaves_a_page_without_a_row_is_refused_before_any_work(monkeypatch, page, name):
+    monkeypatch.setattr(Loading, "load", lambda *_: pytest.fail("a model is loaded"))
+    value, message = REFUSED[page, name]
+    project = Project(Path(__file__).parents[2])
+    given, _ = resolve(project, page, {name: value})
+    rows = {"04_overlap": sets.overlaps, "09_ceilings": ceilings.rows}[page]
+    with pytest.raises(ValueError, match=message):
+        rows(given)
+
+
+def test_another_keep_ratio_is_taken_where_no_real_llm_is_shown(monkeypatch):
+    monkeypatch.setattr(sets, "rows", lambda given: given["keep_ratio"])
+    given = {"languages": ["en", "de"], "keep_ratio": 0.07, "real_control": False}
+    assert sets.overlaps(given) == 0.07
+    assert sets.overlaps(given | {"keep_ratio": 0.15, "real_control": True}) == 0.15

@@ -132,11 +132,17 @@ def test_a_line_of_examples_that_cannot_be_read_is_named(write, line, message):
         skills.config("mgsm", "en", folder)
 
 
-@pytest.mark.parametrize("answer", [None, 7, "seven"])
-def test_an_example_without_its_label_is_named(write, answer):
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, r"row 7 has no value in one of"),
+        *((a, ": the answer of example 8 in 'en'") for a in (7, "seven")),
+    ],
+)
+def test_an_example_without_its_label_is_named(write, answer, message):
     rows = [example(n) for n in range(1, 8)] + [example(8, answer=answer)]
     folder = write("mgsm/exemplars.jsonl", "\n".join(rows))
-    with pytest.raises(ValueError, match=r"exemplars.jsonl: the answer of example 8 in 'en'"):
+    with pytest.raises(ValueError, match=rf"exemplars.jsonl ?{message}"):
         skills.config("mgsm", "en", folder)
 
 
@@ -156,3 +162,22 @@ def test_a_folder_below_home_is_found(write, monkeypatch):
     with pytest.raises(FileNotFoundError, match=str(folder)):
         skills.config("mgsm", "en", short)
     assert resolve(f"{short}/model") == str(folder / "model")
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "message"),
+    [
+        ("null", '"2 #### 2"', "row 0 has no value in one of .*'question', 'answer'"),
+        ("NaN", '"2 #### 2"', "row 0 has no value"),
+        ('"2?"', "null", "row 0 has no value"),
+        ('["2?"]', '"2 #### 2"', "a value is no text"),
+        ('"2?"', "2", "a value is no text"),
+        ('"2?"', '"#### Infinity"', "row 0: the gold 'Infinity' is not a number"),
+    ],
+)
+def test_a_value_that_is_missing_or_no_text_is_refused(write, question, answer, message):
+    row = f'{{"question": {question}, "answer": {answer}}}\n'
+    folder = write("gsm8k/test.jsonl", 2 * row)
+    with pytest.raises(ValueError, match=message) as error:
+        load_problems("gsm8k", "en", split="test", data_dir=folder)
+    assert "test.jsonl" in str(error.value) or "gsm8k in en" in str(error.value)
