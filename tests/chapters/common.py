@@ -60,6 +60,9 @@ def random_folder(parent, kind, real_data, *, layers):
     shape = f"--layers {layers} --hidden-size 64 --heads 4 --kv-heads 2 --intermediate-size 128"
     options = ["--data-dir", str(real_data), "--architecture", kind, "--vocab-size", "2000"]
     assert main(["random-model", str(folder), *options, *shape.split()]) == 0
+    config = json.loads((folder / "config.json").read_text())
+    config["max_position_embeddings"] = 4096  # eight worked examples are long in so few tokens
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 

@@ -35,13 +35,13 @@ def test_chapter_18_swaps_two_local_checkpoints(borrowed, real_data, tmp_path, m
     """By parameters alone: random weights in hub layout, asked MGSM with eight worked examples."""
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
     base = random_folder(tmp_path, "llama", real_data, layers=4)
-    given = {"model": str(base), "languages": [], "target": "de", "tasks": ["mgsm"], "parts": []}
+    given = {"model": str(base), "languages": [], "target": "sw", "tasks": ["mgsm"], "parts": []}
     given |= noisy_experts(base)
     given |= {"skill_tasks": [], "ask_dir": str(real_data), "audit_items": 1}
     given["audited"] = ["base", "math expert", "language expert", "swap", "revert", "TIES"]
     notebook = runner.run(borrowed, "18_swap", given)
     swap = pd.read_csv(notebook.parent / "swap.csv", dtype=TEXT)
-    assert set(zip(swap.part, swap.lang, strict=True)) == {("mgsm", "de")}
+    assert set(zip(swap.part, swap.lang, strict=True)) == {("mgsm", "sw")}
     assert set(swap.system) == set(given["audited"])
     assert swap.correct.isin(["0", "1"]).all()
 
@@ -53,8 +53,8 @@ def test_chapter_18_trains_on_published_data_sets(borrowed, real_data, tmp_path,
     monkeypatch.setenv("MMLIB_CACHE", str(tmp_path / "cache"))
     write_hub_files(tmp_path)
     base = random_folder(tmp_path, "qwen3", real_data, layers=4)
-    given = {"model": str(base), "sweep": True, "languages": ["de"], "seeds": [1], "joint": False}
-    given |= {"math_expert": str(base), "language_expert": str(base), "target": "de"}
+    given = {"model": str(base), "sweep": True, "languages": ["sw"], "seeds": [1], "joint": False}
+    given |= {"math_expert": str(base), "language_expert": str(base), "target": "sw"}
     given |= {"math_tasks": ["orca-math"], "language_tasks": ["aya"], "data_dir": str(tmp_path)}
     given |= {"steps": 5, "train_batch": 2, "heldout": 2, "learning_rate": 0.001}
     given |= {"experts_dir": str(tmp_path / "experts"), "embeddings": True, "items": 2}
@@ -63,6 +63,6 @@ def test_chapter_18_trains_on_published_data_sets(borrowed, real_data, tmp_path,
     notebook = runner.run(borrowed, "18_swap", given)
     answers = pd.read_csv(notebook.parent / "swap_answers.csv", dtype=TEXT)
     assert set(answers.system) == {"base", "math expert", "language expert", "swap"}
-    assert set(answers.lang) == {"en", "de"}
+    assert set(answers.lang) == {"en", "sw"}
     assert (answers.correct.str.len() == 2).all()
     assert len(list((tmp_path / "experts").glob("*/checkpoint/model.safetensors"))) == 2
