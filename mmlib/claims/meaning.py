@@ -76,8 +76,6 @@ _EDIT = ["model", "keep_ratio", "seed", "edited", "lang", "problem"]
 _TRAVEL = {
     "unit": "calibration blocks and items",
     "threshold": 0.02,
-    "note": "with one calibration sample the interval covers problems alone, of this model and "
-    "this sample",
     "reach": 1.0,
     "keep_ratios": (0.01,),
     **DAYS,

@@ -165,10 +165,11 @@ def beyond(control):
 
 def o3():
     query = "weights == 'whole' and part in ['math-1', 'math-2'] and keep_ratio == 0.01"
-    keys = ["edited", "lang", "problem"]
+    keys = ["edited", "lang", "seed", "problem"]
     table = graded("transfer", query).query("edited != lang").fillna({"drawn": ""})
     whole, drawn = (table[table.drawn == d].set_index(keys).correct for d in ("", "matrices"))
-    return [over_problems(cell) for _, cell in (drawn - whole - 0.02).groupby(keys[:2])]
+    cells = (drawn - whole - 0.02).unstack("problem").groupby(keys[:2])
+    return [over_both(blocks) for _, blocks in cells]
 
 
 def o6():
@@ -212,7 +213,7 @@ CASES = {
     "C4b": (c4b, ""),
     "O1": (lambda: beyond("untrained"), ""),
     "O2": (lambda: beyond("nonmath-specific"), ""),
-    "O3": (o3, "undecided"),  # by one calibration sample
+    "O3": (o3, ""),
     "O6": (o6, "exploratory"),
     "S14": (s14, UNFIT),
     "R1": (r1, UNFIT),
@@ -233,8 +234,6 @@ def test_verdicts_of_the_ledger(claim):
         assert row.reason.endswith(f"{verdict})")
     elif gate == "exploratory":
         assert row.organism == f"exploratory {verdict}"
-    elif claim == "O3":
-        assert (verdict, row.organism) == ("yes", "undecided")
     else:
         assert row.organism == verdict
 
