@@ -172,7 +172,6 @@ def _palette(
     }
 
 
-_DOT = {"color": COLOURS[0], "marker": "o"}
 _TICK = {"color": INK, "marker": "|"}
 # Of a weight that one language alone has, some others too, or all.
 _SHARED = COLOURS[4], COLOURS[6], COLOURS[0]
