@@ -22,8 +22,9 @@ def _rows(tables: Tables, name: str, columns: str, wanted: str) -> pd.DataFrame:
     return rows.set_index(CELL)
 
 
-_THIS_MODEL = {"unit": "calibration draws", "keep_ratios": (0.1,), **DAYS}
-_ONLY_THIS = "draws from one pool share texts: the interval is about this model alone"
+_THIS_MODEL = {"unit": "calibration samples", "keep_ratios": (0.1,), **DAYS}
+_ONLY_THIS = "prompts vary, and no training: the interval is about this model alone"
+_DRAWN = "draws from one pool share texts: the interval is about this model alone"
 _TRAINED = {"unit": "trainings", "keep_ratios": (0.1,), **DAYS}
 
 # --- ceilings -------------------------------------------------------------------------------------
@@ -317,7 +318,7 @@ def _scaling_helps(tables: Tables) -> pd.Series:
 # --- precision ------------------------------------------------------------------------------------
 
 _SUMS = {
-    "note": _ONLY_THIS,
+    "note": _DRAWN,
     "changed": "equal scores now go to the weights that the published selection takes, after an "
     "audit had seen what this changes",
     **_THIS_MODEL | {"keep_ratios": (0.01,)},
@@ -369,7 +370,7 @@ def _overlap_stays(tables: Tables) -> pd.Series:
     "quantised",
     test="equal",
     threshold=0.02,
-    note=_ONLY_THIS,
+    note=_DRAWN,
     **_THIS_MODEL | {"keep_ratios": (0.01, 0.1), "committed": "2026-11-30", "seen": "2026-11-30"},
 )
 def _survives_few_bits(tables: Tables) -> pd.Series:
@@ -439,7 +440,7 @@ def _script_matters(tables: Tables) -> pd.Series:
     "have on average",
     "formats",
     test="some",
-    note=_ONLY_THIS,
+    note=_DRAWN,
     **_THIS_MODEL,
 )
 def _format_moves_more(tables: Tables) -> pd.Series:

@@ -59,8 +59,8 @@ def _overlap(tables: Tables, group: str) -> pd.DataFrame:
     return t.assign(jaccard=t.intersection / t.union).set_index(_PAIR)
 
 
-_THIS_MODEL = {"unit": "calibration draws", **DAYS}
-"""Draws from one pool share texts, so that an interval over them is about this model alone."""
+_THIS_MODEL = {"unit": "calibration samples", **DAYS}
+"""Disjoint blocks of prompts, or draws as published: an interval is about this model alone."""
 _PILOT = "on real LLMs of 0.5B and 1.5B, overlaps of 50 prompts had been seen before"
 
 
@@ -182,7 +182,7 @@ def _middle_above_outer(tables: Tables) -> pd.Series:
     "overlap",
     "overlap_controls",
     keep_ratios=(0.1,),
-    unit="calibration draws",
+    unit="calibration samples",
     committed="2026-11-29",
     seen="2026-11-29",
     changed="an audit had computed the number before the rule was written",
@@ -280,7 +280,7 @@ def _size_order(tables: Tables) -> pd.Series:
     differs="a rank correlation of 1 is asked pair by pair: both orders are the same in each",
     note=_PILOT,
     keep_ratios=(0.1,),
-    unit="calibration draws and items",
+    unit="calibration samples and items",
     precondition=_differently_able,
     **DAYS,
 )
@@ -288,7 +288,7 @@ def _size_follows_accuracy(tables: Tables) -> pd.DataFrame:
     """Difference in set size times difference in math accuracy, of every pair of languages.
 
     Above 0 where the language that solves more has the larger set. Sizes are shares of their sum;
-    the standard error joins calibration draws and (as if unpaired) problems.
+    the standard error joins calibration samples and (as if unpaired) problems.
     """
     sizes, able = _set_sizes(tables), _math_accuracy(tables)
     if sizes.shape[1] < 3:
@@ -400,7 +400,7 @@ def _edits(tables: Tables, wanted: str, parts: list[str] = _MATH) -> pd.DataFram
 
 
 def _by_problem(effects: pd.Series) -> pd.Series:
-    """Mean over calibration draws, which hardly differ."""
+    """Mean over calibration samples, which hardly differ."""
     return effects.groupby(level=[*_EDITED, "problem"], sort=False).mean()
 
 

@@ -38,10 +38,10 @@ PARTS = {"C": "parameters", "O": "meaning", "S": "slam", "L": "swapping", "R": "
 """Module of a claim, by the letter of its id; in the order of the ledger."""
 UNITS = {
     "items": ("problem",),
-    "calibration draws": ("seed",),
+    "calibration samples": ("seed",),
     "calibration blocks": ("seed",),
     "repeats": ("seed",),
-    "calibration draws and items": (),  # joined in a standard error
+    "calibration samples and items": (),  # joined in a standard error
     "trainings": ("seed",),
     "trainings and items": ("seed", "problem"),
     "calibration blocks and items": ("seed", "problem"),

@@ -62,7 +62,7 @@ def _change_then_flat(early: pd.Series, late: pd.Series) -> dict[str, pd.Series]
     "curves without printed values: check shape only",
     "firing",
     where="Sec. 3.1, Figs. 2, 11-14",
-    unit="calibration draws",
+    unit="calibration samples",
     note="draws of questions share a pool: the interval is about this model alone",
     **_SHAPES | {"seen": "2026-11-21"},
 )

@@ -37,7 +37,7 @@ from mmlib.study.variants import State, Variant, edited, labels, measured
 TRANSLATED = "translated math"
 """The examples of `mmlib.study.systems.EXAMPLES` that layers are tuned on."""
 MADE_WITH = ("dtype", "train_tasks", "train_dir", "num_samples", "keep_ratio", "train_batch")
-MADE_WITH += ("languages", "math", "nonmath", "data_dir", "heldout", "samples", "seeds")
+MADE_WITH += ("languages", "math", "nonmath", "drawing", "data_dir", "heldout", "samples", "seeds")
 MADE_WITH += ("accumulation", "bf16", "closing", "form_steps", "form_rate", "shots", "form_items")
 """Parameters that shipped rows have to share with the run that checks them."""
 

@@ -21,8 +21,10 @@ from mmlib.study.tables import (
     write_table,
 )
 
-MADE_WITH = ("dtype", "math", "nonmath", "num_samples", "data_dir", "items")
+MADE_WITH = ("dtype", "math", "nonmath", "num_samples", "drawing", "data_dir", "items")
 """Parameters that shipped cells have to share with the run that checks them."""
+_DRAWN = {"drawing": "replacement"}
+"""How calibration samples were taken before there was a parameter of it."""
 
 
 def shipped(
@@ -62,7 +64,7 @@ def check_made(manifest: Mapping[str, Any], run: RunInfo, made_with: Sequence[st
     """Raise a ValueError unless evidence on a run's model has its weights and these parameters."""
     for made in made_by(manifest):
         if made["model"] == run.model:
-            before, now = ({**r["parameters"], **r} for r in (made, asdict(run)))
+            before, now = ({**_DRAWN, **r["parameters"], **r} for r in (made, asdict(run)))
             for key in ("checkpoint_hash", *made_with):
                 if before[key] != now[key]:
                     raise ValueError(

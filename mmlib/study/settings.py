@@ -89,7 +89,7 @@ class Sampling(Settings):
     seeds: Sequence[int]
     """Published are 1, 101 and 201."""
     num_samples: int = 500
-    drawing: str = "replacement"
+    drawing: str = "blocks"
     """One of `mmlib.tasks.problems.DRAWINGS`; with blocks, `seeds` are their numbers."""
     data_dir: str = ""
     audit_seed: int = 1

@@ -32,7 +32,7 @@ from mmlib.tasks.problems import load_problems
 CELL = ["seed", "lang"]
 EVIDENCE = {"view": "layer_views", "yardstick": "layer_yardsticks"}
 """Shipped tables, by the column that names a profile."""
-MADE_WITH = ("dtype", "math", "nonmath", "num_samples", "keep_ratio", "prune_ratio")
+MADE_WITH = ("dtype", "math", "nonmath", "num_samples", "drawing", "keep_ratio", "prune_ratio")
 MADE_WITH += ("num_questions", "items", "math_tasks", "language_tasks", "train_batch")
 MADE_WITH += ("accumulation", "bf16", "samples", "languages", "data_dir", "train_dir", "heldout")
 """Parameters that they have to share with the run that checks them."""

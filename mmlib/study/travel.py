@@ -42,7 +42,7 @@ SWEEP = Sweep(
     name=[*CELL, "part"],
     per=["weights", "drawn"],
     by=["weights", "drawn", "lang"],
-    made_with=(*MADE_WITH, "drawing", "other_items", "edit_dtype"),
+    made_with=(*MADE_WITH, "other_items", "edit_dtype"),
 )
 
 

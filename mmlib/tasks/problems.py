@@ -123,15 +123,16 @@ def calibration(
     *,
     samples: int = 500,
     seed: int = 1,
-    drawing: str = "replacement",
+    drawing: str = "blocks",
     data_dir: str | Path | None = None,
     split: str = "calibration",
 ) -> Calibration:
-    """Draw calibration texts, as published: 500 with replacement, seeds 1, 101 and 201.
+    """Calibration texts: a block of the shuffled rows, or drawn as published.
 
-    The rows are those of the published code on the same file: pandas shuffles them with seed 1,
-    then samples with `seed`. One seed draws the same row numbers in every language, so parallel
-    files give parallel samples (in the published runs en, de and fr shared their problems).
+    Blocks share no text. The published samples are 500 with replacement, seeds 1, 101 and 201: the
+    rows of the published code on the same file, which pandas shuffles with seed 1, then samples
+    with `seed`. One seed draws the same row numbers in every language, so parallel files give
+    parallel samples (in the published runs en, de and fr shared their problems).
 
     Args:
         task: One of `TASKS`.

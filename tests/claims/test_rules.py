@@ -77,7 +77,7 @@ def test_the_minimum_over_cells_would_say_no_to_a_null_claim():
 
 def test_one_cell_of_many_refutes_a_claim_only_by_holm():
     """One that lies 2.2 standard errors below: alone it does (p = .028), among six it does not."""
-    rule = claim(unit="calibration draws and items")
+    rule = claim(unit="calibration samples and items")
     cells = pd.DataFrame({"effect": [-2.2, *[9.0] * 5], "se": 1.0}, pd.Index(LANGS, name="lang"))
     assert decide(rule, cells.head(1)).verdict == "no"
     assert decide(rule, cells).verdict == "undecided"
@@ -87,7 +87,7 @@ def test_a_claim_with_one_replicate_or_few_trainings_is_undecided():
     one = decide(claim(unit="calibration blocks"), effects([0.5], n=1, level="seed"))
     assert one.verdict == "undecided"
     assert "1 of at least 3 calibration blocks" in one.reason
-    draw = decide(claim(unit="calibration draws"), effects([0.5], n=1, level="seed"))
+    draw = decide(claim(unit="calibration samples"), effects([0.5], n=1, level="seed"))
     assert "no interval" in draw.reason
     two = decide(claim(unit="trainings"), effects([9.0], n=2, level="seed"))
     assert two.verdict == "undecided"
