@@ -101,9 +101,11 @@ class ActivationNorms:
         try:
             shared, samples = json.loads(metadata["shared"]), int(metadata["num_samples"])
             _ = [arrays[name] for name in shared.values()]
+            vectors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            if wrong := [n for n, v in vectors.items() if not ((v >= 0) & (v < torch.inf)).all()]:
+                raise ValueError(f"{wrong[0]} has a norm that is negative or not finite")
         except (KeyError, ValueError, AttributeError) as error:
             raise ValueError(f"{path} is no ActivationNorms: {error!r}") from error
-        vectors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return cls(vectors, shared, samples)
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import NamedTuple
 
 from packaging.requirements import Requirement
@@ -70,7 +71,7 @@ def _kernel() -> Check:
 
     mend, told = "python -m ipykernel install --sys-prefix, in the environment of the book", []
     try:
-        with run_kernel(kernel_name="python3", startup_timeout=KERNEL_S) as client:
+        with run_kernel(kernel_name="python3", startup_timeout=KERNEL_S, stderr=DEVNULL) as client:
             client.execute_interactive(
                 "import sys, mmlib; print(sys.prefix)",
                 timeout=KERNEL_S,
@@ -80,8 +81,7 @@ def _kernel() -> Check:
         return Check("kernel", f"python3 does not import mmlib within {KERNEL_S} s", mend)
     except Exception as error:  # whatever it is, there is no kernel
         return Check("kernel", f"python3 does not start: {error}", mend)
-    where = "".join(told).strip()
-    if Path(where) != Path(sys.prefix):
+    if Path("".join(told).strip()) != Path(sys.prefix):
         return Check("kernel", "python3 belongs to another environment, or lacks mmlib", mend)
     return Check("kernel", "python3 starts and imports mmlib")
 

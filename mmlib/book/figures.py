@@ -303,11 +303,6 @@ def _lines(
     sns.lineplot(rows, x=x, y=y, ax=axes, **bars, **look, **_hues(by, looks, rows))
 
 
-def _seeds(values: pd.Series) -> tuple[float, float]:
-    """95 % interval over calibration seeds."""
-    return seed_interval(values)[1:3]
-
-
 def _range(values: pd.Series) -> tuple[float, float]:
     mean = values.mean()  # that of equal values may lie a rounding beside them
     return min(values.min(), mean), max(values.max(), mean)
@@ -392,7 +387,7 @@ def set_sizes(
 
     def draw(axes: Axes, table: pd.DataFrame) -> str:
         rows = _over_seeds(table, ["lang", "keep_ratio"], "share").sort_values("keep_ratio")
-        _lines(axes, table, "keep_ratio", "share", "lang", looks, _seeds)
+        _lines(axes, table, "keep_ratio", "share", "lang", looks, lambda v: seed_interval(v)[1:3])
         mine = floor[floor["model"] == table["model"].iloc[0]]
         axes.plot(mine.groupby("keep_ratio")["share"].mean(), **dotted)
         axes.set_xscale("log")

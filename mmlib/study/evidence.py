@@ -23,8 +23,6 @@ from mmlib.study.tables import (
 
 MADE_WITH = ("dtype", "math", "nonmath", "num_samples", "drawing", "data_dir", "items")
 """Parameters that shipped cells have to share with the run that checks them."""
-_DRAWN = {"drawing": "replacement"}
-"""How calibration samples were taken before there was a parameter of it."""
 
 
 def shipped(
@@ -64,7 +62,8 @@ def check_made(manifest: Mapping[str, Any], run: RunInfo, made_with: Sequence[st
     """Raise a ValueError unless evidence on a run's model has its weights and these parameters."""
     for made in made_by(manifest):
         if made["model"] == run.model:
-            before, now = ({**_DRAWN, **r["parameters"], **r} for r in (made, asdict(run)))
+            drawn = {"drawing": "replacement"}  # what it was before there was a parameter
+            before, now = ({**drawn, **r["parameters"], **r} for r in (made, asdict(run)))
             for key in ("checkpoint_hash", *made_with):
                 if before[key] != now[key]:
                     raise ValueError(

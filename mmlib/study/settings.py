@@ -87,10 +87,10 @@ class Sampling(Settings):
     nonmath: str
     languages: Sequence[str]
     seeds: Sequence[int]
-    """Published are 1, 101 and 201."""
+    """Numbers of blocks, or seeds of draws: published are 1, 101 and 201."""
     num_samples: int = 500
     drawing: str = "blocks"
-    """One of `mmlib.tasks.problems.DRAWINGS`; with blocks, `seeds` are their numbers."""
+    """One of `mmlib.tasks.problems.DRAWINGS`."""
     data_dir: str = ""
     audit_seed: int = 1
     """Which of the shipped norms are computed again, see `score_samples`."""

@@ -264,6 +264,16 @@ def test_saved_norms_are_the_same_and_damage_is_named(llama, prompts, tmp_path):
         ActivationNorms.load(tmp_path / "norms.safetensors")
 
 
+@pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])
+def test_norms_that_cannot_be_are_refused(llama, prompts, wrong, tmp_path):
+    norms = collect_norms(llama, one_by_one(prompts))
+    name = norms.shared["model.layers.1.mlp.down_proj"]
+    norms.vectors[name][0] = wrong
+    norms.save(tmp_path / "norms.safetensors")
+    with pytest.raises(ValueError, match=f"safetensors is no .*{name} has a norm"):
+        ActivationNorms.load(tmp_path / "norms.safetensors")
+
+
 def test_untied_head_is_scored_from_its_real_input(prompts):
     model = build("qwen3")
     norms = collect_norms(model, one_by_one(prompts), include_head=True)

@@ -24,7 +24,8 @@ def localised(checkpoint, heldout, tmp_path_factory):
     """Model, tokenizer, and scores on a few held-out texts."""
     folder = tmp_path_factory.mktemp("calibration")
     (folder / "calibration.jsonl.gz").write_bytes((heldout / "heldout.jsonl.gz").read_bytes())
-    samples = Sampling(*TASKS, ["en", "sw"], [1, 2], num_samples=6, data_dir=str(folder)).draw()
+    drawn = {"num_samples": 6, "drawing": "replacement", "data_dir": str(folder)}
+    samples = Sampling(*TASKS, ["en", "sw"], [1, 2], **drawn).draw()
     return *checkpoint, score_samples(*checkpoint, samples)
 
 

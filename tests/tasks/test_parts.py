@@ -176,7 +176,7 @@ def test_what_stands_behind_the_asked_rows_is_calibration_text(task, codes, last
         asked, calibrated, whole = parts(task, code, folder)
         assert calibrated == last
         assert asked + calibrated == whole
-        drawn = calibration(task, code, samples=9, data_dir=folder)
+        drawn = calibration(task, code, samples=9, drawing="replacement", data_dir=folder)
         assert {*drawn.ids} <= {*last}
         assert drawn.num_available == 2
 

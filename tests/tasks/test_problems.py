@@ -97,8 +97,8 @@ def test_unreadable_or_malformed_files_are_named_with_the_row(folder):
 
 
 def sample(folder, code="en", **options):
-    options = {"samples": 500, "seed": 1, "data_dir": folder, "split": "test"} | options
-    return calibration("gsm8k", code, **options)
+    drawn = {"samples": 500, "seed": 1, "drawing": "replacement"}
+    return calibration("gsm8k", code, **drawn | {"data_dir": folder, "split": "test"} | options)
 
 
 def test_one_seed_draws_the_same_problems_in_every_language(folder):

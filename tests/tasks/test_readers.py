@@ -182,7 +182,7 @@ def test_mgsm8kinstruct_rows_are_parallel_where_their_gold_is_the_english_one(fo
     assert first.text == (
         "F: Zwei und zwei? A: Denken wir Schritt für Schritt. 2+2=4 Die Antwort ist 4"
     )
-    assert calibration("mgsm8kinstruct", "de", samples=3, seed=1, data_dir=folder).texts
+    assert calibration("mgsm8kinstruct", "de", samples=2, data_dir=folder).texts
 
 
 def test_mgsm8kinstruct_in_another_order_or_form_is_refused(folder):
