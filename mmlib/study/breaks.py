@@ -131,13 +131,13 @@ def desk_scaling() -> pd.DataFrame:
 
 
 def desk_edits() -> pd.DataFrame:
-    """What a real LLM answers, unedited and with a set pruned: packed, strictly read."""
+    """What a real LLM answers, unedited and with a set pruned: packed; math is strictly read."""
     return read_evidence("desk_edits")[0].drop_duplicates()
 
 
 def desk_accuracy() -> pd.DataFrame:
-    """Accuracy of `desk_edits` by condition and keep_ratio, see `summarize`."""
-    return summarize(item_grades(desk_edits()), by=["condition", "keep_ratio"])
+    """Accuracy of `desk_edits` by part, condition and keep_ratio, see `summarize`."""
+    return summarize(item_grades(desk_edits()), by=["part", "condition", "keep_ratio"])
 
 
 def published_curves() -> pd.DataFrame:

@@ -241,7 +241,7 @@ def told(found: Swapped) -> dict[str, Any]:
     swap = means["asked in the language", "swap"]
     for end, lang in {"low": swap.idxmin(), "high": swap.idxmax()}.items():
         numbers |= {end: swap[lang], f"{end}_lang": lang}
-    outer, even = swapped_shares(found.moves.set_index(["role", "seed", "layer"]).share)
+    outer, even = swapped_shares(found.moves.groupby(["role", "seed", "layer"]).share.mean())
     of_math = outer.index.get_level_values("role") == MATH
     numbers |= {"outer_math": outer[of_math].mean(), "outer_language": outer[~of_math].mean()}
     return {f"swap_{name}": value for name, value in (numbers | {"outer_even": even}).items()}
