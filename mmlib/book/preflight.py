@@ -9,8 +9,8 @@ from typing import Any
 from mmlib.book.chapters import ChapterError
 from mmlib.study.tables import memory
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 2}
-"""Of a weight, by the precision of a run."""
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Of a weight, by the precision of a run; with "auto" it has that of the file."""
 ROOM = 1.15
 """Memory over that of the weights: activations of a batch, and one matrix of scores."""
 LOADED = ("model", "revision", "dtype", "device_map")
@@ -39,8 +39,8 @@ def need(model: str, *, revision: str = "", dtype: str = "auto") -> tuple[int, i
     """
     from huggingface_hub import HfApi, errors, try_to_load_from_cache
 
-    if dtype not in BYTES:
-        raise ChapterError(f"unknown dtype {dtype!r}: choose from {', '.join(BYTES)}")
+    if dtype not in (*BYTES, "auto"):
+        raise ChapterError(f"unknown dtype {dtype!r}: choose from {', '.join(BYTES)}, auto")
     at = {"revision": revision or None}
     api, place = HfApi(), f"https://huggingface.co/{model}"
     try:
@@ -64,8 +64,9 @@ def need(model: str, *, revision: str = "", dtype: str = "auto") -> tuple[int, i
     weights = [f for f in info.siblings if f.rfilename.endswith(".safetensors")]
     there = [isinstance(try_to_load_from_cache(model, f.rfilename, **at), str) for f in weights]
     download = sum(f.size for f, known in zip(weights, there, strict=True) if not known)
-    parameters = info.safetensors.total
-    return parameters, download, int(ROOM * BYTES[dtype] * parameters)
+    kinds = info.safetensors.parameters.items()
+    size = sum(n * BYTES.get(dtype, 4 if kind == "F32" else 2) for kind, n in kinds)
+    return info.safetensors.total, download, int(ROOM * size)
 
 
 def check(given: Mapping[str, Any]) -> list[str]:
@@ -105,7 +106,7 @@ def check(given: Mapping[str, Any]) -> list[str]:
             f"{told}: it does not fit. Give device_map=auto on a machine with more GPUs, dtype="
             "bfloat16, or a smaller model"
         )
-    return [told, f"{model}: about {_minutes(given, parameters):.0f} min of forward passes"]
+    return [told, f"{model}: scoring takes about {_minutes(given, parameters):.0f} min"]
 
 
 def _room(device_map: str) -> tuple[str, int]:

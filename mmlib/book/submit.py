@@ -54,12 +54,12 @@ def submit(project: Project, name: str) -> Path:
         raise ChapterError(f"{notebook} is not the notebook of a finished run: run it to its end")
     tables = {}
     for file, content in record["tables"].items():
-        if (folder / file).suffix != ".csv":
-            continue
         if not (folder / file).resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{notebook} names {file!r}, which is outside of the run's folder")
         if file_hash(folder / file) != content:
-            raise ValueError(f"{folder / file} is not the table that the run has written")
+            raise ValueError(f"{folder / file} is not the file that the run has written")
+        if (folder / file).suffix != ".csv":
+            continue
         _, manifest = load_table(Path(file).stem, folder)
         text = (folder / file).read_text(encoding="utf-8")
         tables[Path(file).stem] = {"manifest": manifest, "csv": text}

@@ -384,12 +384,6 @@ def _survives_few_bits(tables: Tables) -> pd.Series:
 # --- data -----------------------------------------------------------------------------------------
 
 
-def _sizes(tables: Tables, mix: str) -> pd.DataFrame:
-    """Set sizes of the organisms of a mix: a row per training seed, a column per language."""
-    t = _rows(tables, "mixes", "mix lang share n_math_specific", f"mix == '{mix}'")
-    return t.pivot_table(index="seed", columns="lang", values="n_math_specific")
-
-
 @ours(
     "O8",
     "Set sizes follow the shares of the training text.",
@@ -400,9 +394,11 @@ def _sizes(tables: Tables, mix: str) -> pd.DataFrame:
 )
 def _sizes_follow_shares(tables: Tables) -> pd.Series:
     """Spearman's rho of size and skewed share: skewed organisms - even ones of the same seed."""
-    wanted = _rows(tables, "mixes", "mix lang share", "mix == 'skewed'")
-    shares = wanted.groupby("lang").share.first()
-    sizes = [_sizes(tables, mix)[shares.index] for mix in ("skewed", "even")]
+    t = _rows(tables, "mixes", "mix lang share n_math_specific", "mix in ['skewed', 'even']")
+    shares = t[t.mix == "skewed"].groupby("lang").share.first()
+    wide = t.pivot_table(index=["mix", "seed"], columns="lang", values="n_math_specific")
+    sizes = [wide.loc[wide.index.isin([mix], "mix"), shares.index] for mix in ("skewed", "even")]
+    sizes = [each.droplevel("mix") for each in sizes]
     if list(sizes[0].index) != list(sizes[1].index):
         raise NotTestableError("needs skewed and even organisms of the same training seeds")
     skewed, even = (rank_correlation(s.to_numpy(), shares.to_numpy()[None]) for s in sizes)

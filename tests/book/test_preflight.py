@@ -22,10 +22,11 @@ RUN = {"model": LLAMA, "dtype": "bfloat16", "num_samples": 50, "languages": ["en
 def hub(monkeypatch):
     """A function that sets what the hub says: sizes of files, or an error for this account."""
 
-    def answers(parameters=10**6, size=2 * 10**6, error=None):
+    def answers(parameters=10**6, size=2 * 10**6, error=None, kind="BF16"):
         files = [SimpleNamespace(rfilename="model.safetensors", size=size)]
         files.append(SimpleNamespace(rfilename="README.md", size=10**15))
-        info = SimpleNamespace(siblings=files, safetensors=SimpleNamespace(total=parameters))
+        weights = SimpleNamespace(total=parameters, parameters={kind: parameters})
+        info = SimpleNamespace(siblings=files, safetensors=weights)
 
         class Api:
             def model_info(self, model, **options):
@@ -60,9 +61,13 @@ def test_needs_are_told(hub):
     hub()
     sizes, time = preflight.check(RUN)
     assert "0.00 billion parameters, 0.0 GB to download" in sizes
-    assert "min of forward passes" in time
+    assert "scoring takes about" in time
     wanted = preflight.need(LLAMA, dtype="float32")
     assert wanted == (10**6, 2 * 10**6, int(1.15 * 4 * 10**6))
+    assert preflight.need(LLAMA)[2] == int(1.15 * 2 * 10**6)
+    hub(kind="F32")
+    assert preflight.need(LLAMA)[2] == int(1.15 * 4 * 10**6)
+    assert preflight.need(LLAMA, dtype="bfloat16")[2] == int(1.15 * 2 * 10**6)
 
 
 def test_time_follows_texts_and_weights(monkeypatch):

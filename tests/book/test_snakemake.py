@@ -46,6 +46,8 @@ def test_a_job_is_done_alone_and_once(grids, capfd):
     assert second not in listed(grids.root, capfd, "toy")
     assert main([*job, second]) == 0
     assert capfd.readouterr().out == f"{second}: nothing to do\n"
+    assert main([*job, "toy-1"]) == 2
+    assert "no job 'toy-1'" in capfd.readouterr().err
     (grids.root / "fail").touch()
     assert main([*job, first]) == 1
 

@@ -88,7 +88,12 @@ def test_a_changed_table_a_run_that_failed_and_one_that_is_not_there_are_refused
     project, folder = finished()
     table = folder / "accuracy.csv"
     table.write_text(table.read_text().replace("250", "251"))
-    with pytest.raises(ValueError, match="not the table that the run has written"):
+    with pytest.raises(ValueError, match=r"accuracy\.csv is not the file that the run has written"):
+        submit(project, folder.name)
+    table.write_text(table.read_text().replace("251", "250"))
+    manifest = folder / "accuracy.json"
+    manifest.write_text(manifest.read_text().replace('"model"', '"model" '))
+    with pytest.raises(ValueError, match=r"accuracy\.json is not the file"):
         submit(project, folder.name)
     notebook = nbformat.read(folder / "01_toy.ipynb", as_version=4)
     notebook.metadata.mmlib.tables = {"../up.csv": "missing"}
