@@ -138,7 +138,7 @@ def test_works_without_torch(module):
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-CEILING = {"mmlib": 25226, "core": 2829, "Makefile": 60}
+CEILING = {"mmlib": 25224, "core": 2829, "Makefile": 60}
 """Most lines that there may be. They may fall, and what adds some takes others away: raise a number
 only for a new experiment."""
 
