@@ -4,7 +4,8 @@ A deck is one HTML file that needs no network, no script and no server. The brow
 through it (Page Down, Page Up and Space, which presenters send too): slides snap to the screen.
 Slides are separated by ``---``; one that begins with ``<!-- half-day -->`` or ``<!-- ninety -->``
 is in that deck alone. A line ``![](chapters/04_overlap.ipynb::fig-desk-pairs)`` stands for a
-figure, ``{glue:text}`chapters/04_overlap.ipynb::desk_lowest:.2f``` for a number, as in the book.
+figure, ``{glue:text}`chapters/04_overlap.ipynb::desk_lowest:.2f``` for a number, as in the book. In
+``<div class="two">`` a figure has its first two panels.
 """
 
 import ast
@@ -21,23 +22,24 @@ from mmlib.book.chapters import ChapterError, Project
 
 DECKS = {"ninety": "90 minutes", "half-day": "half a day"}
 CSS = """
-:root { color-scheme: light dark;
+html { color-scheme: light dark; scroll-snap-type: y mandatory;
   font: clamp(16px, 2.2vmin + .4vw, 30px)/1.4 system-ui, sans-serif; }
-html { scroll-snap-type: y mandatory; }
 body { margin: 0; counter-reset: slide; }
 section { box-sizing: border-box; min-height: 100vh; padding: 4vh 6vw; scroll-snap-align: start;
   counter-increment: slide; display: flex; flex-direction: column; justify-content: center; }
 section::after { content: counter(slide); align-self: flex-end; font-size: .6em; opacity: .7; }
 section > * { box-sizing: border-box; max-width: 60rem; width: 100%; margin: .4em auto; }
 h1, h2 { line-height: 1.15; }
-table { border-collapse: collapse; }
-table, pre, .mm-figure, .mm-figure > div { display: block; max-width: 100%; overflow-x: auto; }
-.mm-figure svg { max-width: 100%; height: auto; }
-section { overflow-wrap: anywhere; }
+table { border-collapse: collapse; display: block; overflow-x: auto; }
+section > :not(table) { overflow-wrap: anywhere; }
 :is(th, td) { padding: .2em .6em; border-bottom: 1px solid; text-align: left; }
-.mm-figure { font-size: 16px; max-width: 70rem; }
-.mm-figure > div > svg { max-height: 62vh; }
-summary { cursor: pointer; }
+.mm-figure { max-width: 70rem; }
+.mm-figure > div > svg { max-width: 100% !important; max-height: 58vh; }
+@media (min-aspect-ratio: 1) {
+  .mm-figure > div > svg:not(:only-child) { max-width: calc(50% - .5rem) !important; }
+  section > .mm-figure > div:has(> :nth-child(3)) > svg {
+    flex-basis: 30% !important; max-width: 32% !important; max-height: 29vh; } }
+.two svg:nth-child(n + 3) { display: none; }
 @media print { section { break-after: page; min-height: 0; } }
 """
 
@@ -82,11 +84,10 @@ def deck(text: str, name: str, told: str, book: Path) -> str:
             lambda m: format(_value(glued(m[1]), m[1], m[2]), m[3] or ""),
             slide,
         )
-        html = render(slide)
         html = re.sub(
             r'<p><img src="([^":]+)::([\w-]+)"[^>]*></p>',
             lambda m: str(_value(glued(m[1]), m[1], m[2])),
-            html,
+            render(slide),
         )
         body += f'<section tabindex="0">\n{html}</section>\n'
     title = f"Math Across Languages: {told}"

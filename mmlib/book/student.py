@@ -39,7 +39,7 @@ def write_copies(project: Project, out: Path, *, book: Path | None = None) -> li
     written = []
     for name in project.chapters:
         copied = copy(nbformat.read(project.source(name), as_version=4))
-        if any("exercise" in _tags(cell) for cell in copied.cells):
+        if any("exercise" in cell.metadata.get("tags", []) for cell in copied.cells):
             for cell in copied.cells:
                 if cell.cell_type == "markdown":
                     pages = book or project.root / "book"
@@ -55,7 +55,7 @@ def copy(chapter: NotebookNode) -> NotebookNode:
     """A chapter without solutions, outputs and results in its text; the argument is kept."""
     cells = []
     for cell in chapter.cells:
-        if "solution" in _tags(cell):
+        if "solution" in cell.metadata.get("tags", []):
             continue
         cell = NotebookNode(cell)
         if cell.cell_type == "code":
@@ -75,8 +75,6 @@ def without_results(text: str) -> str:
     """
     text = re.sub(r"(?ms)^## What this shows.*?(?=^## |\Z)", "", text)
     text = re.sub(r"(?ms)^:::\{admonition\} (At a glance|In short)\n.*?^:::\n?", "", text)
-    # The cell that draws a figure shows it; the caption says how to read it.
-    text = re.sub(r"(?ms)^```\{glue:figure\}[^\n]*\n(?::[^\n]*\n)*\n?(.*?)^```$", r"\1", text)
     # Gates that open in one cell and close in another are for the book.
     text = re.sub(r"```\{exercise-start\} (.*)\n:label: .*\n```", r"### \1", text)
     text = re.sub(r"```\{exercise-end\}\n```\n*", "", text)
@@ -89,6 +87,8 @@ def without_results(text: str) -> str:
 _FENCE = r"(?ms)^:::\{%s\} ([^\n]*)\n(?::[^\n]*\n)*\n?(.*?)\n?^:::$"
 _FOLDED = r"<details>\n<summary>\1</summary>\n\n\2\n\n</details>"
 _PLAIN = {
+    # The cell that draws a figure shows it, and may stand further down than the caption.
+    r"(?ms)^```\{glue:figure\}[^\n]*\n(?::[^\n]*\n)*\n?(.*?)^```$": r"*In the figure:* \1",
     _FENCE % "dropdown": _FOLDED,
     _FENCE % "admonition": r"**\1**\n\n\2",
     r"(?ms)^```\{math\}\n(?::[^\n]*\n)*\n?(.*?)^```$": r"$$\n\1$$",
@@ -124,7 +124,3 @@ def _linked(text: str, book: Path, out: Path, *, built: bool) -> str:
     text = text.replace("](00_at_a_glance", f"]({there}/chapters/00_at_a_glance")
     page = rf"(\]\({re.escape(there)}/[^)#]*)\.(?:md|ipynb)"
     return re.sub(page, r"\1.html", text) if built else text
-
-
-def _tags(cell: NotebookNode) -> list[str]:
-    return cell.metadata.get("tags", [])

@@ -14,6 +14,7 @@ from mmlib.book.slides import DECKS, deck, write_slides
 
 ROOT = Path(__file__).parents[2]
 MIME = "application/papermill.record/"
+PROJECTOR = {"width": 1280, "height": 720, "deviceScaleFactor": 1, "mobile": False}
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +107,14 @@ def test_slides_fit_and_the_keyboard_leads_through_them(width, theme, decks, bro
         assert all(min(abs(place - top) for top in tops) <= 2 for place in places)
     urls = [event["request"]["url"] for event in browser.seen("Network.requestWillBeSent")]
     assert [url for url in urls if not url.startswith(("file:", "data:"))] == []
+
+
+@pytest.mark.parametrize("name", DECKS)
+def test_a_slide_fits_a_projector_and_its_figure_is_large(name, decks, browser):
+    browser.open(decks[name])
+    browser.call("Emulation.setDeviceMetricsOverride", **PROJECTOR)
+    heights = browser.run("[...document.querySelectorAll('section')].map(e => e.offsetHeight)")
+    assert set(heights) == {PROJECTOR["height"]}
+    panels = "[...document.querySelectorAll('.mm-figure svg[role=img]')]"
+    sizes = browser.run(f"{panels}.map(e => e.clientWidth).filter(Boolean)")
+    assert min(sizes) > 0.25 * PROJECTOR["width"]

@@ -68,7 +68,7 @@ def copies(tmp_path_factory):
 
 def test_a_page_without_its_results():
     assert student.without_results(PAGE) == (
-        "# How much?\n\nShare by layer.\n\n"
+        "# How much?\n\n*In the figure:* Share by layer.\n\n"
         "| What is claimed | published |\n|---|---|\n| much | ? |\n\n- One item.\n\n"
         "## Exercises\n\n### Guess\n\n● ○ ○ · 5 minutes · How much?\n\n"
         "<details>\n<summary>Hint</summary>\n\nCount.\n\n</details>"

@@ -168,7 +168,7 @@ def test_what_a_real_llm_solves_is_counted():
     table = sets.desk_accuracy().set_index(["model", "lang"])
     rows, _ = read_evidence("desk_answers")
     strict = rows[rows.extraction == "strict"].set_index(["model", "lang"]).correct
-    assert table.n.tolist() == [250] * 5
+    assert table.n.tolist() == [250] * 8
     assert table.n_correct.to_dict() == strict.str.count("1").to_dict()
 
 
