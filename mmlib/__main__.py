@@ -201,8 +201,7 @@ def _job(project: Project, name: str, grids: Sequence[sweep.Grid]) -> int:
         return 0
     if job := next((job for job in sweep.jobs(project, grids) if job.id == name), None):
         return int(bool(pool.run(project.root, [job._replace(after=())])))
-    made = [job.id.replace("/", "-") for grid in grids for job in grid.trainings]
-    if name not in {*made, *(run.id for grid in grids for run in sweep.runs(project, grid))}:
+    if name not in {job.id for job in sweep.jobs(project, grids, every=True)}:
         raise ChapterError(f"no job {name!r}: `--list` prints what is left")
     print(f"{name}: nothing to do")
     return 0

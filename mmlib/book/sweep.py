@@ -334,8 +334,8 @@ def execute(project: Project, grid: Grid, *, workers: int = 1, force: bool = Fal
         )
 
 
-def jobs(project: Project, grids: Sequence[Grid]) -> list[Job]:
-    """What is left to do, as jobs of their own: another engine may start each (see `Snakefile`).
+def jobs(project: Project, grids: Sequence[Grid], *, every: bool = False) -> list[Job]:
+    """What is left to do, or `every` job, one by one: another engine may start each (`Snakefile`).
 
     Models that are not there, runs that are not up to date, and each grid by its name: that job
     keeps its tables. `after` says which jobs go first.
@@ -343,10 +343,11 @@ def jobs(project: Project, grids: Sequence[Grid]) -> list[Job]:
     found: dict[str, Job] = {}
     for grid in grids:
         first = [other.name for other in grids if other.name in grid.after]
-        models = [job for job in grid.trainings if not _there(project, job)]
+        models = [job for job in grid.trainings if every or not _there(project, job)]
         made = [Job(job.id.replace("/", "-"), job.command, first) for job in models]
         then = [*first, *(job.id for job in made)]
-        made += [Job(run.id, run.command(), then) for run in runs(project, grid) if run.reasons]
+        wanted = [run for run in runs(project, grid) if every or run.reasons]
+        made += [Job(run.id, run.command(), then) for run in wanted]
         beside = {name for fill in grid.fills.values() for name in fill.grids} & set(found)
         before = [*first, *sorted(beside), *(job.id for job in made)]
         made.append(Job(grid.name, [], list(dict.fromkeys(before))))
